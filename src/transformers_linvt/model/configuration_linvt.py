@@ -1,0 +1,142 @@
+"""Configuration of LinVT: the base model's configuration plus the numbers of the linear video tokenizer."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto.configuration_auto import AutoConfig
+
+from .errors import LinVTInputError
+
+
+# The tokenizer's numbers: `LinearVideoTokenizer` takes these names as they are.
+TOKENIZER_FIELDS = (
+    "num_video_tokens",
+    "num_kept_tokens",
+    "pooling_scales",
+    "scale_mode",
+    "bottleneck_size",
+    "num_heads",
+    "num_scorer_layers",
+    "num_aggregator_layers",
+    "temporal_window",
+    "selection",
+    "aggregation",
+    "text_conditioned",
+    "init",
+    "shift_windows",
+)
+
+
+def attention_implementations(config: PreTrainedConfig) -> dict[str, Any]:
+    """
+    The attention implementation of a config and of all its sub-configs, in the nested form that transformers accepts.
+
+    Needed because building a composite config around a *live* base config would otherwise reset the implementation of
+    every part of the base to None, and with it the causal mask of its language model.
+    """
+    implementations: dict[str, Any] = {"": config._attn_implementation}
+    for name in config.sub_configs:
+        if (sub_config := getattr(config, name, None)) is not None:
+            implementations[name] = attention_implementations(sub_config)
+    return implementations
+
+
+@strict
+class LinVTConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LinVTForVideoQA`]: a base image-text model and the linear video tokenizer in front of its
+    language model.
+
+    Fields are explained once, beside their default. "Paper" is LinVT, arXiv 2412.05185; where it gives no value, the
+    number is that of the authors' published code or ours, and it says so.
+
+    Raises:
+        LinVTInputError: a number that cannot work (zero tokens, windows below one, more scales than tokens ...).
+
+    Example:
+
+    >>> from transformers_linvt import LinVTConfig
+    >>> LinVTConfig(num_video_tokens=64).num_video_tokens
+    64
+    """
+
+    model_type = "linvt"
+    # A base is always given in practice; the default exists because transformers needs configs that build from nothing.
+    sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llava")}
+    _auto_class = "AutoConfig"
+
+    # -- the base model --
+    base_config: dict | PreTrainedConfig | None = None  # its whole configuration, as the base saved it
+    base_model_name_or_path: str | None = None  # repository id or folder the base is loaded from
+    base_revision: str | None = None  # commit of that repository, so that a checkpoint keeps meaning the same model
+    includes_base: bool = False  # whether the files of this checkpoint hold the base's weights too
+
+    # -- the linear video tokenizer --
+    num_video_tokens: int = 256  # M, tokens the language model gets per video; the paper's value is not public: ours
+    num_kept_tokens: int = 1024  # k, "top-k" of the paper; 1024 in the authors' code
+    pooling_scales: tuple[int, ...] | list[int] = (1, 2, 4)  # windows of the multi-scale pooling; authors' code
+    scale_mode: Literal["single", "shared", "specific"] = "specific"  # the paper's "scale-specific queries" (Multi-C)
+    bottleneck_size: int = 512  # d, width of the branch that computes the weights: ours
+    num_heads: int = 8  # attention heads inside that branch: ours
+    num_scorer_layers: int = 2  # blocks of significance scoring: ours
+    num_aggregator_layers: int = 4  # blocks of query interaction: ours
+    temporal_window: int = 16  # frames that see each other in temporal attention, so that cost is linear in T: ours
+    selection: Literal["learned", "novelty", "uniform", "none"] = "learned"  # how the k tokens are chosen
+    aggregation: Literal["linear", "nonlinear"] = "linear"  # "nonlinear" is an ablation: tokens are no averages then
+    text_conditioned: bool = True  # whether the queries look at the question
+    init: Literal["free", "anchored", "mixed"] = "anchored"  # "anchored": an untrained model averages in reading order
+    shift_windows: bool = False  # pooling windows start half a window earlier; the paper says "shifted-window": ours
+
+    # -- limits --
+    max_frames: int = 1024  # frames per video the model accepts: ours
+    frames_per_chunk: int = 32  # frames that go through the vision tower at once, which bounds its memory: ours
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.base_config, PreTrainedConfig) and "attn_implementation" not in kwargs:
+            kwargs["attn_implementation"] = {
+                "": self.base_config._attn_implementation,
+                "base_config": attention_implementations(self.base_config),
+            }
+        super().__post_init__(**kwargs)
+        self.pooling_scales = tuple(self.pooling_scales)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "num_video_tokens",
+            "num_kept_tokens",
+            "bottleneck_size",
+            "num_heads",
+            "temporal_window",
+            "max_frames",
+            "frames_per_chunk",
+        ):
+            if getattr(self, name) < 1:
+                raise LinVTInputError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not self.pooling_scales or min(self.pooling_scales) < 1:
+            raise LinVTInputError(
+                f"pooling_scales={self.pooling_scales} must be one or more window sizes of at least 1."
+            )
+        if self.scale_mode == "specific" and self.num_video_tokens < len(self.pooling_scales):
+            raise LinVTInputError(
+                f"num_video_tokens={self.num_video_tokens} is fewer than the {len(self.pooling_scales)} pooling scales, "
+                "each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
+            )
+
+    @property
+    def tokenizer_kwargs(self) -> dict[str, Any]:
+        """Arguments of [`LinearVideoTokenizer`], without the width, which is the base's."""
+        return {name: getattr(self, name) for name in TOKENIZER_FIELDS}
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The language model's configuration: the base's own."""
+        return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def image_token_id(self) -> int | None:
+        """Id of the base's image placeholder, which video tokens stand on as well."""
+        return getattr(self.base_config, "image_token_id", None)
+
+
+__all__ = ["LinVTConfig"]

@@ -1,0 +1,753 @@
+"""
+LinVT around an image-text model: frames -> frame tokens -> M video tokens -> the base's own language model.
+
+`LinVTModel` is the backbone and holds the condensing; `LinVTForVideoQA` is the thin head. The split is not cosmetic:
+trainers call the backbone directly (TRL does), and a wrapper that condensed in its head would train without LinVT.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import resolve_revision
+
+from .base_vlm import (
+    FRAME_PREFIX,
+    EncodedFrames,
+    check_base,
+    encode_frames,
+    encode_pictures,
+    encoder_inputs,
+    forget_positions,
+    load_base,
+    pack_visuals,
+    split_videos,
+    visual_width,
+)
+from .configuration_linvt import LinVTConfig
+from .errors import CheckpointError, LinVTInputError
+from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from .video_features import VideoFeatures
+
+
+logger = logging.get_logger(__name__)
+
+LINVT_PREFIX = "model.linvt."  # where LinVT's own weights live in a checkpoint; everything else is the base's
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_AUTO_MAP = {
+    "AutoConfig": "configuration_linvt.LinVTConfig",
+    "AutoModel": "modeling_linvt.LinVTForVideoQA",
+    "AutoModelForImageTextToText": "modeling_linvt.LinVTForVideoQA",
+    "AutoProcessor": "processing_linvt.LinVTProcessor",
+}
+
+
+@dataclass
+class CondensedVideos:
+    """
+    The video tokens of a batch, before they meet the language model.
+
+    Attributes:
+        tokens (`torch.Tensor` of shape `(num_videos, M, D)`).
+        deepstack (`list` of such tensors): the same weights applied to the base's deeper visual tokens.
+        container (`str`): how the base packs visual tokens.
+        outputs (`LinearVideoTokenizerOutput`): kept indices, significance and the weights, for all videos.
+    """
+
+    tokens: torch.Tensor
+    deepstack: list[torch.Tensor]
+    container: str
+    outputs: LinearVideoTokenizerOutput
+
+
+class LinVTPreTrainedModel(PreTrainedModel):
+    """What [`LinVTModel`] and [`LinVTForVideoQA`] share."""
+
+    config_class = LinVTConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    # The base decides; these say only that LinVT itself stands in nobody's way.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["SpatioTemporalBlock", "AggregatorBlock"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The tokenizer knows its own start; the base is another model and initialises itself.
+        if isinstance(module, LinearVideoTokenizer):
+            module.init_weights()
+
+    def post_init(self) -> None:
+        """As in transformers, without names of modules that this base does not have (FSDP refuses those)."""
+        super().post_init()
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = {name for name in self._no_split_modules if name in present}
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The base's token embeddings."""
+        return self.base_vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the base's token embeddings."""
+        self.base_vlm.set_input_embeddings(value)
+
+
+class LinVTModel(LinVTPreTrainedModel):
+    """
+    The backbone: base backbone with video tokens in place of frames; returns hidden states.
+
+    Args:
+        config ([`LinVTConfig`]).
+        base_vlm ([`PreTrainedModel`], *optional*):
+            A loaded base. Without it one is built from `config.base_config`, with random weights.
+
+    Raises:
+        UnsupportedBaseError: the base cannot take video tokens.
+    """
+
+    def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if base_vlm is None:
+            base_vlm = AutoModelForImageTextToText.from_config(config.base_config)
+        check_base(base_vlm)
+        self.base_vlm = base_vlm
+        self.linvt = LinearVideoTokenizer(visual_width(base_vlm), **config.tokenizer_kwargs)
+        self.freeze_base()
+        self.post_init()
+
+    def freeze_base(self) -> None:
+        """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
+        self.base_vlm.requires_grad_(False)
+
+    # -- frames -> video tokens --
+
+    def encode_videos(
+        self, frames_per_video: Sequence[int], frame_inputs: Mapping[str, torch.Tensor]
+    ) -> list[EncodedFrames]:
+        """
+        Run the frames of several videos through the base's vision tower and projector.
+
+        Args:
+            frames_per_video: frames of each video.
+            frame_inputs: image-processor output of all frames, one video after the other, under the base's names.
+
+        Raises:
+            LinVTInputError: too many frames, or inputs that do not fit the number of frames.
+        """
+        for num_frames in frames_per_video:
+            if not 1 <= num_frames <= self.config.max_frames:
+                raise LinVTInputError(
+                    f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
+                    "with num_frames, or raise config.max_frames."
+                )
+        videos = split_videos(self.base_vlm, frame_inputs, frames_per_video)
+        return [
+            encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            for video, num_frames in zip(videos, frames_per_video, strict=True)
+        ]
+
+    def condense(
+        self,
+        videos: Sequence[EncodedFrames],
+        timestamps: Sequence[torch.Tensor] | None = None,
+        question_embeds: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+    ) -> CondensedVideos:
+        """
+        Frame tokens of several videos -> M video tokens each.
+
+        Args:
+            videos: frame tokens; videos may differ in frames and in tokens per frame.
+            timestamps: seconds of each video's frames.
+            question_embeds (`torch.Tensor` of shape `(num_videos, L, D)`, *optional*): the question about each video.
+            question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
+        """
+        tokens, mask = _pad_videos([video.tokens for video in videos])
+        device, dtype = tokens.device, next(self.linvt.parameters()).dtype
+        outputs = self.linvt(
+            frame_tokens=tokens.to(dtype),
+            frame_mask=mask,
+            timestamps=_pad_rows(timestamps, tokens.shape[1]).to(device) if timestamps is not None else None,
+            grid_sizes=[video.grid_size for video in videos],
+            question_embeds=question_embeds.to(device, dtype) if question_embeds is not None else None,
+            question_mask=question_mask.to(device) if question_mask is not None else None,
+        )
+        layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
+        return CondensedVideos(
+            tokens=outputs.video_tokens,
+            deepstack=[outputs.weights.apply(layer) for layer in layers],
+            container=videos[0].container,
+            outputs=outputs,
+        )
+
+    def question_embeddings(
+        self, input_ids: torch.Tensor, question_mask: torch.Tensor | None, rows: Sequence[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The question tokens of `rows` of a batch as the base embeds them: `(len(rows), L, D)` and their mask."""
+        if not self.config.text_conditioned:
+            return None, None
+        if question_mask is None:
+            logger.warning_once(
+                "No question_mask: LinVT condenses the video without looking at the question. LinVTProcessor returns it."
+            )
+            return None, None
+        ids = [input_ids[row][question_mask[row].bool()] for row in rows]
+        lengths = torch.tensor([len(row_ids) for row_ids in ids])
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)  # any id will do: masked
+        if padded.shape[1] == 0:
+            return None, None
+        mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
+        return self.get_input_embeddings()(padded), mask.to(padded.device)
+
+    # -- video tokens -> language model --
+
+    def prepare(
+        self, input_ids: torch.Tensor | None = None, **inputs: Any
+    ) -> tuple[dict[str, Any], CondensedVideos | None]:
+        """
+        What [`LinVTProcessor`] made -> what the base takes, with the videos condensed.
+
+        Without a video everything goes through as it came, so that pictures and text give the base's own result bit by
+        bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_mask`, `question_mask` and
+        `video_features` are consumed here.
+
+        Returns:
+            The base's keyword arguments, and the condensed videos (None without a video).
+
+        Raises:
+            LinVTInputError: placeholders, frames and pictures do not fit together.
+        """
+        own = ("frames_per_video", "video_timestamps", "video_mask", "question_mask", "video_features")
+        given = {name: inputs.pop(name, None) for name in own}
+        frame_inputs = {
+            name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
+        }
+        if given["frames_per_video"] is None and given["video_features"] is None:
+            if frame_inputs:
+                raise LinVTInputError(
+                    f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
+                    "frames_per_video. Pass everything that LinVTProcessor returned."
+                )
+            return {"input_ids": input_ids, **inputs}, None
+        if input_ids is None:
+            raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
+
+        video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
+        features = given["video_features"]
+        num_videos = len(features) if features is not None else len(given["frames_per_video"])
+        rows = self._rows_of_videos(video_mask, num_videos)
+        question_embeds, question_mask = self.question_embeddings(input_ids, given["question_mask"], rows)
+        if features is not None:
+            condensed = self.condense_features(features, question_embeds, question_mask)
+        else:
+            frames_per_video = torch.as_tensor(given["frames_per_video"]).tolist()
+            timestamps = given["video_timestamps"]
+            condensed = self.condense(
+                self.encode_videos(frames_per_video, frame_inputs),
+                torch.as_tensor(timestamps).float().split(frames_per_video) if timestamps is not None else None,
+                question_embeds,
+                question_mask,
+            )
+        inputs = self._merge_visuals(input_ids, video_mask, condensed, inputs)
+        return {"input_ids": input_ids, **inputs}, condensed
+
+    def condense_features(
+        self,
+        features: "Sequence[VideoFeatures]",
+        question_embeds: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+    ) -> CondensedVideos:
+        """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
+        device, dtype = self.get_input_embeddings().weight.device, next(self.linvt.parameters()).dtype
+        stacked = VideoFeatures.stack(features).to(device, dtype)
+        if stacked.width != visual_width(self.base_vlm):
+            raise LinVTInputError(
+                f"The video features have width {stacked.width}, this model {visual_width(self.base_vlm)}: they were "
+                "made by another model. Encode the video again with this one."
+            )
+        if question_embeds is not None:
+            question_embeds = question_embeds.to(dtype)
+        outputs = self.linvt.aggregate(stacked.refined, question_embeds, question_mask)
+        return CondensedVideos(
+            tokens=outputs.video_tokens,
+            deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
+            container=stacked.container,
+            outputs=outputs,
+        )
+
+    def _video_mask(
+        self, input_ids: torch.Tensor, video_mask: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        placeholders = input_ids == self.config.image_token_id
+        if video_mask is None:
+            if encoder_inputs(self.base_vlm, inputs):
+                raise LinVTInputError(
+                    "Pictures and videos were given without video_mask, so it is unknown which placeholders belong to "
+                    "the video. LinVTProcessor returns it."
+                )
+            return placeholders
+        video_mask = video_mask.to(input_ids.device).bool()
+        if video_mask.shape != input_ids.shape or (video_mask & ~placeholders).any():
+            raise LinVTInputError(
+                f"video_mask of shape {tuple(video_mask.shape)} does not lie on the image placeholders (token "
+                f"{self.config.image_token_id}) of input_ids of shape {tuple(input_ids.shape)}. Was the text cut after "
+                "the processor, or does the processor belong to another base?"
+            )
+        return video_mask
+
+    def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int) -> list[int]:
+        counts = video_mask.sum(1).tolist()
+        num_tokens = self.config.num_video_tokens
+        if any(count % num_tokens for count in counts) or sum(counts) != num_videos * num_tokens:
+            raise LinVTInputError(
+                f"The prompts have {sum(counts)} video placeholders {counts}, but {num_videos} videos of "
+                f"num_video_tokens={num_tokens} need {num_videos * num_tokens}. Model and processor must have the same "
+                "num_video_tokens, and text must not be cut inside a video."
+            )
+        return [row for row, count in enumerate(counts) for _ in range(count // num_tokens)]
+
+    def _merge_visuals(
+        self, input_ids: torch.Tensor, video_mask: torch.Tensor, condensed: CondensedVideos, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Put video tokens, and pictures if there are any, in placeholder order and in the base's container."""
+        placeholders = input_ids == self.config.image_token_id
+        is_video = video_mask[placeholders]  # row after row, as the base scatters
+        container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
+        deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
+        if "pixel_values" in encoder_inputs(self.base_vlm, inputs):
+            pictures, picture_layers, container = encode_pictures(self.base_vlm, inputs)
+            if len(pictures) != int((~is_video).sum()):
+                raise LinVTInputError(
+                    f"The prompts have {int((~is_video).sum())} picture placeholders, but the pictures make "
+                    f"{len(pictures)} tokens. Pass the pictures through the same processor as the text."
+                )
+            tokens = _interleave(is_video, tokens, pictures)
+            deepstack = [
+                _interleave(is_video, layer, picture) for layer, picture in zip(deepstack, picture_layers, strict=True)
+            ]
+        elif not bool(is_video.all()):
+            raise LinVTInputError(
+                f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
+            )
+        # A picture grid stays: families with multimodal rotary positions place the pictures by it.
+        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {"image_grid_thw"}
+        inputs = {name: value for name, value in inputs.items() if name not in consumed}
+        if inputs.get("image_grid_thw") is None:
+            forget_positions(self.base_vlm)
+        lengths = [count for count in placeholders.sum(1).tolist() if count]
+        visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)
+        return {**inputs, "mm_encoder_outputs": {"image": visuals}}
+
+    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
+        """
+        Hidden states of the base's backbone, with videos condensed.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): with M image placeholders per video.
+            inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base's backbone.
+
+        Returns:
+            The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
+        """
+        prepared, _ = self.prepare(input_ids, **inputs)
+        return self.base_vlm.base_model(**prepared)
+
+
+class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
+    """
+    An image-text model that answers questions about videos: [`LinVTModel`] with the base's language head.
+
+    Example (the embedded model, which knows coloured shapes only):
+
+    >>> from transformers_linvt import LinVTForVideoQA, embedded_model_path
+    >>> model = LinVTForVideoQA.from_pretrained(embedded_model_path())
+    >>> model.config.num_video_tokens
+    64
+    """
+
+    _auto_class = "AutoModelForImageTextToText"
+
+    def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.model = LinVTModel(config, base_vlm)
+        # How the loss is scaled under gradient accumulation is the base's business.
+        self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
+        self.generation_config = self.model.base_vlm.generation_config
+        self.post_init()
+
+    @property
+    def base_vlm(self) -> PreTrainedModel:
+        """The wrapped image-text model."""
+        return self.model.base_vlm
+
+    @property
+    def linvt(self) -> LinearVideoTokenizer:
+        """The linear video tokenizer."""
+        return self.model.linvt
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The base's language head."""
+        return self.base_vlm.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the base's language head."""
+        self.base_vlm.set_output_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        """The base's language model."""
+        return self.base_vlm.get_decoder()
+
+    # -- use --
+
+    def forward(
+        self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **inputs: Any
+    ) -> ModelOutput:
+        """
+        Logits of the base, with videos condensed.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): with M image placeholders per video.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): -100 where no loss is wanted.
+            inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base.
+
+        Returns:
+            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given.
+        """
+        prepared, _ = self.model.prepare(input_ids, **inputs)
+        return self.base_vlm(labels=labels, **prepared)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """The base's `generate()` on condensed videos: the same path as `forward`, all its arguments and modes."""
+        if inputs is not None:
+            kwargs["input_ids"] = inputs
+        prepared, _ = self.model.prepare(**kwargs)
+        self.base_vlm.generation_config = self.generation_config
+        return self.base_vlm.generate(**prepared)
+
+    @torch.no_grad()
+    def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:
+        """
+        One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
+
+        Args:
+            frames_per_video, video_timestamps, inputs: what [`LinVTProcessor.video_inputs`] returns.
+
+        Raises:
+            LinVTInputError: not exactly one video.
+        """
+        counts = torch.as_tensor(frames_per_video if frames_per_video is not None else []).tolist()
+        if len(counts) != 1:
+            raise LinVTInputError(f"encode_video takes one video, {len(counts)} were given. Call it once per video.")
+        frame_inputs = {name.removeprefix(FRAME_PREFIX): value.to(self.device) for name, value in inputs.items()}
+        video = self.model.encode_videos(counts, frame_inputs)[0]
+        tokens = video.tokens[None].to(next(self.linvt.parameters()).dtype)
+        seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
+        refined = self.linvt.refine(
+            tokens,
+            timestamps=seconds[None].to(tokens.device) if seconds is not None else None,
+            grid_sizes=[video.grid_size],
+        )
+        return VideoFeatures.from_refined(refined, video, seconds)
+
+    @torch.no_grad()
+    def answer(
+        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
+    ) -> str | list[str]:
+        """
+        Answer one or several questions about an encoded video, all in one batch.
+
+        Args:
+            features: of [`encode_video`], maybe loaded from a file.
+            question: one question, or a list of them.
+            processor ([`LinVTProcessor`]).
+            generate_kwargs: arguments of `generate()`.
+
+        Returns:
+            The answer, or one per question.
+        """
+        answers, _ = self.answer_with_evidence(features, question, processor, **generate_kwargs)
+        return answers
+
+    @torch.no_grad()
+    def answer_with_evidence(
+        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
+    ) -> tuple[str | list[str], LinearVideoTokenizerOutput]:
+        """As [`answer`], and the weights behind the video tokens of each question."""
+        questions = [question] if isinstance(question, str) else list(question)
+        inputs = processor.question_inputs(questions).to(self.device)
+        prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
+        self.base_vlm.generation_config = self.generation_config
+        generated = self.base_vlm.generate(**prepared, **generate_kwargs)
+        texts = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = [text.strip() for text in texts]
+        return (texts[0] if isinstance(question, str) else texts), condensed.outputs
+
+    # -- make, save, load --
+
+    @classmethod
+    def from_base(cls, base: "str | os.PathLike | PreTrainedModel", **kwargs: Any) -> "LinVTForVideoQA":
+        """
+        Put LinVT around an image-text model.
+
+        Args:
+            base: a repository id, a folder, or a loaded model (which is wrapped, not copied).
+            kwargs: fields of [`LinVTConfig`] (`num_video_tokens`, `num_kept_tokens`, ...); everything else goes to the
+                base's `from_pretrained` (`dtype`, `device_map`, `attn_implementation`, `quantization_config`,
+                `revision`, `token` ...).
+
+        Raises:
+            UnsupportedBaseError: the base cannot take video tokens; the message says why and what would work.
+            CheckpointError: the base was not found.
+            LinVTInputError: loading arguments together with a loaded model.
+        """
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in _LINVT_FIELDS}
+        if isinstance(base, str | os.PathLike):
+            name = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base)
+            revision = _commit_of(name, kwargs)
+            base = load_base(name, **kwargs)
+        else:
+            if kwargs:
+                raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
+            check_base(base)
+            name, revision = base.name_or_path or None, None
+        check_base(base)
+        config = LinVTConfig(
+            base_config=base.config,
+            base_model_name_or_path=name,
+            base_revision=revision,
+            name_or_path=name or "",
+            dtype=base.dtype,
+            **fields,
+        )
+        model = cls(config, base_vlm=base)
+        model._place_linvt()
+        return model.eval()
+
+    def _place_linvt(self) -> None:
+        """Bring LinVT to the precision of the base, and to the device where the base embeds its tokens."""
+        embeddings = self.get_input_embeddings()
+        hook_device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        device = hook_device if hook_device is not None else embeddings.weight.device
+        self.linvt.to(device=device, dtype=self.base_vlm.dtype)
+        if device_map := getattr(self.base_vlm, "hf_device_map", None):
+            self.hf_device_map = {f"model.base_vlm.{name}".rstrip("."): place for name, place in device_map.items()}
+            self.hf_device_map["model.linvt"] = device
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        include_base: bool = False,
+        state_dict: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Save LinVT's weights and a reference to the base, or with `include_base=True` everything.
+
+        Args:
+            save_directory: folder, made if missing.
+            include_base: write the base's weights too, so that the checkpoint needs nothing else. Do this when the
+                base was changed (a merged adapter), or has no name to load it by.
+            state_dict: weights to save instead of the model's own.
+            kwargs: see [`PreTrainedModel.save_pretrained`].
+
+        Raises:
+            CheckpointError: no name to refer to the base by, and not `include_base`.
+        """
+        if not include_base and not self.config.base_model_name_or_path:
+            raise CheckpointError(
+                "The base of this model has no name to load it by again (it was built in memory). Save with "
+                "include_base=True, or set config.base_model_name_or_path."
+            )
+        self.config.auto_map = dict(_AUTO_MAP)
+        self.config.includes_base = include_base
+        if not include_base:
+            state_dict = {
+                name: value for name, value in (state_dict or self.state_dict()).items() if LINVT_PREFIX in name
+            }
+        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        config: LinVTConfig | None = None,
+        base_vlm: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> "LinVTForVideoQA | tuple[LinVTForVideoQA, dict]":
+        """
+        Load a LinVT checkpoint and its base.
+
+        Args:
+            pretrained_model_name_or_path: repository id or folder.
+            config: instead of the checkpoint's own.
+            base_vlm: a loaded base to use instead of the one the checkpoint refers to; must be of the same kind.
+            kwargs: as in transformers: `dtype`, `device_map`, `attn_implementation`, `quantization_config`, `revision`
+                (of the LinVT checkpoint; the base's is in the config), `token`, `output_loading_info` ...
+
+        Raises:
+            CheckpointError: weights missing or not fitting, or the base not found. A random base is never put in.
+        """
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        if not isinstance(config, LinVTConfig):
+            config = LinVTConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_arguments)
+        if config.includes_base and base_vlm is None:
+            return cls._load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+        output_loading_info = kwargs.pop("output_loading_info", False)
+        adapter_path = (kwargs.pop("adapter_kwargs", None) or {}).pop("_adapter_model_path", None)
+        for name in _HUB_ARGUMENTS:
+            if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
+                kwargs.pop(name, None)
+        state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
+        model = cls(config, base_vlm=base_vlm or cls._load_referenced_base(config, kwargs))
+        model._place_linvt()
+        model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
+        model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
+        except OSError:
+            logger.info("No generation_config.json in the checkpoint: the base's is used.")
+        if adapter_path is not None:
+            model.load_adapter(adapter_path)
+        model.eval()
+        if not output_loading_info:
+            return model
+        return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+
+    @classmethod
+    def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:
+        """A checkpoint that holds its base: transformers does it all; only the freezing has to be done again."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} says that it holds its base, but {len(info['missing_keys'])} weights are missing, "
+                f"such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
+            )
+        model.model.freeze_base()
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_referenced_base(cls, config: LinVTConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
+        """The base a checkpoint refers to, with the caller's loading arguments."""
+        name = config.base_model_name_or_path
+        if not name:
+            raise CheckpointError(
+                "The checkpoint holds LinVT's weights only and does not say which base they belong to "
+                "(base_model_name_or_path is empty). Pass the base with base_vlm=..."
+            )
+        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
+        if config._attn_implementation is not None:  # Auto classes move the argument into the config
+            kwargs.setdefault("attn_implementation", config._attn_implementation)
+        base = load_base(name, revision=config.base_revision, **kwargs)
+        saved = config.base_config
+        for what, found, wanted in (
+            ("architecture", base.config.model_type, saved.model_type),
+            ("width", base.config.get_text_config().hidden_size, saved.get_text_config().hidden_size),
+        ):
+            if found != wanted:
+                raise CheckpointError(
+                    f"The base at {name!r} is not the one this checkpoint was made with: its {what} is {found}, not "
+                    f"{wanted}. Put the right base there, or pass it with base_vlm=..."
+                )
+        config.base_config = base.config
+        return base
+
+    def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
+        own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
+        missing = sorted(own.keys() - state_dict.keys())
+        wrong = sorted(name for name in own.keys() & state_dict.keys() if own[name].shape != state_dict[name].shape)
+        unexpected = sorted(state_dict.keys() - own.keys())
+        if missing or wrong or unexpected:
+            raise CheckpointError(
+                f"The LinVT weights in {path!r} do not fit its config: {len(missing)} missing {missing[:2]}, "
+                f"{len(wrong)} of another shape {wrong[:2]}, {len(unexpected)} unexpected {unexpected[:2]}."
+            )
+        self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
+
+
+_LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
+    "base_config",
+    "base_model_name_or_path",
+    "base_revision",
+    "includes_base",
+}
+
+
+def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:
+    """The commit a repository stands at, so that the checkpoint keeps meaning the same base; None for folders."""
+    if os.path.isdir(name):
+        return None
+    where = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
+    revision = resolve_revision(name, kwargs.get("revision"), **where)
+    return getattr(revision, "commit_hash", None) or kwargs.get("revision")
+
+
+def _read_linvt_weights(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights below `model.linvt.` of a checkpoint, whole or in shards."""
+
+    def find(name: str) -> str | None:
+        return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
+
+    if (single := find(SAFE_WEIGHTS_NAME)) is not None:
+        files = [single]
+    elif (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
+        weight_map = json.loads(Path(index).read_text())["weight_map"]
+        files = [find(name) for name in sorted({f for key, f in weight_map.items() if key.startswith(LINVT_PREFIX)})]
+    else:
+        files = []
+    if not files or None in files:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it "
+            "saved or downloaded to the end?"
+        )
+    state_dict: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            state_dict.update(load_file(file))
+        except Exception as error:  # safetensors raises its own kinds for damaged files
+            raise CheckpointError(f"{file!r} is damaged: {error}. Download or save the checkpoint again.") from error
+    return {name: value for name, value in state_dict.items() if name.startswith(LINVT_PREFIX)}
+
+
+def _pad_videos(videos: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors `(T_i, N_i, D)` -> one `(num_videos, T, N, D)` and the mask `(num_videos, T, N)` of real tokens."""
+    frames, places = max(len(video) for video in videos), max(video.shape[1] for video in videos)
+    padded = videos[0].new_zeros(len(videos), frames, places, videos[0].shape[-1])
+    mask = torch.zeros(padded.shape[:3], dtype=torch.bool, device=padded.device)
+    for i, video in enumerate(videos):
+        padded[i, : len(video), : video.shape[1]] = video
+        mask[i, : len(video), : video.shape[1]] = True
+    return padded, mask
+
+
+def _pad_rows(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    padded = torch.zeros(len(rows), length)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
+
+
+def _interleave(is_video: torch.Tensor, videos: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Rows of two tensors in the order of a mask."""
+    merged = videos.new_empty(len(is_video), videos.shape[-1])
+    merged[is_video] = videos
+    merged[~is_video] = pictures.to(videos)
+    return merged
+
+
+__all__ = ["LinVTForVideoQA", "LinVTModel", "LinVTPreTrainedModel"]

@@ -1,0 +1,1680 @@
+"""
+From a video file to sampled frames and their time stamps: exactly the frames asked for, or one clear error.
+
+The way of a file: a table of all frames is made from its packets (no picture is decoded for that), the frames to read
+are chosen from the table with integer arithmetic, and then each is decoded after a seek to the key frame before it. A
+decoded frame is accepted only if its own time stamp is the one wanted; where a container cannot promise that (MPEG-TS,
+AVI, intra-refresh streams, lying headers) the file is decoded from its start instead. Damage is followed from the
+broken packet to the next key frame, so that a picture built on a broken one is never returned as if it were whole.
+
+decord and torchcodec are asked for the frames of the same table, on the files where they are known to be right, and
+refuse on all others. Everything here is ours; the paper does not say how its videos were read.
+"""
+
+import http.client
+import io
+import ipaddress
+import logging
+import math
+import os
+import re
+import socket
+import ssl
+import stat
+import tempfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import av
+import numpy as np
+import PIL.Image
+
+from .errors import VideoReadError
+
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NUM_FRAMES = 32
+VIDEO_BACKENDS = ("auto", "pyav", "decord", "torchcodec")
+
+# Seconds; time stamps of a file are multiples of its time base (1/90000 s or coarser), users type decimals.
+_TIME_TOLERANCE = 1e-6
+# An annotated end is often rounded up to a whole second, so an `end` at most this far behind the last frame is taken.
+_END_TOLERANCE = 1.0
+# H.264 and HEVC reorder at most 16 pictures: a picture cannot depend on one that is shown more than 16 later.
+_MAX_REORDERED = 16
+_MAX_READ_ERRORS_IN_A_ROW = 16
+
+# FFmpeg chooses the demuxer by content. Play lists (HLS, DASH, concat) would open other files and addresses, so only
+# formats that hold their data themselves are on this list; the audio ones are there for a better message.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mpegvideo,h264,hevc,m4v,ivf,obu,mxf,nut,rm,"
+    "dv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff"
+)
+# Seeking is trusted, and then verified, where the packets of the container carry presentation time stamps and an index.
+_SEEKABLE_FORMATS = {"mov", "matroska"}
+# VP8 stores invisible pictures as packets of their own, so its packets are not its frames.
+_CODECS_WITH_INVISIBLE_PACKETS = {"vp8", "libvpx"}
+_CODECS_OF_OTHER_BACKENDS = {
+    "decord": {"h264", "hevc", "vp9", "mpeg4", "mjpeg"},
+    "torchcodec": {"h264", "hevc", "vp9", "mpeg4", "mjpeg", "av1"},
+}
+_CHANNELS = 3
+_DOWNLOAD_CHUNK = 1 << 20
+_MAX_REDIRECTS = 5
+_USER_AGENT = "transformers-linvt"
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """
+    What a video may cost at most. Every limit is on by default; `None` switches one off.
+
+    The numbers are ours: they let through an hour of 4K and stop what would fill a machine or keep it busy for hours.
+
+    Args:
+        max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
+        max_duration (`float`, defaults to 3600): Length of the file in seconds, whatever part of it is asked for.
+        max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
+        max_frames (`int`, defaults to 1024): Frames returned.
+        max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
+        max_decode_seconds (`float`, defaults to 120): Wall time for reading and decoding, looked at between packets.
+        max_download_seconds (`float`, defaults to 120): Wall time for fetching a URL.
+        allow_private_addresses (`bool`, defaults to `False`):
+            Whether a URL may lead to loopback, private, link-local or reserved addresses.
+
+    Raises:
+        [`VideoReadError`]: if a limit is not a positive number or `None`.
+
+    Example:
+
+    >>> VideoLimits(max_duration=7200.0).max_duration
+    7200.0
+    """
+
+    max_bytes: int | None = 2 << 30
+    max_duration: float | None = 3600.0
+    max_pixels: int | None = 4096 * 2304
+    max_frames: int | None = 1024
+    max_output_bytes: int | None = 4 << 30
+    max_decode_seconds: float | None = 120.0
+    max_download_seconds: float | None = 120.0
+    allow_private_addresses: bool = False
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name == "allow_private_addresses" or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise VideoReadError(
+                    f"VideoLimits({entry.name}={value!r}): a limit is a positive number, or None for no limit."
+                )
+
+
+@dataclass
+class VideoFrames:
+    """
+    Sampled frames of one video, whatever it was read from.
+
+    Args:
+        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): RGB, `uint8`, upright (rotation applied).
+        timestamps (`np.ndarray` of shape `(num_frames,)`):
+            Seconds, `float64`, increasing, counted from the first frame of the video.
+        source (`str`): Path or address, or `"<frames in memory>"`, `"<bytes in memory>"`, `"<file object>"`.
+        backend (`str`): `"pyav"`, `"decord"`, `"torchcodec"` or `"memory"`.
+        duration (`float`): Seconds from the first frame to the end of the last, of the whole video.
+        total_frames (`int`): Frames of the whole video.
+        average_fps (`float`, *optional*): `total_frames / duration`; `None` where the duration is 0.
+        num_broken_packets (`int`, defaults to 0):
+            Damaged packets met while reading. Those outside of what had to be read are not seen, so not counted.
+    """
+
+    frames: np.ndarray
+    timestamps: np.ndarray
+    source: str
+    backend: str
+    duration: float
+    total_frames: int
+    average_fps: float | None
+    num_broken_packets: int = 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def uniform_indices(total: int, count: int) -> list[int]:
+    """
+    The middle frames of `count` equal segments of a video: always exactly `count` distinct frames, or all there are.
+
+    Middles, because then the longest time between any moment of the video and the nearest sampled frame is as short as
+    it can be, no sample is spent on the black frames many videos begin and end with, and the choice is the same when
+    the video runs backwards (up to rounding). Integer arithmetic, because `int(i * total / count)` depends on rounding.
+    The paper does not say how it spaces its frames; the scheme is ours.
+
+    Args:
+        total (`int`): Frames there are.
+        count (`int`): Frames wanted.
+
+    Returns:
+        `list[int]`, increasing, of length `min(total, count)`: `(2 * i + 1) * total // (2 * count)`.
+
+    Example:
+
+    >>> uniform_indices(10, 4)
+    [1, 3, 6, 8]
+    >>> uniform_indices(3, 8)
+    [0, 1, 2]
+    """
+    count = min(total, count)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def read_video(
+    video: Any,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_frames: int | None = None,
+    backend: str = "auto",
+    limits: VideoLimits | None = None,
+    allow_urls: bool = False,
+    timestamps: Sequence[float] | np.ndarray | None = None,
+    num_threads: int = 1,
+) -> VideoFrames:
+    """
+    Read sampled frames of a video: exactly the frames that the arguments describe, or a [`VideoReadError`].
+
+    Sampling is uniform with `num_frames` (see [`uniform_indices`]) or by time with `fps`: the frames on screen at
+    `start`, `start + 1 / fps`, ... seconds, each once, and `max_frames` of the window uniformly if those are more.
+    With neither, 32 frames uniformly. Time stamps are those of the file (variable rates included), counted from its
+    first frame.
+
+    A damaged file is read around the damage: a frame that is broken, or depends on a broken one, is taken out of the
+    choice, the frames are sampled among the intact ones with their true time stamps, and a warning and
+    `num_broken_packets` say so. If nothing in the window is intact, or the file is cut off before the end of the
+    window, that is an error.
+
+    Args:
+        video:
+            A path; `bytes` or a file object holding a video file (read from its position to its end); a `datasets`
+            video, i.e. `{"path": ..., "bytes": ...}` or a torchcodec `VideoDecoder`; a URL with `allow_urls=True`; or
+            frames in memory: an array or tensor of shape `(num_frames, height, width, 3)` or
+            `(num_frames, 3, height, width)`, `uint8` or floating point in [0, 1], or a list of PIL images or of arrays
+            of one frame each.
+        num_frames (`int`, *optional*): Frames to sample uniformly. All frames if the window has fewer.
+        fps (`float`, *optional*):
+            Frames to sample per second. For frames in memory without `timestamps` it is instead the rate of the given
+            frames, which are then all kept.
+        start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
+        end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
+        max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
+        backend (`str`, defaults to `"auto"`): `"pyav"` (what `"auto"` means), `"decord"` or `"torchcodec"`.
+        limits ([`VideoLimits`], *optional*): What the video may cost at most.
+        allow_urls (`bool`, defaults to `False`): Whether `video` may be an http or https address.
+        timestamps (`Sequence[float]`, *optional*):
+            Seconds of each given frame, for frames in memory only. Without them and without `fps` one frame per second
+            is assumed, and a warning says so.
+        num_threads (`int`, defaults to 1): Decoding threads; 1 is right inside data loader workers.
+
+    Returns:
+        [`VideoFrames`].
+
+    Raises:
+        [`VideoReadError`]: for every expected failure; the message names the file, what was found and what to do.
+
+    Example:
+
+    >>> import numpy as np
+    >>> clip = np.zeros((6, 4, 8, 3), dtype=np.uint8)
+    >>> read_video(clip, num_frames=3, timestamps=[0.0, 0.5, 1.0, 1.5, 2.0, 2.5]).timestamps.tolist()
+    [0.5, 1.5, 2.5]
+    """
+    limits = VideoLimits() if limits is None else limits
+    request = _Request(num_frames, fps, start, end, max_frames, limits)
+    if backend not in VIDEO_BACKENDS:
+        raise VideoReadError(f"backend={backend!r} is not known; choose one of {', '.join(VIDEO_BACKENDS)}.")
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        raise VideoReadError(f"num_threads={num_threads!r}: give a whole number of threads, 1 or more.")
+    if _is_frames(video):
+        return _read_memory(video, request, timestamps)
+    if timestamps is not None:
+        raise VideoReadError(
+            "timestamps were given together with a video file. A file brings its own time stamps; leave the argument "
+            "out, or hand over decoded frames."
+        )
+    with _opened_source(video, limits, allow_urls) as source:
+        if not isinstance(source, _Source):
+            return _read_decoder(source, request)
+        return _read_source(source, request, "pyav" if backend == "auto" else backend, num_threads)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked for
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Request:
+    """The sampling arguments, checked once, and the choice they make on a table of frames."""
+
+    num_frames: int | None
+    fps: float | None
+    start: float | None
+    end: float | None
+    max_frames: int | None
+    limits: VideoLimits
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "max_frames"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise VideoReadError(f"{name}={value!r}: give a whole number of frames, 1 or more.")
+            limit = self.limits.max_frames
+            if limit is not None and value > limit:
+                raise VideoReadError(
+                    f"{name}={value} is over the limit of {limit} frames. Ask for fewer, or pass "
+                    f"limits=VideoLimits(max_frames={value})."
+                )
+            setattr(self, name, int(value))
+        if self.num_frames is not None and self.fps is not None:
+            raise VideoReadError(
+                f"num_frames={self.num_frames} and fps={self.fps} were both given. Choose one: num_frames spreads that "
+                "many frames over the video, fps takes one every 1 / fps seconds (max_frames caps it)."
+            )
+        if self.num_frames is not None and self.max_frames is not None and self.num_frames > self.max_frames:
+            raise VideoReadError(
+                f"num_frames={self.num_frames} is more than max_frames={self.max_frames}. Lower the one or raise the other."
+            )
+        for name, smallest in (("fps", "above 0"), ("start", "0 or more"), ("end", "above 0")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0 or (value == 0 and name != "start"):
+                unit = "frames per second" if name == "fps" else "seconds"
+                raise VideoReadError(f"{name}={value!r}: give a finite number of {unit}, {smallest}.")
+            setattr(self, name, float(value))
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise VideoReadError(f"start={self.start} s is not before end={self.end} s; swap or widen them.")
+
+    @property
+    def cap(self) -> int | None:
+        """Most frames that sampling by time may return."""
+        return self.limits.max_frames if self.max_frames is None else self.max_frames
+
+    def window(self, seconds: np.ndarray, duration: float, name: str) -> tuple[int, int]:
+        """First and last index of the frames on screen between `start` and `end`, both inclusive."""
+        first, last = 0, len(seconds) - 1
+        if self.start is not None:
+            if self.start >= max(duration, _TIME_TOLERANCE):
+                raise VideoReadError(
+                    f"{name}: start={self.start} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier start."
+                )
+            first = max(0, int(np.searchsorted(seconds, self.start + _TIME_TOLERANCE, side="right")) - 1)
+        if self.end is not None:
+            if self.end > duration + _END_TOLERANCE:
+                raise VideoReadError(
+                    f"{name}: end={self.end} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier end, or "
+                    "leave it out to read to the end."
+                )
+            last = max(first, int(np.searchsorted(seconds, self.end + _TIME_TOLERANCE, side="right")) - 1)
+        return first, last
+
+    def choose(
+        self, seconds: np.ndarray, duration: float, name: str, is_intact: np.ndarray | None = None
+    ) -> list[int]:
+        """Indices of the frames to read, increasing and distinct, out of frames shown at `seconds` (sorted)."""
+        first, last = self.window(seconds, duration, name)
+        within = np.arange(first, last + 1)
+        if is_intact is not None:
+            within = within[is_intact[within]]
+        if self.fps is not None:
+            chosen = within[self._is_on_screen_at_a_target(seconds[within], duration)]
+            if self.cap is None or len(chosen) <= self.cap:
+                return chosen.tolist()
+            count = self.cap
+        elif self.num_frames is not None:
+            count = self.num_frames
+        else:
+            count = DEFAULT_NUM_FRAMES if self.cap is None else min(DEFAULT_NUM_FRAMES, self.cap)
+        return within[uniform_indices(len(within), count)].tolist()
+
+    def _is_on_screen_at_a_target(self, seconds: np.ndarray, duration: float) -> np.ndarray:
+        """
+        For each frame whether one of the times `origin + i / fps` falls between it and the next frame.
+
+        Counting the targets before each change of picture costs one array, however large `fps` is.
+        """
+        origin = float(seconds[0]) if self.start is None else self.start
+        before = np.ceil((seconds - origin) * self.fps - _TIME_TOLERANCE)
+        before[0] = 0.0  # the frame on screen at `start` may have come earlier
+        if self.end is None:
+            num_targets = np.ceil((duration - origin) * self.fps - _TIME_TOLERANCE)
+        else:
+            num_targets = np.floor((min(self.end, duration) - origin) * self.fps + _TIME_TOLERANCE) + 1
+        return np.append(before[1:], max(num_targets, 1.0)) > before
+
+
+class _Clock:
+    """Stops a read that takes longer than the limit. It is asked between packets: a single packet cannot be cut."""
+
+    def __init__(self, name: str, seconds: float | None) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.deadline = math.inf if seconds is None else time.monotonic() + seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise VideoReadError(
+                f"{self.name}: reading took longer than the limit of {self.seconds} s. Ask for fewer frames or a "
+                "shorter window, re-encode the video smaller, or raise VideoLimits(max_decode_seconds=...)."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it comes from
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Source:
+    """A video file as a path or as bytes, under the name that messages use for it."""
+
+    name: str
+    path: str | None = None
+    data: bytes | None = None
+    head: bytes = field(default=b"", repr=False)
+    num_bytes: int = 0
+
+    def for_reading(self) -> str | io.BytesIO:
+        """What PyAV and decord open; each call gives an independent reader."""
+        return self.path if self.data is None else io.BytesIO(self.data)
+
+    def open_binary(self) -> Any:
+        return open(self.path, "rb") if self.data is None else io.BytesIO(self.data)
+
+
+def _check_num_bytes(name: str, num_bytes: int, limits: VideoLimits) -> None:
+    if num_bytes == 0:
+        raise VideoReadError(f"{name} is empty (0 bytes). Copy or download it again.")
+    if limits.max_bytes is not None and num_bytes > limits.max_bytes:
+        raise VideoReadError(
+            f"{name} has {num_bytes} bytes, over the limit of {limits.max_bytes}. Cut or re-encode it, or pass "
+            f"limits=VideoLimits(max_bytes=...)."
+        )
+
+
+def _source_from_path(path: str, limits: VideoLimits, name: str | None = None) -> _Source:
+    """Check that `path` is a readable file of a bearable size, before any decoder sees it."""
+    name = path if name is None else name
+    if "\0" in path:
+        raise VideoReadError(f"{name!r} holds a null character, which no file name can. Was it meant as bytes?")
+    # An absolute path cannot be taken for a protocol ("concat:a|b") by the decoders.
+    path = os.path.abspath(path)
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise VideoReadError(f"{name} is a directory, not a video file. Give the path of one file in it.")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+            raise VideoReadError(f"{name} is a pipe or a device, not a file. Save the video to a file first.")
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError as error:
+        raise VideoReadError(
+            f"{name} does not exist. Check the path (the working directory is {os.getcwd()})."
+        ) from error
+    except PermissionError as error:
+        raise VideoReadError(
+            f"{name} cannot be opened: no permission to read it. Change its mode or owner."
+        ) from error
+    except OSError as error:
+        raise VideoReadError(f"{name} cannot be opened: {error.strerror or error}.") from error
+    _check_num_bytes(name, status.st_size, limits)
+    return _Source(name=name, path=path, head=head, num_bytes=status.st_size)
+
+
+def _source_from_bytes(data: Any, limits: VideoLimits, name: str) -> _Source:
+    data = bytes(data)
+    _check_num_bytes(name, len(data), limits)
+    return _Source(name=name, data=data, head=data[:4096], num_bytes=len(data))
+
+
+@contextmanager
+def _temporary_path() -> Iterator[str]:
+    """Path of an empty file that is gone afterwards, whatever happened. Not open, so that Windows can open it again."""
+    handle, path = tempfile.mkstemp(prefix="linvt_video_")
+    os.close(handle)
+    try:
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) -> None:
+    num_bytes = 0
+    with open(path, "wb") as file:
+        while True:
+            chunk = reader.read(_DOWNLOAD_CHUNK)
+            if isinstance(chunk, str):
+                raise VideoReadError(f"{name} delivers text, not bytes. Open the file in binary mode ('rb').")
+            if not chunk:
+                return
+            num_bytes += len(chunk)
+            if limits.max_bytes is not None and num_bytes > limits.max_bytes:
+                raise VideoReadError(
+                    f"{name} delivers more than the limit of {limits.max_bytes} bytes. Cut or re-encode the video, or "
+                    "pass limits=VideoLimits(max_bytes=...)."
+                )
+            file.write(chunk)
+
+
+@contextmanager
+def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterator[Any]:
+    """A [`_Source`] for anything that holds a video file, or the decoder itself if its file cannot be reached."""
+    if isinstance(video, dict):
+        video = _from_datasets_dict(video)
+    elif hasattr(video, "get_frame_at") and hasattr(video, "metadata"):
+        encoded = getattr(video, "_hf_encoded", None)
+        if not isinstance(encoded, dict):
+            yield video
+            return
+        video = _from_datasets_dict(encoded)
+    if isinstance(video, os.PathLike):
+        video = os.fspath(video)
+    with ExitStack() as stack:
+        if isinstance(video, str):
+            scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", video)
+            if scheme is None:
+                yield _source_from_path(video, limits)
+                return
+            _check_url_allowed(video, scheme.group(1).lower(), allow_urls)
+            path = stack.enter_context(_temporary_path())
+            name = download_video(video, path, limits)
+            yield _source_from_path(path, limits, name=name)
+        elif isinstance(video, bytes | bytearray | memoryview):
+            yield _source_from_bytes(video, limits, "<bytes in memory>")
+        elif hasattr(video, "read"):
+            path = stack.enter_context(_temporary_path())
+            name = getattr(video, "name", None)
+            name = name if isinstance(name, str) else "<file object>"
+            _copy_file_object(video, path, name, limits)
+            yield _source_from_path(path, limits, name=name)
+        else:
+            raise VideoReadError(
+                f"A video of type {type(video).__name__} is not understood. Give a path, bytes, a file object, an array "
+                "or tensor of frames, a list of PIL images, or an entry of a `datasets` video column."
+            )
+
+
+def _from_datasets_dict(entry: dict) -> Any:
+    data, path = entry.get("bytes"), entry.get("path")
+    if data is not None:
+        return data
+    if path is not None:
+        return path
+    raise VideoReadError(
+        f"A dictionary with the keys {sorted(map(str, entry))} holds no video: 'bytes' or 'path' must be there and not "
+        "None, as in a `datasets` video column."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The file as PyAV sees it
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _describe_non_video(source: _Source) -> str:
+    """What a file that no demuxer takes looks like, and what to do about it."""
+    head = source.head.lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
+        return (
+            "it is a web page (HTML), probably an error or log-in page saved in place of the video. Download it again"
+        )
+    if head.startswith((b"#extm3u", b"ffconcat", b"<mpd")):
+        return "it is a play list that refers to other files, which are not followed. Give the video file itself"
+    if source.head[4:8] == b"ftyp":
+        return (
+            "it begins like an MP4 but its index ('moov') is missing or damaged: the file is cut off or its recording "
+            "was not finished. Download it again"
+        )
+    if not source.head.strip(b"\0"):
+        return "it holds only zeros, as an unfinished download does. Download it again"
+    return "its content is not that of a video file, or it is damaged at the very beginning. Check where it comes from"
+
+
+class _File:
+    """One opened video file: its first video stream, its packets, and an end to both."""
+
+    def __init__(self, source: _Source, clock: _Clock, num_threads: int = 1) -> None:
+        self.source, self.clock = source, clock
+        try:
+            self.container = av.open(
+                source.for_reading(),
+                options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            raise VideoReadError(f"{source.name} is not a video: {_describe_non_video(source)}.") from error
+        try:
+            self.stream = self._first_video_stream()
+            context = self.stream.codec_context
+            if context is None:
+                raise VideoReadError(
+                    f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, for "
+                    "example to H.264."
+                )
+            context.thread_count = num_threads
+            context.thread_type = "AUTO" if num_threads > 1 else "SLICE"
+        except BaseException:
+            self.container.close()
+            raise
+
+    def _first_video_stream(self) -> Any:
+        # A cover picture in an audio file is stored as a video stream of one frame.
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in self.container.streams.video if not stream.disposition & cover]
+        if not streams:
+            kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
+            raise VideoReadError(
+                f"{self.source.name} holds no video, only {', '.join(kinds)}. Give a file with a picture track."
+            )
+        return streams[0]
+
+    def __enter__(self) -> "_File":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.container.close()
+
+    @property
+    def format(self) -> str:
+        return self.container.format.name.split(",")[0]
+
+    @property
+    def codec(self) -> str:
+        """Name of the coding, not of the decoder: `"av1"` where the decoder is libdav1d."""
+        context = self.stream.codec_context
+        return getattr(context.codec, "canonical_name", None) or context.name
+
+    def packets(self) -> Iterator[Any]:
+        """
+        Packets of the video stream in file order, the last one empty (it flushes the decoder).
+
+        `None` stands for a place that could not be read; reading goes on behind it, but not for ever.
+        """
+        errors = 0
+        while True:
+            try:
+                for packet in self.container.demux(self.stream):
+                    self.clock.check()
+                    errors = 0
+                    yield packet
+                return
+            except (av.error.FFmpegError, OSError):
+                self.clock.check()
+                yield None
+                errors += 1
+                if errors >= _MAX_READ_ERRORS_IN_A_ROW:
+                    return
+
+
+@dataclass
+class _FrameTable:
+    """
+    All frames of a video in the order in which they are shown, made from its packets alone.
+
+    Args:
+        pts (`list[int]`): Presentation time stamps in units of `time_base`, strictly increasing; empty if unusable.
+        key_pts (`list[int]`): Those of the key frames, hidden ones in front of an edit included; sorted.
+        first_pts, time_base: `seconds = (pts - first_pts) * time_base`.
+        duration (`float`): Seconds.
+        cut_off (`str`, *optional*): What is missing of a file that stops too early.
+        has_hidden_packets (`bool`): Whether an edit list hides packets (a file trimmed without re-encoding).
+    """
+
+    pts: list[int]
+    key_pts: list[int]
+    time_base: float
+    duration: float
+    cut_off: str | None = None
+    has_hidden_packets: bool = False
+    can_seek: bool = False
+    format: str = ""
+    codec: str = ""
+    stream_index: int = 0
+    num_video_streams: int = 1
+
+    @property
+    def seconds(self) -> np.ndarray:
+        return (np.asarray(self.pts, dtype=np.float64) - (self.pts[0] if self.pts else 0)) * self.time_base
+
+
+def _check_duration(name: str, seconds: float, limits: VideoLimits) -> None:
+    if limits.max_duration is not None and seconds > limits.max_duration:
+        raise VideoReadError(
+            f"{name} lasts {seconds:.0f} s, over the limit of {limits.max_duration:.0f} s. Cut it, or pass "
+            f"limits=VideoLimits(max_duration={math.ceil(seconds)})."
+        )
+
+
+def _check_frame_size(name: str, height: int, width: int, limits: VideoLimits) -> None:
+    if limits.max_pixels is not None and height * width > limits.max_pixels:
+        raise VideoReadError(
+            f"{name} has frames of {width}x{height} = {width * height} pixels, over the limit of {limits.max_pixels}. "
+            "Scale it down, or pass limits=VideoLimits(max_pixels=...)."
+        )
+
+
+def _declared_num_bytes(source: _Source) -> int | None:
+    """
+    How long the file says it is: the end of its last MP4 box, Matroska segment or RIFF chunk; `None` if it does not say.
+
+    Demuxers read a cut-off Matroska or fragmented MP4 file to where it stops and report no error at all.
+    """
+    with source.open_binary() as file:
+        if source.head[:4] == b"\x1aE\xdf\xa3":
+            return _declared_matroska_bytes(source.head)
+        is_riff = source.head[:4] == b"RIFF"
+        if not is_riff and source.head[4:8] not in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+            return None
+        position = 0
+        while position < source.num_bytes:
+            file.seek(position)
+            header = file.read(16)
+            if is_riff:
+                if header[:4] != b"RIFF" or len(header) < 8:
+                    break
+                size = 8 + int.from_bytes(header[4:8], "little")
+                size += size % 2
+            else:
+                size = int.from_bytes(header[:4], "big")
+                if size == 1:
+                    size = int.from_bytes(header[8:16], "big")
+                # A box of size 0 reaches to the end of the file; anything else below 8 is not a box.
+                if size < 8 or len(header) < 8 or not re.fullmatch(rb"[\x20-\x7e\xa9]{4}", header[4:8]):
+                    break
+            position += size
+        return max(position, source.num_bytes)
+
+
+def _declared_matroska_bytes(head: bytes) -> int | None:
+    def number(position: int) -> tuple[int | None, int]:
+        """An EBML number: the leading zero bits of its first byte say how many bytes it has."""
+        first = head[position] if position < len(head) else 0
+        length = 9 - first.bit_length()
+        raw = int.from_bytes(head[position : position + length], "big")
+        value = raw & ((1 << (7 * length)) - 1)
+        unknown = first == 0 or value == (1 << (7 * length)) - 1  # all ones: written by a live recording
+        return (None if unknown else value), position + length
+
+    size, position = number(4)
+    segment = head.find(b"\x18S\x80g", position + (size or 0))
+    if segment < 0:
+        return None
+    size, position = number(segment + 4)
+    return None if size is None else position + size
+
+
+def _missing_part(source: _Source, file: _File, num_read: int, num_corrupt: int, num_errors: int) -> str | None:
+    """What a file lacks that stops too early, in words; `None` if it is whole or does not say how long it should be."""
+    expected = file.stream.frames if file.format == "mov" else 0
+    num_intact = num_read - num_corrupt
+    declared = _declared_num_bytes(source)
+    is_short = declared is not None and declared > source.num_bytes
+    if expected and num_intact < expected and (is_short or num_errors or num_read < expected):
+        return f"only {num_intact} of its {expected} frames are there"
+    if is_short and not expected:
+        return f"{source.num_bytes} of its {declared} bytes are there, with {num_intact} frames"
+    return None
+
+
+def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
+    """Read all packets once, without decoding, and lay out the frames they will give."""
+    with _File(source, clock) as file:
+        context = file.stream.codec_context
+        _check_frame_size(source.name, context.height or 0, context.width or 0, limits)
+        if file.container.duration is not None:
+            _check_duration(source.name, file.container.duration / av.time_base, limits)
+        time_base = float(file.stream.time_base)
+        pts: list[int] = []
+        key_pts: list[int] = []
+        complete, num_read, num_corrupt, num_hidden, num_errors, last_duration = True, 0, 0, 0, 0, 0
+        lowest: int | None = None
+        for packet in file.packets():
+            if packet is None:
+                num_errors += 1
+                continue
+            if packet.size == 0 and packet.dts is None and packet.pts is None:  # the flush packet
+                continue
+            num_read += 1
+            num_corrupt += packet.is_corrupt
+            if packet.pts is None:
+                complete = False
+                continue
+            if packet.is_keyframe:
+                key_pts.append(packet.pts)
+            if packet.is_discard:
+                num_hidden += 1
+                continue
+            pts.append(packet.pts)
+            lowest = packet.pts if lowest is None else min(lowest, packet.pts)
+            _check_duration(source.name, (packet.pts - lowest) * time_base, limits)
+            last_duration = packet.duration or last_duration
+        if num_read == 0 and num_errors == 0:
+            raise VideoReadError(f"{source.name} has a video track with no frame in it. Record or export it again.")
+        pts.sort()
+        strictly = complete and len(pts) > 0 and all(a < b for a, b in zip(pts, pts[1:], strict=False))
+        usable = strictly and file.codec not in _CODECS_WITH_INVISIBLE_PACKETS
+        duration = (pts[-1] - pts[0] + last_duration) * time_base if pts else 0.0
+        return _FrameTable(
+            pts=pts if usable else [],
+            key_pts=sorted(key_pts),
+            time_base=time_base,
+            duration=duration,
+            has_hidden_packets=num_hidden > 0,
+            can_seek=usable and file.format in _SEEKABLE_FORMATS and num_errors == 0 and num_corrupt == 0,
+            format=file.format,
+            codec=file.codec,
+            stream_index=file.stream.index,
+            num_video_streams=len(file.container.streams.video),
+            cut_off=_missing_part(source, file, num_read, num_corrupt, num_errors),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding with PyAV
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Damage:
+    """
+    Follows damage through a stream: which decoded frames are broken or built on something broken.
+
+    From a packet that the decoder refuses, everything is doubtful until a key frame comes out that went in later. From
+    a frame that comes out marked corrupt, everything until the next key frame, and the B frames just before it, which
+    may have referred to it. Damage that a decoder does not notice (flipped bits that still decode) stays unseen.
+    """
+
+    def __init__(self) -> None:
+        self.broken: set[object] = set()  # one entry per broken packet, also when it is read twice
+        self.restart()
+
+    def restart(self) -> None:
+        """A seek: what follows begins at a key frame and owes nothing to what was decoded before."""
+        self.num_fed = 0
+        self.fed_at: dict[int, int] = {}
+        self.doubtful_since: int | None = None
+        self.b_frames: list[int | None] = []
+
+    def feed(self, packet: Any) -> None:
+        self.num_fed += 1
+        if packet.pts is not None:
+            self.fed_at[packet.pts] = self.num_fed
+        if packet.is_corrupt:
+            self.packet_broke(packet.pts)
+
+    def packet_broke(self, pts: int | None) -> None:
+        self.broken.add(("packet", self.num_fed) if pts is None else pts)
+        self.doubtful_since = self.num_fed
+
+    def frame_came(self, frame: Any) -> tuple[bool, list[int | None]]:
+        """Whether this frame is intact, and the time stamps of earlier ones that turn out not to be."""
+        is_intra = frame.key_frame and frame.pict_type == av.video.frame.PictureType.I
+        if self.doubtful_since is not None and is_intra and self.fed_at.get(frame.pts, -1) > self.doubtful_since:
+            self.doubtful_since = None
+        revoked: list[int | None] = []
+        if frame.is_corrupt:
+            revoked, self.b_frames = self.b_frames, []
+            self.packet_broke(frame.pts)
+            # the key frame after a corrupt one was fed after it, whatever else is already inside the decoder
+            self.doubtful_since = self.fed_at.get(frame.pts, self.num_fed)
+        if frame.pict_type == av.video.frame.PictureType.B:
+            self.b_frames.append(frame.pts)
+        else:
+            self.b_frames = []
+        return self.doubtful_since is None, revoked
+
+
+def _decoded(file: _File, damage: _Damage) -> Iterator[Any]:
+    """Frames in the order shown, from where the file stands to its end; what cannot be decoded is noted and skipped."""
+    for packet in file.packets():
+        if packet is None:
+            damage.packet_broke(None)
+            continue
+        is_flush = packet.size == 0 and packet.dts is None and packet.pts is None
+        if not is_flush:
+            damage.feed(packet)
+        try:
+            frames = packet.decode()
+        except (av.error.FFmpegError, ValueError):
+            damage.packet_broke(packet.pts)
+            continue
+        yield from frames
+
+
+def _upright(image: np.ndarray, matrix: tuple[int, int, int, int], name: str) -> np.ndarray:
+    """
+    Apply a display matrix: `x' = a x + c y`, `y' = b x + d y`, in 16.16 fixed point, y pointing down.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width, 3)`): As stored.
+        matrix (`tuple[int, int, int, int]`): `(a, b, c, d)`.
+        name (`str`): The file, for the message.
+
+    Example:
+
+    >>> one = 65536
+    >>> _upright(np.arange(6).reshape(2, 3, 1), (0, one, -one, 0), "clip.mp4")[..., 0].tolist()  # a quarter to the right
+    [[3, 0], [4, 1], [5, 2]]
+    """
+    a, b, c, d = matrix
+    along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    rest = max(abs(b), abs(c)) if along else max(abs(a), abs(d))
+    if rest * 50 > max(along, across):
+        raise VideoReadError(
+            f"{name} is to be shown turned by an angle that is no multiple of 90 degrees (display matrix {matrix}). "
+            "Re-encode it upright."
+        )
+    flip_x, flip_y = a < 0, d < 0
+    if across > along:
+        image, flip_x, flip_y = image.swapaxes(0, 1), c < 0, b < 0
+    if flip_x:
+        image = image[:, ::-1]
+    return image[::-1] if flip_y else image
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    for side_data in frame.side_data:
+        if side_data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
+            return (a, b, c, d)
+    return None
+
+
+class _Album:
+    """The returned frames, one array made when the first frame shows its size; a second copy is never held."""
+
+    def __init__(self, name: str, count: int, limits: VideoLimits) -> None:
+        self.name, self.count, self.limits = name, count, limits
+        self.frames: np.ndarray | None = None
+
+    def put(self, place: int, image: np.ndarray) -> None:
+        """Copy one upright frame of shape `(height, width, 3)` into its place."""
+        if self.frames is None:
+            num_bytes = self.count * image.size
+            if self.limits.max_output_bytes is not None and num_bytes > self.limits.max_output_bytes:
+                raise VideoReadError(
+                    f"{self.name}: {self.count} frames of {image.shape[1]}x{image.shape[0]} take {num_bytes} bytes, "
+                    f"over the limit of {self.limits.max_output_bytes}. Ask for fewer frames, scale the video down, or "
+                    "pass limits=VideoLimits(max_output_bytes=...)."
+                )
+            self.frames = np.empty((self.count, *image.shape), dtype=np.uint8)
+        if image.shape != self.frames.shape[1:]:
+            raise VideoReadError(
+                f"{self.name} changes its frame size from {self.frames.shape[2]}x{self.frames.shape[1]} to "
+                f"{image.shape[1]}x{image.shape[0]} on the way. Choose a window with start and end, or re-encode it."
+            )
+        self.frames[place] = image
+
+    def put_frame(self, place: int, frame: Any) -> None:
+        _check_frame_size(self.name, frame.height, frame.width, self.limits)
+        image = frame.to_ndarray(format="rgb24")
+        matrix = _display_matrix(frame)
+        self.put(place, image if matrix is None else _upright(image, matrix, self.name))
+
+
+class _PyAVReader:
+    """Reads chosen frames of one file: by seeking if the table allows it, else from the start."""
+
+    def __init__(self, source: _Source, request: _Request, clock: _Clock, num_threads: int) -> None:
+        self.source, self.request, self.clock, self.num_threads = source, request, clock, num_threads
+        self.damage = _Damage()
+
+    def open(self) -> _File:
+        return _File(self.source, self.clock, self.num_threads)
+
+    def collect(self, file: _File, wanted: dict[int, int], album: _Album, after_key: int | None) -> bool:
+        """
+        Decode from where `file` stands until every frame of `wanted` (time stamp -> place) is in the album.
+
+        False as soon as one is found to be missing, damaged, or reached from a false key frame (`after_key` is the
+        time stamp of the key frame sought).
+        """
+        targets = sorted(wanted)
+        num_found, since_last, waiting_for_key = 0, 0, after_key is not None
+        for frame in _decoded(file, self.damage):
+            if frame.pts is None:
+                return False
+            if waiting_for_key:
+                if frame.pts < after_key:  # shown before the key frame, but stored behind it
+                    continue
+                if frame.pts != after_key or frame.pict_type != av.video.frame.PictureType.I:
+                    return False
+                waiting_for_key = False
+            is_intact, revoked = self.damage.frame_came(frame)
+            if any(pts in wanted for pts in revoked):
+                return False
+            if num_found < len(targets):
+                if frame.pts > targets[num_found]:
+                    return False
+                if frame.pts < targets[num_found]:
+                    continue
+                if not is_intact:
+                    return False
+                album.put_frame(wanted[frame.pts], frame)
+                num_found += 1
+            else:
+                since_last += 1
+            # The last one is certain when the picture behind it, to which it may refer, came out without a complaint.
+            is_b = frame.pict_type == av.video.frame.PictureType.B
+            if num_found == len(targets) and (not is_b or since_last >= _MAX_REORDERED):
+                return True
+        return num_found == len(targets)
+
+    def by_seeking(self, table: _FrameTable, wanted: dict[int, int], album: _Album) -> bool:
+        """One seek per group of wanted frames that share a key frame."""
+        keys = np.asarray(table.key_pts)
+        groups: dict[int, dict[int, int]] = {}
+        for pts, place in wanted.items():
+            position = int(np.searchsorted(keys, pts, side="right")) - 1
+            if position < 0:
+                return False
+            groups.setdefault(int(keys[position]), {})[pts] = place
+        hidden = table.pts[0]
+        with self.open() as file:
+            for key, group in groups.items():
+                self.damage.restart()
+                try:
+                    file.container.seek(key, stream=file.stream, backward=True, any_frame=False)
+                except (av.error.FFmpegError, OSError):
+                    return False
+                # A key frame hidden in front of an edit is decoded but never shown.
+                if not self.collect(file, group, album, after_key=key if key >= hidden else None):
+                    return False
+        return True
+
+    def from_start(self, wanted: dict[int, int], album: _Album) -> bool:
+        self.damage.restart()
+        with self.open() as file:
+            return self.collect(file, wanted, album, after_key=None)
+
+    def shown(self) -> tuple[list[int | None], np.ndarray, float]:
+        """Decode everything, keep nothing: time stamp and intactness of each frame, and the nominal seconds of one."""
+        stamps: list[int | None] = []
+        intact: list[bool] = []
+        self.damage.restart()
+        with self.open() as file:
+            rate = file.stream.average_rate or file.stream.guessed_rate or file.stream.base_rate
+            for frame in _decoded(file, self.damage):
+                is_intact, revoked = self.damage.frame_came(frame)
+                for place in range(len(stamps) - len(revoked), len(stamps)):
+                    intact[place] = False
+                stamps.append(frame.pts)
+                intact.append(is_intact)
+        return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0
+
+    def by_order(self, places: dict[int, int], album: _Album) -> None:
+        """Decode from the start and keep the frames whose position in the order shown is wanted."""
+        last = max(places)
+        with self.open() as file:
+            for position, frame in enumerate(_decoded(file, _Damage())):
+                if position in places:
+                    album.put_frame(places[position], frame)
+                if position == last:
+                    return
+
+
+def _read_pyav(source: _Source, table: _FrameTable, request: _Request, clock: _Clock, num_threads: int) -> VideoFrames:
+    """Frames of the packet table by seeking, else from the start; else of a table made by decoding the whole file."""
+    reader = _PyAVReader(source, request, clock, num_threads)
+    if table.pts:
+        seconds = table.seconds
+        chosen = request.choose(seconds, table.duration, source.name)
+        wanted = {table.pts[index]: place for place, index in enumerate(chosen)}
+        album = _Album(source.name, len(chosen), request.limits)
+        done = table.can_seek and reader.by_seeking(table, wanted, album)
+        if done or reader.from_start(wanted, album):
+            return _finish(source.name, "pyav", album, seconds, chosen, table.duration, reader.damage)
+    return _read_by_order(source, table, request, reader)
+
+
+def _read_by_order(source: _Source, table: _FrameTable, request: _Request, reader: _PyAVReader) -> VideoFrames:
+    """For packets without usable time stamps, and for damage: decode all, then choose among what came out intact."""
+    stamps, is_intact, nominal = reader.shown()
+    if not stamps:
+        raise VideoReadError(
+            f"{source.name}: none of its frames could be decoded (codec {table.codec}, "
+            f"{len(reader.damage.broken)} broken packets). Copy or download it again, or re-encode it."
+        )
+    if None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False)):
+        seconds = (np.asarray(stamps, dtype=np.float64) - stamps[0]) * table.time_base
+    else:  # a container of constant rate, such as AVI, or time stamps that jump back: the place in the order counts
+        seconds = np.arange(len(stamps)) * nominal
+    duration = float(seconds[-1]) + nominal
+    _check_duration(source.name, duration, request.limits)
+    first, last = request.window(seconds, duration, source.name)
+    if not is_intact[first : last + 1].any():
+        raise VideoReadError(
+            f"{source.name}: all {last - first + 1} frames of the window are damaged "
+            f"({len(reader.damage.broken)} broken packets). Choose another window, or copy or download it again."
+        )
+    chosen = request.choose(seconds, duration, source.name, is_intact)
+    album = _Album(source.name, len(chosen), request.limits)
+    reader.by_order({position: place for place, position in enumerate(chosen)}, album)
+    num_damaged = int((~is_intact).sum())
+    return _finish(source.name, "pyav", album, seconds, chosen, duration, reader.damage, num_damaged)
+
+
+def _finish(
+    name: str,
+    backend: str,
+    album: _Album,
+    seconds: np.ndarray,
+    chosen: list[int],
+    duration: float,
+    damage: _Damage | None = None,
+    num_damaged: int = 0,
+) -> VideoFrames:
+    num_broken = 0 if damage is None else len(damage.broken)
+    if num_broken:
+        logger.warning(
+            f"{name}: {num_broken} broken packets; {num_damaged} of its {len(seconds)} frames are damaged by them and "
+            "were left out, the frames returned are intact. Copy or download the file again to see all of it."
+        )
+    return VideoFrames(
+        frames=album.frames,
+        timestamps=seconds[chosen],
+        source=name,
+        backend=backend,
+        duration=duration,
+        total_frames=len(seconds),
+        average_fps=len(seconds) / duration if duration > 0 else None,
+        num_broken_packets=num_broken,
+    )
+
+
+def _read_source(source: _Source, request: _Request, backend: str, num_threads: int) -> VideoFrames:
+    clock = _Clock(source.name, request.limits.max_decode_seconds)
+    table = _scan(source, clock, request.limits)
+    if table.cut_off is not None:
+        raise VideoReadError(
+            f"{source.name} is cut off: {table.cut_off}. Download it again, or keep what is there with "
+            "`ffmpeg -i FILE -c copy NEW_FILE`."
+        )
+    if backend == "pyav":
+        return _read_pyav(source, table, request, clock, num_threads)
+    return _read_other(source, table, request, clock, num_threads, backend)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The other backends: the frames of the same table, or a refusal
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _why_not(backend: str, source: _Source, table: _FrameTable) -> str | None:
+    """Why this backend would not give the right frames of this file; `None` if it does."""
+    if table.format not in _SEEKABLE_FORMATS:
+        return f"it counts or seeks wrongly in {table.format} files"
+    if table.codec not in _CODECS_OF_OTHER_BACKENDS[backend]:
+        return f"the codec {table.codec} is not among those it was found right on"
+    if table.has_hidden_packets:
+        return "the file was trimmed without re-encoding (edit list), and it gives the frames that are to be hidden"
+    if not table.can_seek:
+        return "the packets of the file are damaged or carry no usable time stamps"
+    if backend == "decord" and table.num_video_streams > 1:
+        return f"the file has {table.num_video_streams} video streams, of which it may take another than the first"
+    return None
+
+
+def _key_frames_hold(source: _Source, table: _FrameTable, wanted: list[int], clock: _Clock) -> tuple[str | None, Any]:
+    """
+    Whether decoding can start at the key frames before the wanted time stamps, and the first frame.
+
+    In a stream with intra-refresh the packets marked as key frames are not whole pictures, and neither decord nor
+    torchcodec notices. Each key frame needed is decoded alone, which costs one picture each.
+    """
+    keys = np.asarray(table.key_pts)
+    needed = sorted({int(keys[max(0, int(np.searchsorted(keys, pts, side="right")) - 1)]) for pts in wanted})
+    first_frame = None
+    with _File(source, clock) as file:
+        for key in needed or [table.pts[0]]:
+            file.container.seek(key, stream=file.stream, backward=True, any_frame=False)
+            damage = _Damage()
+            frame = next((frame for frame in _decoded(file, damage) if frame.pts is None or frame.pts >= key), None)
+            sound = frame is not None and frame.pts == key and not frame.is_corrupt and not damage.broken
+            if not sound or frame.pict_type != av.video.frame.PictureType.I:
+                return "decoding cannot start at its key frames (intra-refresh or damage)", None
+            first_frame = frame if first_frame is None else first_frame
+    return None, first_frame
+
+
+def _read_other(
+    source: _Source, table: _FrameTable, request: _Request, clock: _Clock, num_threads: int, backend: str
+) -> VideoFrames:
+    """Frames of the table, decoded by decord or torchcodec after everything known to go wrong there was ruled out."""
+    open_other = {"decord": _open_decord, "torchcodec": _open_torchcodec}[backend]
+    library = _import_backend(backend)
+    reason = _why_not(backend, source, table)
+    album, chosen = None, []
+    if reason is None:
+        seconds = table.seconds
+        chosen = request.choose(seconds, table.duration, source.name)
+        reason, first = _key_frames_hold(source, table, [table.pts[index] for index in chosen], clock)
+    if reason is None:
+        _check_frame_size(source.name, first.height, first.width, request.limits)
+        expected = _Album(source.name, 1, request.limits)
+        expected.put_frame(0, first)
+        album = _Album(source.name, len(chosen), request.limits)
+        try:
+            reason = open_other(library, source, table, num_threads, chosen, album, expected.frames.shape[1:], clock)
+        except VideoReadError:
+            raise
+        except Exception as error:  # both raise a RuntimeError, an Exception subclass of their own, or a ValueError
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = f"it failed with: {lines[0][:200]}"
+    if reason is not None:
+        raise VideoReadError(
+            f'{source.name} is not read with {backend}: {reason}. Use backend="pyav", which reads this kind of file '
+            "exactly or says what is wrong with it."
+        )
+    return _finish(source.name, backend, album, seconds, chosen, table.duration)
+
+
+def _import_backend(backend: str) -> Any:
+    """Import decord or torchcodec. Being installed says little: torchcodec loads only with the right FFmpeg beside it."""
+    try:
+        if backend == "decord":
+            import decord
+
+            decord.logging.set_level(decord.logging.QUIET)  # its FFmpeg writes to the terminal otherwise
+            return decord
+        import torchcodec.decoders
+
+        return torchcodec.decoders
+    except Exception as error:  # OSError and RuntimeError where a shared library is missing, besides ImportError
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        how = {
+            "decord": "`pip install decord` (Linux on x86-64, and Windows)",
+            "torchcodec": "`pip install torchcodec` in the version that fits your torch, and FFmpeg 4 to 7",
+        }
+        raise VideoReadError(
+            f'backend="{backend}" cannot be used: {lines[0][:200]}. Install it with {how[backend]}, or use '
+            'backend="pyav", which is always there.'
+        ) from error
+
+
+def _check_same(image_shape: Sequence[int], shape: Sequence[int]) -> str | None:
+    if tuple(image_shape) != tuple(shape):
+        return (
+            f"it gives frames of {image_shape[1]}x{image_shape[0]} where the first video stream, shown upright, has "
+            f"{shape[1]}x{shape[0]}"
+        )
+    return None
+
+
+def _half_gap(table: _FrameTable) -> float:
+    """Seconds: two time stamps further apart than this cannot be those of the same frame."""
+    gaps = np.diff(table.seconds)
+    return 0.5 * float(gaps.min()) if len(gaps) else 0.5
+
+
+def _open_decord(
+    library: Any,
+    source: _Source,
+    table: _FrameTable,
+    num_threads: int,
+    chosen: list[int],
+    album: _Album,
+    shape: Sequence[int],
+    clock: _Clock,
+) -> str | None:
+    """Fill the album with decord, or say why not. Its own list of frames has to be that of the table."""
+    reader = library.VideoReader(source.for_reading(), ctx=library.cpu(0), num_threads=num_threads)
+    if len(reader) != len(table.pts):
+        return f"it counts {len(reader)} frames where the packets of the file give {len(table.pts)}"
+    starts = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
+    if np.abs(starts - starts[0] - table.seconds).max() > _half_gap(table):
+        return "its time stamps are not those of the file"
+    for place, index in enumerate(chosen):
+        clock.check()
+        image = reader[index].asnumpy()
+        reason = _check_same(image.shape, shape)
+        if reason is not None:
+            return reason
+        album.put(place, image)
+    return None
+
+
+def _open_torchcodec(
+    library: Any,
+    source: _Source,
+    table: _FrameTable,
+    num_threads: int,
+    chosen: list[int],
+    album: _Album,
+    shape: Sequence[int],
+    clock: _Clock,
+) -> str | None:
+    """Fill the album with torchcodec, or say why not. Every frame brings its own time stamp, which is compared."""
+    decoder = library.VideoDecoder(
+        source.path if source.data is None else source.data,
+        stream_index=table.stream_index,
+        dimension_order="NHWC",
+        num_ffmpeg_threads=num_threads,
+        seek_mode="exact",
+    )
+    if len(decoder) != len(table.pts):
+        return f"it counts {len(decoder)} frames where the packets of the file give {len(table.pts)}"
+    tolerance = _half_gap(table)
+    for place, index in enumerate(chosen):
+        clock.check()
+        frame = decoder.get_frame_at(index)
+        if abs(frame.pts_seconds - table.pts[index] * table.time_base) > tolerance:
+            return f"it gives the frame of {frame.pts_seconds:.3f} s for that of {table.seconds[index]:.3f} s"
+        image = frame.data.numpy()
+        reason = _check_same(image.shape, shape)
+        if reason is not None:
+            return reason
+        album.put(place, image)
+    return None
+
+
+def _read_decoder(decoder: Any, request: _Request) -> VideoFrames:
+    """Frames by position from a torchcodec `VideoDecoder` whose file cannot be reached to make a table of it."""
+    name = f"<{type(decoder).__name__}>"
+    if request.fps is not None or request.start is not None or request.end is not None:
+        raise VideoReadError(
+            f"{name}: fps, start and end need the time stamps of all frames, which this object does not tell. Use "
+            "num_frames, or give the path or the bytes of the video."
+        )
+    clock = _Clock(name, request.limits.max_decode_seconds)
+    try:
+        total = int(decoder.metadata.num_frames)
+        if total < 1:
+            raise VideoReadError(f"{name} has no frames. Check the video it was made from.")
+        first, last = decoder.get_frame_at(0), decoder.get_frame_at(total - 1)
+        duration = float(last.pts_seconds + last.duration_seconds - first.pts_seconds)
+        _check_duration(name, duration, request.limits)
+        chosen = request.choose(np.zeros(total), duration, name)
+        album = _Album(name, len(chosen), request.limits)
+        seconds = np.zeros(total)
+        for place, index in enumerate(chosen):
+            clock.check()
+            frame = decoder.get_frame_at(index)
+            image = _channels_last(frame.data.numpy()[None], name)[0]
+            _check_frame_size(name, image.shape[0], image.shape[1], request.limits)
+            album.put(place, image)
+            seconds[index] = float(frame.pts_seconds) - float(first.pts_seconds)
+    except VideoReadError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise VideoReadError(
+            f"{name} did not deliver its frames: {lines[0][:200]}. Give the path or the bytes of the video instead."
+        ) from error
+    return _finish(name, "torchcodec", album, seconds, chosen, duration)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames in memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+_IN_MEMORY = "<frames in memory>"
+
+
+def _is_tensor(value: Any) -> bool:
+    """A torch tensor, told by its methods: this file does not import torch."""
+    return all(hasattr(value, method) for method in ("detach", "cpu", "numpy"))
+
+
+def _is_frames(video: Any) -> bool:
+    return isinstance(video, np.ndarray | list | tuple | PIL.Image.Image) or _is_tensor(video)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if _is_tensor(value):
+        value = value.detach().cpu()
+        try:
+            return value.numpy()
+        except TypeError:  # bfloat16 has no counterpart in numpy
+            return value.float().numpy()
+    return np.asarray(value)
+
+
+def _channels_last(frames: np.ndarray, name: str = _IN_MEMORY) -> np.ndarray:
+    """Bring frames of shape `(T, H, W, 3)` or `(T, 3, H, W)` to the former; any other shape is an error."""
+    if frames.ndim == 4 and frames.shape[-1] == _CHANNELS and frames.shape[1] != _CHANNELS:
+        return frames
+    if frames.ndim == 4 and frames.shape[1] == _CHANNELS and frames.shape[-1] != _CHANNELS:
+        return np.moveaxis(frames, 1, -1)
+    if frames.ndim == 4 and frames.shape[-1] == _CHANNELS:
+        raise VideoReadError(
+            f"{name} of shape {frames.shape} could be (frames, height, width, 3) or (frames, 3, height, width). Frames "
+            "three pixels high or wide are not accepted in an array; give a list of PIL images."
+        )
+    hint = {
+        2: "this is one grey picture",
+        3: "for one picture add an axis in front; for grey frames repeat them in three channels",
+        5: "this is a batch of videos; give one video at a time",
+    }.get(frames.ndim, "grey frames have to be repeated in three channels, and transparency dropped")
+    raise VideoReadError(
+        f"{name} have the shape {frames.shape}, expected (frames, height, width, 3) or (frames, 3, height, width) in "
+        f"RGB; {hint}."
+    )
+
+
+def _to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Floating point frames in [0, 1] to bytes; anything that is neither those nor bytes is an error."""
+    if frames.dtype == np.uint8:
+        return frames
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise VideoReadError(
+            f"{_IN_MEMORY} are of type {frames.dtype}, expected uint8 in [0, 255] or floating point in [0, 1]. Convert "
+            "them, for example with .astype(np.uint8)."
+        )
+    if not np.isfinite(frames).all():
+        bad = int((~np.isfinite(frames)).reshape(len(frames), -1).any(axis=1).sum())
+        raise VideoReadError(
+            f"{_IN_MEMORY}: {bad} of {len(frames)} frames hold NaN or infinite values. Look at what computed them."
+        )
+    low, high = float(frames.min()), float(frames.max())
+    if low < 0.0 or high > 1.0:
+        raise VideoReadError(
+            f"{_IN_MEMORY} of type {frames.dtype} lie in [{low:.4g}, {high:.4g}], expected [0, 1]. Undo the "
+            "normalisation, or divide by 255 (or convert to uint8) if they are bytes."
+        )
+    return np.rint(frames.astype(np.float32) * 255.0).astype(np.uint8)
+
+
+def _stack_frames(video: Sequence[Any]) -> np.ndarray:
+    """A list of PIL images, or of arrays of one frame each, as one array."""
+    if len(video) == 0:
+        raise VideoReadError("An empty list holds no frames. Give at least one frame.")
+    if all(isinstance(frame, PIL.Image.Image) for frame in video):
+        arrays = [np.asarray(frame.convert("RGB")) for frame in video]
+    elif all(isinstance(frame, np.ndarray) or _is_tensor(frame) for frame in video):
+        arrays = [_as_array(frame) for frame in video]
+    else:
+        kinds = sorted({type(frame).__name__ for frame in video})
+        raise VideoReadError(
+            f"A list of {', '.join(kinds)} is not one video. Give one path, or a list of frames that are all PIL images "
+            "or all arrays; several videos are read one at a time."
+        )
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise VideoReadError(f"The frames of the list differ in shape: {shapes[:4]}. Bring them to one size.")
+    return np.stack(arrays)
+
+
+def _memory_timestamps(
+    count: int, fps: float | None, timestamps: Sequence[float] | np.ndarray | None
+) -> tuple[np.ndarray, float | None]:
+    """Seconds of each given frame from the first, and the rate they were given at, if it is known."""
+    if timestamps is None:
+        if fps is None:
+            logger.warning(
+                "The frames were given without their times; one frame per second is assumed. Pass timestamps=[...] in "
+                "seconds, or fps=... if they are evenly spaced."
+            )
+        return np.arange(count) / (1.0 if fps is None else fps), fps
+    seconds = np.asarray(_as_array(timestamps), dtype=np.float64)
+    if seconds.shape != (count,):
+        raise VideoReadError(
+            f"timestamps have the shape {seconds.shape} for {count} frames. Give one number of seconds per frame."
+        )
+    if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+        raise VideoReadError(
+            "timestamps have to be finite seconds that increase from frame to frame. Sort the frames."
+        )
+    return seconds - seconds[0], None
+
+
+def _read_memory(video: Any, request: _Request, timestamps: Sequence[float] | np.ndarray | None) -> VideoFrames:
+    """Check frames in memory like those of a file, and sample them if fewer are asked for than there are."""
+    if isinstance(video, PIL.Image.Image):
+        raise VideoReadError("A single picture is not a video. Give it as a list of one frame, or as an image.")
+    frames = _stack_frames(video) if isinstance(video, list | tuple) else _as_array(video)
+    frames = _channels_last(frames)
+    if frames.size == 0:
+        raise VideoReadError(f"{_IN_MEMORY} of shape {frames.shape} are empty. Give at least one frame.")
+    limits = request.limits
+    _check_frame_size(_IN_MEMORY, frames.shape[1], frames.shape[2], limits)
+    seconds, given_fps = _memory_timestamps(len(frames), request.fps, timestamps)
+    gap = float(np.diff(seconds).mean()) if len(seconds) > 1 else 1.0 / (given_fps or 1.0)
+    duration = float(seconds[-1]) + gap
+    _check_duration(_IN_MEMORY, duration, limits)
+    if request.num_frames is None and (request.fps is None or given_fps is not None):
+        first, last = request.window(seconds, duration, _IN_MEMORY)
+        chosen = list(range(first, last + 1))  # they were chosen by whoever made them
+        if request.cap is not None and len(chosen) > request.cap:
+            raise VideoReadError(
+                f"{len(chosen)} frames in memory are over the limit of {request.cap}. Pass num_frames to sample them, "
+                "or raise max_frames or VideoLimits(max_frames=...)."
+            )
+    else:
+        chosen = request.choose(seconds, duration, _IN_MEMORY)
+    album = _Album(_IN_MEMORY, len(chosen), limits)
+    for place, index in enumerate(chosen):
+        album.put(place, _to_uint8(frames[index : index + 1])[0])
+    return _finish(_IN_MEMORY, "memory", album, seconds, chosen, duration)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Addresses
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _check_url_allowed(url: str, scheme: str, allow_urls: bool) -> None:
+    if scheme not in ("http", "https"):
+        raise VideoReadError(
+            f"{_shown(url)}: addresses of the kind {scheme}:// are not read, only http and https. Give a path, or "
+            "download the file first."
+        )
+    if not allow_urls:
+        raise VideoReadError(
+            f"{_shown(url)} is an address on the network, and these are not opened unless allowed. Download it, or pass "
+            "allow_urls=True if you trust where the address comes from."
+        )
+
+
+def _shown(url: str) -> str:
+    """The address without user, query and fragment, which often hold secrets and would end up in logs."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet, an IPv4 address wrapped into an IPv6 one included."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if wrapped is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return _is_public(str(wrapped))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _resolve(host: str, port: int, url: str, limits: VideoLimits) -> list[str]:
+    """IP addresses of a host, all of them allowed; one that is not refuses the whole host."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise VideoReadError(f"{_shown(url)}: the host {host!r} was not found. Check the address.") from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for address in addresses:
+        if not limits.allow_private_addresses and not _is_public(address):
+            raise VideoReadError(
+                f"{_shown(url)} leads to {address}, which is private, local or reserved, and such addresses are not "
+                "opened. Download the file, or pass limits=VideoLimits(allow_private_addresses=True)."
+            )
+    return addresses
+
+
+class _Download:
+    """One download with an end: `max_download_seconds` for everything, redirects, headers and body together."""
+
+    def __init__(self, limits: VideoLimits) -> None:
+        self.limits = limits
+        self.seconds = limits.max_download_seconds
+        self.deadline = math.inf if self.seconds is None else time.monotonic() + self.seconds
+        self.is_over = False
+        self.socket: socket.socket | None = None
+
+    def left(self) -> float | None:
+        return None if self.deadline == math.inf else max(0.001, self.deadline - time.monotonic())
+
+    def cut(self) -> None:
+        """Called by a timer: a server that sends one byte now and then would never run into a socket's timeout."""
+        self.is_over = True
+        current = self.socket
+        if current is not None:
+            try:
+                current.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def connect(self, url: str) -> http.client.HTTPConnection:
+        """Connect to an address that was checked; the name is only sent along, so it cannot be resolved to another."""
+        parts = urllib.parse.urlsplit(url)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise VideoReadError(f"{_shown(url)}: its port is not a number from 1 to 65535.") from error
+        if not parts.hostname or parts.username is not None or parts.password is not None:
+            raise VideoReadError(f"{_shown(url)}: an address needs a host, and must not hold a user or password.")
+        refused: OSError | None = None
+        for address in _resolve(parts.hostname, port, url, self.limits):
+            try:
+                plain = socket.create_connection((address, port), timeout=self.left())
+                self.socket = plain
+                if parts.scheme == "https":
+                    context = ssl.create_default_context()
+                    try:
+                        self.socket = context.wrap_socket(plain, server_hostname=parts.hostname)
+                    except BaseException:
+                        plain.close()
+                        raise
+                break
+            except OSError as error:
+                refused = error
+        else:
+            raise VideoReadError(f"{_shown(url)}: no connection ({refused}). Check the address.") from refused
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=self.left())
+        connection.default_port = 443 if parts.scheme == "https" else 80  # decides whether Host names the port
+        connection.sock = self.socket
+        return connection
+
+    def save(self, response: http.client.HTTPResponse, path: str, url: str) -> None:
+        """Write the body to `path`, never more of it than the limit, whatever length was announced."""
+        limit = self.limits.max_bytes
+        announced = response.length
+        if limit is not None and announced is not None and announced > limit:
+            raise VideoReadError(
+                f"{_shown(url)} announces {announced} bytes, over the limit of {limit}. Pass "
+                "limits=VideoLimits(max_bytes=...) to allow it."
+            )
+        num_bytes = 0
+        with open(path, "wb") as file:
+            while chunk := response.read1(_DOWNLOAD_CHUNK):
+                num_bytes += len(chunk)
+                if limit is not None and num_bytes > limit:
+                    raise VideoReadError(
+                        f"{_shown(url)} delivers more than the limit of {limit} bytes. Pass "
+                        "limits=VideoLimits(max_bytes=...) to allow it."
+                    )
+                if time.monotonic() > self.deadline:
+                    raise TimeoutError
+                file.write(chunk)
+        if announced is not None and num_bytes < announced:
+            raise VideoReadError(f"{_shown(url)} broke off after {num_bytes} of {announced} bytes. Try again.")
+
+    def fetch(self, url: str, path: str) -> str | None:
+        """Save what the address answers, or return the address it redirects to."""
+        connection = self.connect(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+            target = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+            if parts.query:
+                target += "?" + urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
+            headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
+            connection.request("GET", target, headers=headers)
+            response = connection.getresponse()
+            if response.status in (301, 302, 303, 307, 308):
+                location = response.getheader("Location")
+                if not location:
+                    raise VideoReadError(f"{_shown(url)} redirects without saying where to. Check the address.")
+                return urllib.parse.urljoin(url, location)
+            if response.status != 200:
+                raise VideoReadError(
+                    f"{_shown(url)} answered {response.status} {response.reason}. Check that it can be opened without "
+                    "logging in."
+                )
+            self.save(response, path, url)
+            return None
+        finally:
+            connection.close()
+            self.socket = None
+
+
+def download_video(url: str, path: str, limits: VideoLimits) -> str:
+    """
+    Save a video from an http or https address to a file, within the limits on bytes, time and addresses.
+
+    Redirects (5 at most) are followed by hand so that each stop is checked like the first. Proxy settings of the
+    environment are not used: behind a proxy the address that is connected to could not be checked.
+
+    Args:
+        url (`str`): The address.
+        path (`str`): File to write; overwritten.
+        limits ([`VideoLimits`]): `max_bytes`, `max_download_seconds` and `allow_private_addresses` are looked at.
+
+    Returns:
+        `str`: The address first asked for, without its query, as a name for messages.
+
+    Raises:
+        [`VideoReadError`]: if the address may not be opened, does not answer with a file, or goes over a limit.
+    """
+    name, download = _shown(url), _Download(limits)
+    timer = None
+    if download.seconds is not None:
+        timer = threading.Timer(download.seconds, download.cut)
+        timer.daemon = True
+        timer.start()
+    try:
+        address: str | None = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            address = download.fetch(address, path)
+            if address is None:
+                return name
+            _check_url_allowed(address, urllib.parse.urlsplit(address).scheme.lower(), allow_urls=True)
+        raise VideoReadError(f"{name} redirects more than {_MAX_REDIRECTS} times. Give the final address.")
+    except VideoReadError as error:
+        if download.is_over:
+            raise VideoReadError(_too_slow(name, limits)) from error
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if download.is_over or isinstance(error, TimeoutError):
+            raise VideoReadError(_too_slow(name, limits)) from error
+        raise VideoReadError(f"{name} could not be downloaded: {error or type(error).__name__}. Try again.") from error
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _too_slow(name: str, limits: VideoLimits) -> str:
+    return (
+        f"{name} did not arrive within the limit of {limits.max_download_seconds} s. Download it first, or raise "
+        "VideoLimits(max_download_seconds=...)."
+    )
