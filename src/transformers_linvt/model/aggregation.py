@@ -6,6 +6,7 @@ What comes out of this file is weights, one per kept token and video token, and 
 exception is the resampler of `aggregation="nonlinear"`, which exists to be compared with.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,8 +26,8 @@ from .significance import (
 )
 
 
-# An anchor's prior never gets narrower than a ten-thousandth of the video: its square must stay a finite number.
-SMALLEST_ANCHOR_WIDTH = 1e-4
+# Anchors' widths stay within these shares of the video: their squares and their gradients must be finite numbers.
+ANCHOR_WIDTH_LIMITS = (1e-4, 1e4)
 
 
 def split_into_groups(num_video_tokens: int, num_groups: int) -> list[int]:
@@ -400,7 +401,8 @@ class TextConditionedTokenAggregator(nn.Module):
             return priors
         sizes = [len(range(size)[self._anchored]) for size in self.group_sizes]
         anchors = self.anchors.to(places[0].dtype).split(sizes)
-        widths = self.anchor_log_widths.to(places[0].dtype).exp().clamp(min=SMALLEST_ANCHOR_WIDTH).split(sizes)
+        narrowest, widest = (math.log(limit) for limit in ANCHOR_WIDTH_LIMITS)
+        widths = self.anchor_log_widths.to(places[0].dtype).clamp(narrowest, widest).exp().split(sizes)
         for prior, place, centre, width in zip(priors, places, anchors, widths, strict=True):
             prior[:, self._anchored] = gaussian_log_prior(place, centre, width)
         return priors

@@ -39,6 +39,8 @@ class Family:
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
+    # Whether the base's processor begins every prompt with the first special token itself.
+    begins_with_bos: bool = False
 
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
@@ -49,7 +51,7 @@ FAMILIES: dict[str, Family] = {
     "idefics3": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
     "internvl": Family(one_tile={"crop_to_patches": False}),
     "llava_onevision": Family(nesting="per_video", min_frames_per_call=2),
-    "molmo2": Family(one_tile={"max_crops": 1}, layout="molmo2"),
+    "molmo2": Family(one_tile={"max_crops": 1}, layout="molmo2", begins_with_bos=True),
     "qwen2_5_vl": Family(**_MROPE),
     "qwen2_vl": Family(**_MROPE),
     "qwen3_vl": Family(**_MROPE),

@@ -11,6 +11,7 @@ decord and torchcodec are asked for the frames of the same table, on the files w
 refuse on all others. Everything here is ours; the paper does not say how its videos were read.
 """
 
+import bisect
 import http.client
 import io
 import ipaddress
@@ -25,8 +26,8 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -635,7 +636,8 @@ class _FrameTable:
 
     Args:
         pts (`list[int]`): Presentation time stamps in units of `time_base`, strictly increasing; empty if unusable.
-        key_pts (`list[int]`): Those of the key frames, hidden ones in front of an edit included; sorted.
+        keys (`list[tuple[int, int]]`):
+            Presentation and decoding time stamps of the key frames, those hidden in front of an edit included; sorted.
         first_pts, time_base: `seconds = (pts - first_pts) * time_base`.
         duration (`float`): Seconds.
         cut_off (`str`, *optional*): What is missing of a file that stops too early.
@@ -643,7 +645,7 @@ class _FrameTable:
     """
 
     pts: list[int]
-    key_pts: list[int]
+    keys: list[tuple[int, int]]
     time_base: float
     duration: float
     cut_off: str | None = None
@@ -653,6 +655,15 @@ class _FrameTable:
     codec: str = ""
     stream_index: int = 0
     num_video_streams: int = 1
+
+    def key_before(self, pts: int) -> int | None:
+        """Position in `keys` of the key frame at or before a time stamp; `None` if there is none."""
+        position = bisect.bisect_right(self.keys, pts, key=lambda key: key[0]) - 1
+        return None if position < 0 else position
+
+    def seek_target(self, position: int) -> int:
+        """MP4 keeps its index by decoding time: a key frame is found by that, its own or (by the other) a later one."""
+        return self.keys[position][1 if self.format == "mov" else 0]
 
     @property
     def seconds(self) -> np.ndarray:
@@ -747,7 +758,7 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
             _check_duration(source.name, file.container.duration / av.time_base, limits)
         time_base = float(file.stream.time_base)
         pts: list[int] = []
-        key_pts: list[int] = []
+        keys: list[tuple[int, int]] = []
         complete, num_read, num_corrupt, num_hidden, num_errors, last_duration = True, 0, 0, 0, 0, 0
         lowest: int | None = None
         for packet in file.packets():
@@ -762,7 +773,7 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
                 complete = False
                 continue
             if packet.is_keyframe:
-                key_pts.append(packet.pts)
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
             if packet.is_discard:
                 num_hidden += 1
                 continue
@@ -778,7 +789,7 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
         duration = (pts[-1] - pts[0] + last_duration) * time_base if pts else 0.0
         return _FrameTable(
             pts=pts if usable else [],
-            key_pts=sorted(key_pts),
+            keys=sorted(keys),
             time_base=time_base,
             duration=duration,
             has_hidden_packets=num_hidden > 0,
@@ -794,6 +805,14 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoding with PyAV
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+_B = av.video.frame.PictureType.B
+
+
+def _is_intra(frame: Any) -> bool:
+    """Whether decoding can start at a frame: a marked key frame, and really a whole picture (intra-refresh has none)."""
+    return bool(frame.key_frame) and frame.pict_type == av.video.frame.PictureType.I
 
 
 class _Damage:
@@ -829,8 +848,11 @@ class _Damage:
 
     def frame_came(self, frame: Any) -> tuple[bool, list[int | None]]:
         """Whether this frame is intact, and the time stamps of earlier ones that turn out not to be."""
-        is_intra = frame.key_frame and frame.pict_type == av.video.frame.PictureType.I
-        if self.doubtful_since is not None and is_intra and self.fed_at.get(frame.pts, -1) > self.doubtful_since:
+        if (
+            self.doubtful_since is not None
+            and _is_intra(frame)
+            and self.fed_at.get(frame.pts, -1) > self.doubtful_since
+        ):
             self.doubtful_since = None
         revoked: list[int | None] = []
         if frame.is_corrupt:
@@ -838,7 +860,7 @@ class _Damage:
             self.packet_broke(frame.pts)
             # the key frame after a corrupt one was fed after it, whatever else is already inside the decoder
             self.doubtful_since = self.fed_at.get(frame.pts, self.num_fed)
-        if frame.pict_type == av.video.frame.PictureType.B:
+        if frame.pict_type == _B:
             self.b_frames.append(frame.pts)
         else:
             self.b_frames = []
@@ -943,70 +965,62 @@ class _PyAVReader:
     def open(self) -> _File:
         return _File(self.source, self.clock, self.num_threads)
 
-    def collect(self, file: _File, wanted: dict[int, int], album: _Album, after_key: int | None) -> bool:
+    def collect(self, file: _File, wanted: dict[int, int], album: _Album, key_pts: set[int] | None) -> bool:
         """
         Decode from where `file` stands until every frame of `wanted` (time stamp -> place) is in the album.
 
-        False as soon as one is found to be missing, damaged, or reached from a false key frame (`after_key` is the
-        time stamp of the key frame sought).
+        False as soon as one is found to be missing or damaged, or if the first picture after a seek is not that of one
+        of the key frames (`key_pts`, `None` at the start of the file).
         """
         targets = sorted(wanted)
-        num_found, since_last, waiting_for_key = 0, 0, after_key is not None
+        num_found, since_last, is_first = 0, 0, key_pts is not None
         for frame in _decoded(file, self.damage):
-            if frame.pts is None:
+            if frame.pts is None or (is_first and not (_is_intra(frame) and frame.pts in key_pts)):
                 return False
-            if waiting_for_key:
-                if frame.pts < after_key:  # shown before the key frame, but stored behind it
-                    continue
-                if frame.pts != after_key or frame.pict_type != av.video.frame.PictureType.I:
-                    return False
-                waiting_for_key = False
+            is_first = False
             is_intact, revoked = self.damage.frame_came(frame)
             if any(pts in wanted for pts in revoked):
                 return False
-            if num_found < len(targets):
-                if frame.pts > targets[num_found]:
-                    return False
-                if frame.pts < targets[num_found]:
-                    continue
-                if not is_intact:
-                    return False
+            if num_found == len(targets):
+                since_last += 1
+            elif frame.pts > targets[num_found] or (frame.pts == targets[num_found] and not is_intact):
+                return False
+            elif frame.pts == targets[num_found]:
                 album.put_frame(wanted[frame.pts], frame)
                 num_found += 1
-            else:
-                since_last += 1
             # The last one is certain when the picture behind it, to which it may refer, came out without a complaint.
-            is_b = frame.pict_type == av.video.frame.PictureType.B
+            is_b = frame.pict_type == _B
             if num_found == len(targets) and (not is_b or since_last >= _MAX_REORDERED):
                 return True
         return num_found == len(targets)
 
     def by_seeking(self, table: _FrameTable, wanted: dict[int, int], album: _Album) -> bool:
         """One seek per group of wanted frames that share a key frame."""
-        keys = np.asarray(table.key_pts)
         groups: dict[int, dict[int, int]] = {}
         for pts, place in wanted.items():
-            position = int(np.searchsorted(keys, pts, side="right")) - 1
-            if position < 0:
+            position = table.key_before(pts)
+            if position is None:
                 return False
-            groups.setdefault(int(keys[position]), {})[pts] = place
-        hidden = table.pts[0]
+            groups.setdefault(position, {})[pts] = place
+        key_pts = {pts for pts, _ in table.keys}
+        has_hidden_start = table.keys[0][0] < table.pts[0]
         with self.open() as file:
-            for key, group in groups.items():
+            for position, group in groups.items():
                 self.damage.restart()
                 try:
-                    file.container.seek(key, stream=file.stream, backward=True, any_frame=False)
+                    file.container.seek(table.seek_target(position), stream=file.stream)
                 except (av.error.FFmpegError, OSError):
                     return False
-                # A key frame hidden in front of an edit is decoded but never shown.
-                if not self.collect(file, group, album, after_key=key if key >= hidden else None):
+                # A key frame hidden in front of an edit is decoded but does not come out.
+                is_shown = not has_hidden_start or table.keys[position][0] >= table.pts[0]
+                if not self.collect(file, group, album, key_pts if is_shown else None):
                     return False
         return True
 
     def from_start(self, wanted: dict[int, int], album: _Album) -> bool:
         self.damage.restart()
         with self.open() as file:
-            return self.collect(file, wanted, album, after_key=None)
+            return self.collect(file, wanted, album, key_pts=None)
 
     def shown(self) -> tuple[list[int | None], np.ndarray, float]:
         """Decode everything, keep nothing: time stamp and intactness of each frame, and the nominal seconds of one."""
@@ -1136,26 +1150,33 @@ def _why_not(backend: str, source: _Source, table: _FrameTable) -> str | None:
     return None
 
 
-def _key_frames_hold(source: _Source, table: _FrameTable, wanted: list[int], clock: _Clock) -> tuple[str | None, Any]:
+def _check_key_frames(
+    backend: str, source: _Source, table: _FrameTable, wanted: list[int], clock: _Clock
+) -> tuple[str | None, Any]:
     """
-    Whether decoding can start at the key frames before the wanted time stamps, and the first frame.
+    Why decoding cannot start at the key frames before the wanted time stamps, or `None` and the first of them.
 
     In a stream with intra-refresh the packets marked as key frames are not whole pictures, and neither decord nor
     torchcodec notices. Each key frame needed is decoded alone, which costs one picture each.
     """
-    keys = np.asarray(table.key_pts)
-    needed = sorted({int(keys[max(0, int(np.searchsorted(keys, pts, side="right")) - 1)]) for pts in wanted})
+    needed = sorted({table.key_before(pts) for pts in wanted} - {None})
     first_frame = None
     with _File(source, clock) as file:
-        for key in needed or [table.pts[0]]:
-            file.container.seek(key, stream=file.stream, backward=True, any_frame=False)
+        for position in needed:
+            pts = table.keys[position][0]
+            if backend == "decord" and position + 1 < len(table.keys) and table.keys[position + 1][1] <= pts:
+                # Seen on an HEVC file with a key frame every other picture: decord landed one key frame too far.
+                return "its key frames follow each other so closely that it seeks past them", None
+            file.container.seek(table.seek_target(position), stream=file.stream)
             damage = _Damage()
-            frame = next((frame for frame in _decoded(file, damage) if frame.pts is None or frame.pts >= key), None)
-            sound = frame is not None and frame.pts == key and not frame.is_corrupt and not damage.broken
-            if not sound or frame.pict_type != av.video.frame.PictureType.I:
+            frame = next((frame for frame in _decoded(file, damage) if frame.pts is None or frame.pts >= pts), None)
+            if frame is None or frame.pts != pts or not _is_intra(frame) or frame.is_corrupt or damage.broken:
                 return "decoding cannot start at its key frames (intra-refresh or damage)", None
             first_frame = frame if first_frame is None else first_frame
-    return None, first_frame
+    matrix = None if first_frame is None else _display_matrix(first_frame)
+    if matrix is not None and matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0:
+        return "the picture is to be shown mirrored, and it only turns", None
+    return (None, first_frame) if first_frame is not None else ("it does not begin with a key frame", None)
 
 
 def _read_other(
@@ -1169,7 +1190,8 @@ def _read_other(
     if reason is None:
         seconds = table.seconds
         chosen = request.choose(seconds, table.duration, source.name)
-        reason, first = _key_frames_hold(source, table, [table.pts[index] for index in chosen], clock)
+        wanted = [table.pts[index] for index in chosen]
+        reason, first = _check_key_frames(backend, source, table, wanted, clock)
     if reason is None:
         _check_frame_size(source.name, first.height, first.width, request.limits)
         expected = _Album(source.name, 1, request.limits)
@@ -1540,10 +1562,8 @@ class _Download:
         self.is_over = True
         current = self.socket
         if current is not None:
-            try:
+            with suppress(OSError):
                 current.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def connect(self, url: str) -> http.client.HTTPConnection:
         """Connect to an address that was checked; the name is only sent along, so it cannot be resolved to another."""

@@ -1,0 +1,79 @@
+"""
+Registration with transformers: the only lines that touch the Auto classes and the pipeline registry.
+
+`import transformers` loads neither torch nor its Auto classes, and neither does importing this package: each registry is
+filled at the moment transformers imports it.
+"""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+
+MODEL_TYPE = "linvt"
+PIPELINE_TASKS = ("video-question-answering", "video-text-to-text")
+
+_PACKAGE = __package__
+
+
+class _LazyClass:
+    """
+    Stands in a registry for a class whose module is loaded at first use.
+
+    A model class cannot be imported while transformers is still importing its own modules, which is when its registry
+    becomes available. `from_pretrained` and everything else is that of the class.
+    """
+
+    def __init__(self, module: str, name: str, config_class: type) -> None:
+        self.__module__ = f"{_PACKAGE}.{module}"
+        self.__name__ = self.__qualname__ = name
+        self.config_class = config_class
+
+    def _load(self) -> type:
+        return getattr(importlib.import_module(self.__module__), self.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._load()(*args, **kwargs)
+
+
+def _config_class() -> type:
+    return importlib.import_module(".model.configuration_linvt", _PACKAGE).LinVTConfig
+
+
+def _register_config(module: ModuleType) -> None:
+    module.AutoConfig.register(MODEL_TYPE, _config_class(), exist_ok=True)
+
+
+def _register_model(module: ModuleType) -> None:
+    model = _LazyClass("model.modeling_linvt", "LinVTForVideoQA", _config_class())
+    for auto_class in (module.AutoModel, module.AutoModelForImageTextToText):
+        auto_class.register(_config_class(), model, exist_ok=True)
+
+
+def _register_processor(module: ModuleType) -> None:
+    processor = _LazyClass("model.processing_linvt", "LinVTProcessor", _config_class())
+    module.AutoProcessor.register(_config_class(), processor, exist_ok=True)
+
+
+def _register_pipelines(module: ModuleType) -> None:
+    pipeline = importlib.import_module(".pipeline", _PACKAGE).VideoQuestionAnsweringPipeline
+    for task in PIPELINE_TASKS:
+        module.PIPELINE_REGISTRY.register_pipeline(
+            task, pipeline_class=pipeline, pt_model=module.AutoModelForImageTextToText, type="multimodal"
+        )
+
+
+def register() -> None:
+    """Make LinVT known to transformers: at once where a registry is loaded already, else when it is."""
+    for name, function in (
+        ("transformers.models.auto.configuration_auto", _register_config),
+        ("transformers.models.auto.modeling_auto", _register_model),
+        ("transformers.models.auto.processing_auto", _register_processor),
+        ("transformers.pipelines", _register_pipelines),
+    ):
+        wrapt.register_post_import_hook(function, name)

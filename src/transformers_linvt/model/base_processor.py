@@ -1,0 +1,225 @@
+"""The processor of the base model: loading it, also where torchvision is missing, and how it marks a picture."""
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, processing_utils
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.utils import is_torchvision_available
+from transformers.video_processing_utils import VideoProcessorMixin
+
+from .base_vlm import Family, family_of
+from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+
+
+class NoVideoProcessor(VideoProcessorMixin):
+    """
+    Takes the place of the base's own video processor where torchvision is missing; calling it is an error.
+
+    The video processors of transformers need torchvision, and a processor class that has one cannot be built without.
+    LinVT uses the image path, so it needs neither.
+
+    Args:
+        settings (`dict`):
+            Of the real video processor. They are saved again as they are, so that nothing is lost for a machine that
+            has torchvision; SmolVLM's processor reads two of them, which are there as attributes.
+    """
+
+    num_frames: int | None = None
+    fps: float | None = None
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.settings = dict(settings or {})
+        for name, value in self.settings.items():
+            setattr(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings it was built from."""
+        return copy.deepcopy(self.settings)
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> None:
+        """
+        Refuse.
+
+        Raises:
+            LinVTInputError: always; the base's own video path is not installed.
+        """
+        raise LinVTInputError(
+            "The base's own video processor needs torchvision, which is not installed. Pass the video to "
+            "LinVTProcessor, which uses the base's image path, or install torchvision."
+        )
+
+
+@contextlib.contextmanager
+def _video_processors_known() -> Iterator[None]:
+    # Processors check the class of their parts among the top-level names of transformers, and without torchvision this
+    # one is missing there (5.23: AttributeError in ProcessorMixin.check_argument_for_proper_class).
+    names = processing_utils.transformers_module
+    if hasattr(names, "VideoProcessorMixin"):
+        yield
+        return
+    names.VideoProcessorMixin = VideoProcessorMixin
+    try:
+        yield
+    finally:
+        del names.VideoProcessorMixin
+
+
+def load_base_processor(name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+    """
+    The processor of a base model, by repository id or folder; works without torchvision.
+
+    Raises:
+        CheckpointError: nothing there, or a part of it is missing.
+        UnsupportedBaseError: what is there is no processor with a tokenizer and an image processor, or one of its parts
+            needs a package that is missing.
+    """
+    try:
+        settings, _ = ProcessorMixin.get_processor_dict(name_or_path, **kwargs)
+        # A folder that LinVTProcessor saved names the base's own class beside ours.
+        class_name = settings.get("base_processor_class")
+        processor_class = getattr(transformers, class_name) if class_name else None
+        if is_torchvision_available():
+            processor = (processor_class or AutoProcessor).from_pretrained(name_or_path, **kwargs)
+        else:
+            processor = _load_parts(name_or_path, settings, **kwargs)
+    except OSError as error:
+        raise CheckpointError(
+            f"The processor of {name_or_path!r} could not be loaded: {error} Check the name and the network."
+        ) from error
+    except ImportError as error:
+        raise UnsupportedBaseError(f"The processor of {name_or_path!r} needs a package: {error}") from error
+    except ValueError as error:  # "Unrecognized ...": no such processor in transformers
+        raise UnsupportedBaseError(
+            f"{name_or_path!r} has no processor that LinVT can use: {error} LinVT needs the processor of an image-text "
+            "model, such as Qwen2-VL, InternVL or LLaVA; some need torchvision."
+        ) from error
+    check_base_processor(processor)
+    return processor
+
+
+def check_base_processor(processor: Any) -> None:
+    """
+    Refuse a processor that cannot make pictures and text.
+
+    Raises:
+        UnsupportedBaseError: no tokenizer, or no image processor.
+    """
+    for part in ("tokenizer", "image_processor"):
+        if getattr(processor, part, None) is None:
+            raise UnsupportedBaseError(
+                f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
+                "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
+            )
+
+
+def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
+    """The processor without torchvision: where it has a video processor, built from its parts with a stand-in for it."""
+    class_name = settings.get("base_processor_class") or settings.get("processor_class")
+    if class_name is None:
+        class_name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **kwargs).model_type)
+    processor_class = getattr(transformers, class_name or "", AutoProcessor)
+    attributes = processor_class.get_attributes() if issubclass(processor_class, ProcessorMixin) else []
+    if "video_processor" not in attributes:
+        return processor_class.from_pretrained(source, **kwargs)
+    loaders = {
+        "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(source, backend="pil", **kwargs),
+        "video_processor": lambda: NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source, **kwargs)[0]),
+    }
+    if unknown := [attribute for attribute in attributes if attribute not in loaders]:
+        raise UnsupportedBaseError(f"{class_name} needs torchvision (it has a {', '.join(unknown)} as well). Install it.")
+    parts = [loaders[attribute]() for attribute in attributes]
+    with _video_processors_known():
+        return processor_class.from_args_and_dict(parts, settings)
+
+
+def model_type_of(processor: ProcessorMixin) -> str:
+    """The architecture a processor class belongs to, "" where the class does not tell (several, or its own)."""
+    types = [name for name, class_name in PROCESSOR_MAPPING_NAMES.items() if class_name == type(processor).__name__]
+    listed = [name for name in types if family_of(name) != Family()]
+    return (listed or types or [""])[0]
+
+
+@dataclass(frozen=True)
+class VisualMarkers:
+    """
+    How the base writes one picture into the prompt.
+
+    Attributes:
+        placeholder (`str`): what its chat template writes, to be replaced.
+        token (`str`): the token that is repeated, once per visual token.
+        token_id (`int`): its id; the model's `config.image_token_id`.
+        before, after (`str`): the base's own markers around the repeated tokens.
+    """
+
+    placeholder: str
+    token: str
+    token_id: int
+    before: str
+    after: str
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin, family: Family) -> "VisualMarkers":
+        """
+        Read the markers off what the base's processor writes for a grey picture.
+
+        Raises:
+            UnsupportedBaseError: the processor does not say how it writes a picture.
+        """
+        placeholder = getattr(processor, "image_token", None)
+        frame = np.full((224, 224, 3), 128, dtype=np.uint8)
+        try:
+            written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+        except NotImplementedError:
+            written = None
+        if placeholder is None or not written:
+            raise UnsupportedBaseError(
+                f"{type(processor).__name__} does not say how it writes a picture into the prompt (image_token, "
+                "replace_image_token), so a video has no place there."
+            )
+        ids = processor.tokenizer(written, add_special_tokens=False)["input_ids"]
+        token_id = Counter(ids).most_common(1)[0][0]
+        token = processor.tokenizer.convert_ids_to_tokens(token_id)
+        first, last = written.find(token), written.rfind(token) + len(token)
+        return cls(placeholder, token, token_id, written[:first], written[last:])
+
+    def video(self, num_video_tokens: int) -> str:
+        """What stands for a whole video."""
+        return self.before + self.token * num_video_tokens + self.after
+
+
+def frame_inputs(processor: ProcessorMixin, family: Family, frames: list[np.ndarray]) -> dict[str, Any]:
+    """
+    Frames of one video through the base's image processor, one tile each.
+
+    Args:
+        frames: arrays `(height, width, 3)`, uint8, RGB.
+
+    Returns:
+        Everything the image processor returned, as tensors, under its own names.
+    """
+    if family.nesting == "per_frame":
+        nested: list[Any] = [[frame] for frame in frames]
+    elif family.nesting == "per_video":  # a lone picture of a sample would be split into tiles
+        nested = [frames + [frames[-1]] * (family.min_frames_per_call - len(frames))]
+    else:
+        nested = frames
+    options = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
+    defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name not in options}
+    accepted = processor.image_processor.valid_kwargs.__annotations__
+    defaults = {name: value for name, value in defaults.items() if name in accepted}
+    inputs = dict(processor.image_processor(nested, **defaults, **options))
+    if family.nesting == "per_video":
+        inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
+    return inputs
+
+
+__all__ = ["NoVideoProcessor", "VisualMarkers", "check_base_processor", "frame_inputs", "load_base_processor"]
