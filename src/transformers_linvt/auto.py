@@ -6,6 +6,7 @@ filled at the moment transformers imports it.
 """
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -41,12 +42,22 @@ class _LazyClass:
         return self._load()(*args, **kwargs)
 
 
+_CONFIGURATION = f"{_PACKAGE}.model.configuration_linvt"
+
+
 def _config_class() -> type:
-    return importlib.import_module(".model.configuration_linvt", _PACKAGE).LinVTConfig
+    return importlib.import_module(_CONFIGURATION).LinVTConfig
+
+
+def _load_config(_: ModuleType) -> None:
+    # Where our configuration is what made transformers load its registry, it is half-way through its own import here:
+    # then the hook on it, which runs when that is done, is enough.
+    if _CONFIGURATION not in sys.modules:
+        importlib.import_module(_CONFIGURATION)
 
 
 def _register_config(module: ModuleType) -> None:
-    module.AutoConfig.register(MODEL_TYPE, _config_class(), exist_ok=True)
+    module.AutoConfig.register(MODEL_TYPE, module.LinVTConfig, exist_ok=True)
 
 
 def _register_model(module: ModuleType) -> None:
@@ -71,7 +82,8 @@ def _register_pipelines(module: ModuleType) -> None:
 def register() -> None:
     """Make LinVT known to transformers: at once where a registry is loaded already, else when it is."""
     for name, function in (
-        ("transformers.models.auto.configuration_auto", _register_config),
+        (_CONFIGURATION, _register_config),
+        ("transformers.models.auto.configuration_auto", _load_config),
         ("transformers.models.auto.modeling_auto", _register_model),
         ("transformers.models.auto.processing_auto", _register_processor),
         ("transformers.pipelines", _register_pipelines),

@@ -1,0 +1,72 @@
+# The two commands of the README are `make demo` and `make test`; each sets up everything that it needs, once.
+.POSIX:
+
+# the Python that the environment is made from: make PYTHON=python3.12 demo
+PYTHON = python3
+# Small tensors gain nothing from many threads and lose much where they share the processor: two, unless told otherwise
+THREADS = 2
+# for single runs: make test TESTS="tests/test_package.py -k wheel"
+TESTS =
+# handed to the training script: make train-shapes-vlm ARGS="--help"
+ARGS =
+
+BIN = .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+RUN = OMP_NUM_THREADS=$(THREADS) $(BIN)
+PYTEST = $(RUN)/python -m pytest
+
+.PHONY: help demo test test-bases test-slow train-shapes-vlm format clean
+
+help:
+	@echo "make demo              set up .venv, then answer questions about a video it draws"
+	@echo "make test              set up .venv, then ruff and the tests that CI runs"
+	@echo "make test-bases        the tests over every architecture of transformers"
+	@echo "make test-slow         the tests that take a minute or more each"
+	@echo "make train-shapes-vlm  train the small model that the wheel carries, again"
+	@echo "make format            let ruff mend and format the sources"
+	@echo "make clean             remove .venv, caches and builds"
+
+demo: .venv/installed
+	$(RUN)/linvt demo
+
+test: .venv/installed-dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(PYTEST) $(TESTS)
+
+test-bases: .venv/installed-dev
+	$(PYTEST) -m bases $(TESTS)
+
+test-slow: .venv/installed-dev
+	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
+
+train-shapes-vlm: .venv/installed-dev
+	$(RUN)/python examples/train_shapes_vlm.py $(ARGS)
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
+.venv/installed: pyproject.toml constraints.txt .venv/python-found
+	@echo "Installing transformers-linvt into .venv (once, a minute or more)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt .venv/python-found
+	@echo "Installing transformers-linvt with its tools for tests and training into .venv (once, a minute or more)"
+	@$(PIP_INSTALL) --editable ".[dev,training]"
+	@touch .venv/installed $@
+
+# An environment that was cut off half-way has no stamp and is made anew
+.venv/python-found:
+	@$(PYTHON) -c 'import re, sys; \
+	least = int(re.search("requires-python = .>=3.([0-9]+)", open("pyproject.toml").read()).group(1)); \
+	sys.version_info >= (3, least) or sys.exit("transformers-linvt needs Python 3.%d or newer and this is %s: " \
+	    "name another, make PYTHON=python3.%d ..." % (least, sys.version.split()[0], least))'
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@

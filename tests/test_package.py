@@ -1,0 +1,376 @@
+"""
+What the package is before it does anything: its layers, the cost of importing it, its documentation, its wheel.
+
+The layers are read from the syntax tree, so that they hold for code that no test runs. `model/` travels to the Hub
+with a checkpoint, where a rule collects its files that understands `from .x import y` and nothing else.
+"""
+
+import ast
+import email
+import email.message
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import transformers_linvt
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "transformers_linvt"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Arrows point down: a part imports from parts that stand before it, and from itself.
+LAYERS = (
+    {"model"},
+    {"shapes", "evidence", "embedded"},
+    {"pipeline"},
+    {"auto"},
+    {"__init__"},
+    {"training", "evaluation"},
+    {"cli"},
+)
+# Third-party libraries of model/; some files have fewer, and optional decoders are imported where they are used.
+MODEL_LIBRARIES = {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub", "av"}
+OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
+# Distributions whose module has another name
+MODULE_NAMES = {"pillow": "PIL", "lmms-eval": "lmms_eval"}
+FILE_LIBRARIES = {
+    "errors.py": set(),
+    "significance.py": {"torch"},
+    "aggregation.py": {"torch"},
+    "linear_video_tokenizer.py": {"torch"},
+    "video_reading.py": {"numpy", "av", "PIL"},
+}
+# What an import of the package must not pull in: each costs tenths of seconds or more, or may be missing.
+HEAVY = {
+    "torch", "torchvision", "torchcodec", "av", "decord", "PIL.Image", "PIL.ImageDraw", "peft", "trl", "datasets",
+    "accelerate", "matplotlib", "pandas",
+}  # fmt: skip
+
+Import = tuple[ast.Import | ast.ImportFrom, bool]
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def place(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node).splitlines()[0]}"
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import statement of a file, and whether it stands inside a function."""
+
+    def visit(node: ast.AST, in_function: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                yield child, in_function
+            else:
+                function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from visit(child, in_function or function)
+
+    yield from visit(tree_of(path), False)
+
+
+def modules_named(path: Path, node: ast.Import | ast.ImportFrom) -> list[str]:
+    """What a statement imports, as absolute names: `from .x import y` in model/ is `transformers_linvt.model.x.y`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        parents = ("transformers_linvt", *path.relative_to(PACKAGE).parts)[: -node.level]
+        base = ".".join([*parents, base] if base else parents)
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def part_of(module: str) -> str:
+    """The part of the package that a module name belongs to: `transformers_linvt.model.errors` is of `model`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and any(parts[1] in layer for layer in LAYERS) else "__init__"
+
+
+def is_own(module: str) -> bool:
+    return module.partition(".")[0] == "transformers_linvt"
+
+
+def run_python(code: str, *options: str, folder: Path = PACKAGE.parent) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, *options, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_belongs_to_a_layer():
+    known = set().union(*LAYERS)
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert parts - known == set(), "a new part of the package: say in LAYERS where it stands"
+
+
+def test_arrows_between_the_parts_of_the_package_point_down():
+    rank = {part: level for level, layer in enumerate(LAYERS) for part in layer}
+    upward = []
+    for path in FILES:
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node, _ in imports_of(path):
+            for module in filter(is_own, modules_named(path, node)):
+                part = part_of(module)
+                if part != own and rank[part] >= rank[own]:
+                    upward.append(place(path, node))
+    assert upward == []
+
+
+def test_files_of_model_import_each_other_only_as_from_dot_x_import_y():
+    siblings = {path.stem for path in (PACKAGE / "model").glob("*.py")}
+    others = []
+    for path in (PACKAGE / "model").rglob("*.py"):
+        for node, _ in imports_of(path):
+            if any(map(is_own, modules_named(path, node))):
+                flat = isinstance(node, ast.ImportFrom) and node.level == 1 and node.module in siblings
+                if not flat or any(alias.name == "*" for alias in node.names):
+                    others.append(place(path, node))
+    assert others == []
+
+
+def test_model_is_one_flat_folder():
+    assert [path.name for path in (PACKAGE / "model").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+def test_files_of_model_use_no_library_but_their_own():
+    others = []
+    for path in (PACKAGE / "model").rglob("*.py"):
+        allowed = FILE_LIBRARIES.get(path.name, MODEL_LIBRARIES) | set(sys.stdlib_module_names)
+        for node, in_function in imports_of(path):
+            for module in modules_named(path, node):
+                library = module.partition(".")[0]
+                where_used = in_function and library in OPTIONAL_LIBRARIES and path.name == "video_reading.py"
+                if not is_own(module) and library not in allowed and not where_used:
+                    others.append(place(path, node))
+    assert others == []
+
+
+def test_no_function_imports_the_package():
+    inside = [
+        place(path, node)
+        for path in FILES
+        for node, in_function in imports_of(path)
+        if in_function and any(map(is_own, modules_named(path, node)))
+    ]
+    assert inside == []
+
+
+def test_only_auto_touches_the_registries_of_transformers():
+    touching = []
+    for path in FILES:
+        if path == PACKAGE / "auto.py":
+            continue
+        for node in ast.walk(tree_of(path)):
+            registers = (
+                isinstance(node, ast.Attribute)
+                and node.attr == "register"
+                and ast.unparse(node.value).rpartition(".")[2].startswith("Auto")
+            )
+            name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+            if registers or name in ("PIPELINE_REGISTRY", "register_pipeline"):
+                touching.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert touching == []
+
+
+def test_nothing_prints_but_the_command_line():
+    prints = [
+        place(path, node)
+        for path in FILES
+        if path.name != "cli.py"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
+    ]
+    assert prints == []
+
+
+# --- documentation ---------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_says_what_it_is():
+    assert len(transformers_linvt.__all__) == len(set(transformers_linvt.__all__)) > 0
+    silent = []
+    for name in transformers_linvt.__all__:
+        words = getattr(transformers_linvt, name).__doc__ or ""
+        if not words.strip() or words.startswith(
+            f"{name}("
+        ):  # a dataclass without a docstring gets its signature for one
+            silent.append(name)
+    assert silent == []
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    """Public methods too; those of at most five lines may leave it to the method that they override."""
+    silent = []
+    for path in FILES:
+        functions: list[tuple[ast.AST, int]] = [(node, 0) for node in tree_of(path).body]
+        for node, free_lines in functions:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith(
+                "_"
+            ):
+                continue
+            if ast.get_docstring(node) is None and node.end_lineno - node.lineno + 1 > free_lines:
+                silent.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+            if isinstance(node, ast.ClassDef):
+                functions += [(member, 5) for member in node.body]
+    assert silent == []
+
+
+def test_changelog_and_citation_name_the_version_of_the_source():
+    version = transformers_linvt.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.+?)\].*?$(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    assert newest is not None
+    if Version(version).is_devrelease:
+        assert newest[1] == "Unreleased"
+        assert re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.]*\w)", newest[2])
+    else:
+        assert newest[1] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+# --- importing -------------------------------------------------------------------------------------------------------
+
+
+def test_import_costs_little_beyond_transformers_itself():
+    code = (
+        "import time, transformers; start = time.perf_counter(); import transformers_linvt; "
+        "print(time.perf_counter() - start)"
+    )
+    seconds = min(float(run_python(code).stdout) for _ in range(3))
+    assert seconds < 0.3
+
+
+def test_import_pulls_in_nothing_heavy():
+    code = (
+        "import json, sys, transformers; before = set(sys.modules); import transformers_linvt; "
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    new = set(json.loads(run_python(code).stdout))
+    assert "transformers_linvt" in new
+    assert new & HEAVY == set()
+
+
+def test_import_says_nothing():
+    done = run_python("import transformers_linvt", "-W", "always")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["LinVTConfig", "LinVTForVideoQA", "LinVTProcessor"])
+def test_a_public_name_can_be_the_first_thing_that_is_used(name):
+    """Registering while the module of `LinVTConfig` was half loaded once made its import a circle."""
+    code = f"import transformers_linvt; print(transformers_linvt.{name}.__name__)"
+    assert run_python(code).stdout.split() == [name]
+
+
+# --- the wheel -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel of this tree, built with what is installed and nothing from anywhere else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--wheel-dir", folder]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, ROOT], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, f"{done.stderr}\n(the build backend is in the extra: pip install -e '.[dev]')"
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(wheel.read(name))
+
+
+def test_wheel_holds_every_file_of_the_package(wheel):
+    files = {
+        f"transformers_linvt/{path.relative_to(PACKAGE).as_posix()}"
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files - set(wheel.namelist()) == set()
+    assert "transformers_linvt/py.typed" in files
+    assets = [name for name in files if name.startswith("transformers_linvt/assets/")]
+    assert {".safetensors", ".json", ".jinja"} <= {Path(name).suffix for name in assets}
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    top = {name.partition("/")[0] for name in wheel.namelist()}
+    assert top == {"transformers_linvt", f"transformers_linvt-{transformers_linvt.__version__}.dist-info"}
+    assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_wheel_names_version_licence_and_command(wheel, metadata):
+    assert metadata["Name"] == "transformers-linvt"
+    assert metadata["Version"] == transformers_linvt.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    (entry_points,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    assert "linvt = transformers_linvt.cli:main" in wheel.read(entry_points).decode().splitlines()
+
+
+def test_package_from_the_wheel_can_be_imported_without_the_sources(wheel, tmp_path):
+    wheel.extractall(tmp_path)
+    code = "import transformers_linvt as package; print(package.__version__, package.__file__)"
+    version, file = run_python(code, folder=tmp_path).stdout.split(maxsplit=1)
+    assert version == transformers_linvt.__version__
+    assert Path(file.strip()).is_relative_to(tmp_path)
+
+
+def test_constraints_pin_one_allowed_version_of_every_requirement(metadata):
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    # one exact, public version and nothing else: no address, no path, no label of one machine's build
+    assert [str(pin) for pin in pins if not re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)) or pin.url] == []
+    pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    assert len(pinned) == len(pins)
+    unfit = []
+    for text in metadata.get_all("Requires-Dist"):
+        requirement = Requirement(text)
+        if "evaluation" in str(requirement.marker):
+            continue  # its harness wants an environment of its own
+        version = pinned.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            unfit.append(f"{text} (pinned: {version})")
+    assert unfit == []
+
+
+def test_every_library_that_is_imported_is_required(metadata):
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+
+    def modules(*extras: str, everywhere: bool = True) -> set[str]:
+        names = set()
+        for requirement in requirements:
+            extra = re.search(r"extra == [\"'](\w+)", str(requirement.marker))
+            if (extra is None or extra[1] in extras) and (everywhere or requirement.marker is None or extra):
+                names.add(MODULE_NAMES.get(requirement.name, requirement.name.replace("-", "_")))
+        return names
+
+    missing = []
+    for path in FILES:
+        extras = {"training", "evaluation"} & set(path.relative_to(PACKAGE).parts)
+        at_once, where_used = modules(*extras, everywhere=False), modules(*extras, "torchcodec", "training")
+        for node, in_function in imports_of(path):
+            for library in {module.partition(".")[0] for module in modules_named(path, node)}:
+                allowed = {"transformers_linvt", *sys.stdlib_module_names} | (where_used if in_function else at_once)
+                if library not in allowed:
+                    missing.append(place(path, node))
+    assert missing == []

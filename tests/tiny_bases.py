@@ -1,0 +1,1156 @@
+"""Tiny image models of nine families, each with a working processor, built in memory from data.
+
+Nothing is downloaded: the weights are random, the tokenizer is trained here on a few sentences, and the chat templates
+are short ones that render like the family's own. A family is one [`BaseSpec`] in `BASES`; everything else in this file
+is the same for all of them, so another architecture is another entry.
+
+The weights are drawn again after construction ([`randomise`]): several families start with a projection of zeros, or
+so small that a picture cannot move the logits, and a test on such a model proves nothing.
+
+torchvision is not needed. Processors that insist on a video processor get [`NoVideoProcessor`], and Molmo2, whose
+image processor exists for torchvision only, gets [`Molmo2NumpyImageProcessor`].
+"""
+
+import contextlib
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tokenizers
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    processing_utils,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import make_flat_list_of_images
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.video_processing_utils import VideoProcessorMixin
+
+
+# Sentences the byte-level BPE learns its merges from. Any other text is still tokenised: the alphabet is all bytes.
+TRAINING_TEXT = (
+    "What is in the video? What colour is the object at the end? Describe the picture in one sentence.",
+    "How many people are there in the room? What happens after the red ball leaves the table?",
+    "The small blue square is left of the large green circle. Yes. No. There are two. It is at the top.",
+    "A chat between a curious user and an artificial intelligence assistant. You are a helpful assistant.",
+    "user assistant system model User: Assistant: USER: ASSISTANT:",
+)
+NUM_MERGES = 48
+
+
+@dataclass(frozen=True)
+class TokenId:
+    """Stands for the id of a token in the data of a config; replaced when the tokenizer is known."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class VocabSize:
+    """Stands for the number of tokens in the data of a config; `additional=True`: of `additional_tokens` alone."""
+
+    additional: bool = False
+
+
+VOCAB = VocabSize()
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """
+    One tiny base, as data.
+
+    Args:
+        config_class (`str`): Name of the config class in `transformers`.
+        config (`dict`): Its arguments. [`TokenId`] and [`VocabSize`] anywhere inside are replaced by numbers.
+        processor_class (`str`): Name of the processor class in `transformers`.
+        image_processor_class (`str`): Name of an image processor in `transformers` or in this file.
+        chat_template (`str`): Jinja source.
+        image_processor (`dict`): Arguments of the image processor.
+        video_processor (`dict`): Settings of the family's video processor, which are saved but not used here.
+        processor (`dict`): Further arguments of the processor.
+        named_tokens (`dict[str, str]`): Standard special tokens, e.g. `{"eos_token": "<|im_end|>"}`.
+        tokenizer_attributes (`dict[str, str]`): Special tokens that the family's processor reads off the tokenizer
+            as attributes, e.g. `{"start_image_token": "<img>"}`.
+        special_tokens (`tuple[str, ...]`): Special tokens without an attribute.
+        additional_tokens (`tuple[str, ...]`): Tokens beyond the language model's own vocabulary (Molmo2).
+        adds_bos (`bool`): Whether the tokenizer puts `bos_token` in front of a text.
+        padding_side (`str`): `"left"` or `"right"`.
+        frame_size (`tuple[int, int]`): Height and width in pixels of the frames that tests should use.
+        one_tile (`dict`): Options of the image processor that give exactly one tile per frame.
+        frame_nesting (`str`): How the frames of one video are handed to the image processor: `"flat"` ([f1, f2]),
+            `"per_video"` ([[f1, f2]]) or `"per_frame"` ([[f1], [f2]]).
+        tokens_per_frame (`int`): Feature rows of one frame of `frame_size` with `one_tile`.
+        token_grid (`tuple[int, int]`): Rows and columns of those tokens (of the first view for Molmo2).
+        type_ids (`str`, *optional*): Name of the type-id input of the model.
+    """
+
+    config_class: str
+    config: Mapping[str, Any]
+    processor_class: str
+    image_processor_class: str
+    chat_template: str
+    image_processor: Mapping[str, Any] = field(default_factory=dict)
+    video_processor: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    named_tokens: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_attributes: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: tuple[str, ...] = ()
+    additional_tokens: tuple[str, ...] = ()
+    adds_bos: bool = False
+    padding_side: str = "left"
+    frame_size: tuple[int, int] = (48, 80)
+    one_tile: Mapping[str, Any] = field(default_factory=dict)
+    frame_nesting: str = "flat"
+    tokens_per_frame: int = 0
+    token_grid: tuple[int, int] = (0, 0)
+    type_ids: str | None = None
+
+
+QWEN_VL_TEMPLATE = """\
+{%- if messages[0].role != 'system' %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content %}
+{%- if item.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif item.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>
+{%- elif item.type == 'text' %}{{ item.text }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+INTERNVL_TEMPLATE = """\
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content %}
+{%- if item.type == 'image' %}<IMG_CONTEXT>
+{% elif item.type == 'video' %}<video>
+{% elif item.type == 'text' %}{{ item.text }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+# Pictures first, then videos, then the text, whatever the order of the items: as the family's own template does.
+LLAVA_ONEVISION_TEMPLATE = """\
+{%- for message in messages %}<|im_start|>{{ message.role }}{{ ' ' }}
+{%- if message.content is string %}{{ '\\n' + message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}<image>{% endfor %}
+{%- for item in message.content if item.type == 'video' %}<video>{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ '\\n' + item.text }}{% endfor %}
+{%- endif %}<|im_end|>
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+LLAVA_TEMPLATE = """\
+A chat between a curious user and an artificial intelligence assistant.{{ ' ' }}
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{{- (message.content if message.content is string else message.content[0].text) + ' ' }}
+{%- else %}{{ message.role | upper }}:{{ ' ' }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}{{ '<image>\\n' }}{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}
+{%- if message.role == 'assistant' %}<|endoftext|>{% else %}{{ ' ' }}{% endif %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}ASSISTANT:{% endif %}"""
+
+SMOLVLM_TEMPLATE = """\
+<|im_start|>
+{%- for message in messages %}{{ message.role | capitalize }}
+{%- if message.content is string %}{{ ': ' + message.content }}
+{%- else %}{{ ':' if message.content[0].type == 'image' else ': ' }}
+{%- for item in message.content %}
+{%- if item.type == 'text' %}{{ item.text }}
+{%- elif item.type == 'image' %}<image>
+{%- elif item.type == 'video' %}<video>
+{%- endif %}
+{%- endfor %}
+{%- endif %}<end_of_utterance>
+{% endfor %}
+{%- if add_generation_prompt %}Assistant:{% endif %}"""
+
+GEMMA3_TEMPLATE = """\
+{{ bos_token }}
+{%- set ns = namespace(prefix='') %}
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{%- set ns.prefix = (message.content if message.content is string else message.content[0].text) + '\\n\\n' %}
+{%- else %}<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}
+{{ ns.prefix }}
+{%- set ns.prefix = '' %}
+{%- if message.content is string %}{{ message.content | trim }}
+{%- else %}
+{%- for item in message.content %}
+{%- if item.type == 'image' %}<start_of_image>
+{%- elif item.type == 'text' %}{{ item.text | trim }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}<end_of_turn>
+{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+
+MOLMO2_TEMPLATE = """\
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}<|image|>{% endfor %}
+{%- for item in message.content if item.type == 'video' %}<|video|>{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+CHATML_TOKENS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+QWEN_VL_TOKENS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+QWEN_VL_IDS = {
+    "image_token_id": TokenId("<|image_pad|>"),
+    "video_token_id": TokenId("<|video_pad|>"),
+    "vision_start_token_id": TokenId("<|vision_start|>"),
+    "vision_end_token_id": TokenId("<|vision_end|>"),
+}
+# `size` is an area in pixels for this family; 96 x 96 keeps a 48 x 80 frame as it is.
+QWEN_VL_PIXELS = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
+# Never the same number twice within one family, so that a swapped axis is an error and not luck.
+BASES: dict[str, BaseSpec] = {
+    "qwen2_vl": BaseSpec(
+        config_class="Qwen2VLConfig",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "hidden_size": 48,
+                "intermediate_size": 72,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+                "bos_token_id": None,
+                "eos_token_id": TokenId("<|im_end|>"),
+                "pad_token_id": TokenId("<|endoftext|>"),
+            },
+            "vision_config": {
+                "depth": 2,
+                "embed_dim": 32,
+                "hidden_size": 48,
+                "num_heads": 2,
+                "mlp_ratio": 2,
+                "patch_size": 8,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+            },
+            **QWEN_VL_IDS,
+        },
+        processor_class="Qwen2VLProcessor",
+        image_processor_class="Qwen2VLImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_VL_PIXELS},
+        video_processor={"video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=QWEN_VL_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=QWEN_VL_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "qwen2_5_vl": BaseSpec(
+        config_class="Qwen2_5_VLConfig",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "hidden_size": 40,
+                "intermediate_size": 68,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2, 2]},
+                "bos_token_id": None,
+                "eos_token_id": TokenId("<|im_end|>"),
+                "pad_token_id": TokenId("<|endoftext|>"),
+            },
+            "vision_config": {
+                "depth": 2,
+                "hidden_size": 32,
+                "intermediate_size": 44,
+                "num_heads": 2,
+                "out_hidden_size": 40,
+                "patch_size": 8,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "window_size": 32,
+                "fullatt_block_indexes": [1],
+            },
+            **QWEN_VL_IDS,
+        },
+        processor_class="Qwen2_5_VLProcessor",
+        image_processor_class="Qwen2VLImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_VL_PIXELS},
+        video_processor={"video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=QWEN_VL_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=QWEN_VL_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "qwen3_vl": BaseSpec(
+        config_class="Qwen3VLConfig",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "hidden_size": 56,
+                "intermediate_size": 76,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1e4,
+                    "mrope_section": [4, 2, 2],
+                    "mrope_interleaved": True,
+                },
+                "pad_token_id": TokenId("<|endoftext|>"),
+            },
+            "vision_config": {
+                "depth": 3,
+                "hidden_size": 32,
+                "intermediate_size": 44,
+                "num_heads": 2,
+                "out_hidden_size": 56,
+                "patch_size": 8,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            **QWEN_VL_IDS,
+        },
+        processor_class="Qwen3VLProcessor",
+        image_processor_class="Qwen2VLImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_VL_PIXELS},
+        video_processor={"video_processor_type": "Qwen3VLVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=QWEN_VL_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=QWEN_VL_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "internvl": BaseSpec(
+        config_class="InternVLConfig",
+        config={
+            "text_config": {
+                "model_type": "qwen2",
+                "vocab_size": VOCAB,
+                "hidden_size": 44,
+                "intermediate_size": 70,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "max_position_embeddings": 2048,
+                "bos_token_id": None,
+                "eos_token_id": TokenId("<|im_end|>"),
+                "pad_token_id": TokenId("<|endoftext|>"),
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {
+                "hidden_size": 36,
+                "intermediate_size": 50,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": (32, 32),
+                "patch_size": (4, 4),
+                "use_mean_pooling": True,
+            },
+            "image_token_id": TokenId("<IMG_CONTEXT>"),
+            "image_seq_length": 16,
+            "downsample_ratio": 0.5,
+            "tie_word_embeddings": True,
+        },
+        processor_class="InternVLProcessor",
+        image_processor_class="GotOcr2ImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}, "min_patches": 1, "max_patches": 4},
+        video_processor={"video_processor_type": "InternVLVideoProcessor", "size": {"height": 32, "width": 32}},
+        processor={"image_seq_length": 16},
+        chat_template=INTERNVL_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        special_tokens=("<|im_start|>",),
+        one_tile={"crop_to_patches": False},
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "llava_onevision": BaseSpec(
+        config_class="LlavaOnevisionConfig",
+        config={
+            "text_config": {
+                "model_type": "qwen2",
+                "vocab_size": VOCAB,
+                "hidden_size": 60,
+                "intermediate_size": 74,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 6,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 2048,
+                "bos_token_id": None,
+                "eos_token_id": TokenId("<|im_end|>"),
+                "pad_token_id": TokenId("<|endoftext|>"),
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 28,
+                "intermediate_size": 46,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 32,
+                "patch_size": 8,
+                "vision_use_head": False,
+            },
+            "image_token_index": TokenId("<image>"),
+            "video_token_index": TokenId("<video>"),
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+            "image_grid_pinpoints": [[32, 32], [32, 64], [64, 32], [64, 64]],
+            "tie_word_embeddings": True,
+        },
+        processor_class="LlavaOnevisionProcessor",
+        image_processor_class="LlavaOnevisionImageProcessorPil",
+        image_processor={
+            "size": {"height": 32, "width": 32},
+            "image_grid_pinpoints": [[32, 32], [32, 64], [64, 32], [64, 64]],
+        },
+        video_processor={"video_processor_type": "LlavaOnevisionVideoProcessor", "size": {"height": 32, "width": 32}},
+        processor={"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
+        chat_template=LLAVA_ONEVISION_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=("<|im_start|>", "<image>", "<video>"),
+        frame_nesting="per_video",
+        tokens_per_frame=17,
+        token_grid=(4, 4),
+    ),
+    "llava_phi": BaseSpec(
+        config_class="LlavaConfig",
+        config={
+            "text_config": {
+                "model_type": "phi",
+                "vocab_size": VOCAB,
+                "hidden_size": 64,
+                "intermediate_size": 78,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 2048,
+                "partial_rotary_factor": 0.5,
+                "bos_token_id": TokenId("<|endoftext|>"),
+                "eos_token_id": TokenId("<|endoftext|>"),
+                "pad_token_id": TokenId("<pad>"),
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 36,
+                "intermediate_size": 52,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": 30,
+                "patch_size": 6,
+                "vision_use_head": False,
+            },
+            "image_token_index": TokenId("<image>"),
+            "image_seq_length": 25,
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "full",
+        },
+        processor_class="LlavaProcessor",
+        image_processor_class="SiglipImageProcessorPil",
+        image_processor={"size": {"height": 30, "width": 30}},
+        processor={"patch_size": 6, "vision_feature_select_strategy": "full", "num_additional_image_tokens": 0},
+        chat_template=LLAVA_TEMPLATE,
+        named_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<pad>"},
+        special_tokens=("<image>",),
+        tokens_per_frame=25,
+        token_grid=(5, 5),
+    ),
+    "smolvlm": BaseSpec(
+        config_class="SmolVLMConfig",
+        config={
+            "text_config": {
+                "model_type": "llama",
+                "vocab_size": VOCAB,
+                "hidden_size": 54,
+                "intermediate_size": 82,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 3,
+                "num_key_value_heads": 1,
+                "max_position_embeddings": 2048,
+                "bos_token_id": TokenId("<|im_start|>"),
+                "eos_token_id": TokenId("<end_of_utterance>"),
+                "pad_token_id": TokenId("<|im_end|>"),
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 58,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": 48,
+                "patch_size": 8,
+            },
+            "image_token_id": TokenId("<image>"),
+            "pad_token_id": TokenId("<|im_end|>"),
+            "scale_factor": 2,
+        },
+        processor_class="SmolVLMProcessor",
+        image_processor_class="SmolVLMImageProcessorPil",
+        image_processor={"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}},
+        video_processor={
+            "video_processor_type": "SmolVLMVideoProcessor",
+            "size": {"longest_edge": 96},
+            "max_image_size": {"longest_edge": 48},
+            "num_frames": 8,
+            "fps": 1,
+        },
+        processor={"image_seq_len": 9},
+        chat_template=SMOLVLM_TEMPLATE,
+        named_tokens={"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|im_end|>"},
+        tokenizer_attributes={
+            "image_token": "<image>",
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+            "end_of_utterance_token": "<end_of_utterance>",
+            "video_token": "<video>",
+        },
+        special_tokens=tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
+        one_tile={"do_image_splitting": False},
+        frame_nesting="per_frame",
+        tokens_per_frame=9,
+        token_grid=(3, 3),
+    ),
+    "gemma3": BaseSpec(
+        config_class="Gemma3Config",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "hidden_size": 36,
+                "intermediate_size": 66,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "query_pre_attn_scalar": 16,
+                "max_position_embeddings": 2048,
+                "sliding_window": 40,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "bos_token_id": TokenId("<bos>"),
+                "eos_token_id": TokenId("<end_of_turn>"),
+                "pad_token_id": TokenId("<pad>"),
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 30,
+                "intermediate_size": 42,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": 32,
+                "patch_size": 4,
+                "vision_use_head": False,
+            },
+            "mm_tokens_per_image": 16,
+            "boi_token_index": TokenId("<start_of_image>"),
+            "eoi_token_index": TokenId("<end_of_image>"),
+            "image_token_index": TokenId("<image_soft_token>"),
+        },
+        processor_class="Gemma3Processor",
+        image_processor_class="Gemma3ImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}},
+        processor={"image_seq_length": 16},
+        chat_template=GEMMA3_TEMPLATE,
+        named_tokens={"bos_token": "<bos>", "eos_token": "<end_of_turn>", "pad_token": "<pad>"},
+        tokenizer_attributes={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+        special_tokens=("<start_of_turn>",),
+        adds_bos=True,
+        one_tile={"do_pan_and_scan": False},
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+        type_ids="token_type_ids",
+    ),
+    "molmo2": BaseSpec(
+        config_class="Molmo2Config",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "additional_vocab_size": VocabSize(additional=True),
+                "hidden_size": 46,
+                "intermediate_size": 62,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 14,
+                "max_position_embeddings": 2048,
+                "bos_token_id": TokenId("<|im_end|>"),
+                "eos_token_id": TokenId("<|im_end|>"),
+                "pad_token_id": TokenId("<|endoftext|>"),
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 58,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "image_size": [32, 32],
+                "patch_size": 8,
+            },
+            "adapter_config": {
+                "vision_feature_layer": [1, 0],
+                "hidden_size": 32,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "intermediate_size": 54,
+                "text_hidden_size": 46,
+            },
+            "image_start_token_id": TokenId("<im_start>"),
+            "low_res_image_start_token_id": TokenId("<low_res_im_start>"),
+            "image_end_token_id": TokenId("<im_end>"),
+            "image_patch_id": TokenId("<im_patch>"),
+            "frame_start_token_id": TokenId("<frame_start>"),
+            "frame_end_token_id": TokenId("<frame_end>"),
+        },
+        processor_class="Molmo2Processor",
+        image_processor_class="Molmo2NumpyImageProcessor",
+        image_processor={
+            "size": {"height": 32, "width": 32},
+            "patch_size": 8,
+            "pooling_size": [2, 2],
+            "overlap_margins": [1, 1],
+            "max_crops": 4,
+        },
+        video_processor={"video_processor_type": "Molmo2VideoProcessor", "size": {"height": 32, "width": 32}},
+        chat_template=MOLMO2_TEMPLATE,
+        named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
+        special_tokens=("<|im_start|>",),
+        additional_tokens=(
+            "<im_start>",
+            "<im_end>",
+            "<im_patch>",
+            "<im_col>",
+            "<low_res_im_start>",
+            "<|image|>",
+            "<im_low>",
+            "<frame_start>",
+            "<frame_end>",
+            "<|video|>",
+        ),
+        one_tile={"max_crops": 1},
+        tokens_per_frame=8,
+        token_grid=(2, 2),
+        type_ids="mm_token_type_ids",
+    ),
+}
+
+
+# ------------------------------------------------------------------------------------------------------- tokenizers
+
+
+@functools.cache
+def _byte_level_model() -> str:
+    """The trained byte-level BPE (JSON), the same for all families."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=len(alphabet) + NUM_MERGES, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    return tokenizer.to_str()
+
+
+def build_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """
+    The tokenizer of a tiny base: a byte-level BPE that reads any text, with the family's special tokens.
+
+    Args:
+        name (`str`): A key of `BASES`.
+
+    Returns:
+        `PreTrainedTokenizerFast`: `spec.additional_tokens` have the highest ids, in their order.
+
+    Example:
+
+    ```python
+    >>> tokenizer = build_tokenizer("qwen2_vl")
+    >>> tokenizer.decode(tokenizer("Où est la 赤い balle?").input_ids)
+    'Où est la 赤い balle?'
+    ```
+    """
+    spec = BASES[name]
+    tokenizer = tokenizers.Tokenizer.from_str(_byte_level_model())
+    special = [*spec.named_tokens.values(), *spec.tokenizer_attributes.values(), *spec.special_tokens]
+    # Ids follow the order of addition, and a token named twice keeps its first id.
+    special = list(dict.fromkeys([*special, *spec.additional_tokens]))
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
+    if spec.adds_bos:
+        bos_token = spec.named_tokens["bos_token"]
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{bos_token} $A",
+            pair=f"{bos_token} $A {bos_token} $B",
+            special_tokens=[(bos_token, tokenizer.token_to_id(bos_token))],
+        )
+    named = set(spec.named_tokens.values()) | set(spec.tokenizer_attributes.values())
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        padding_side=spec.padding_side,
+        model_max_length=2048,
+        extra_special_tokens=[token for token in special if token not in named],
+        model_specific_special_tokens=dict(spec.tokenizer_attributes),
+        clean_up_tokenization_spaces=False,
+        **spec.named_tokens,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+def _resolve(value: Any, tokenizer: PreTrainedTokenizerFast, num_additional: int) -> Any:
+    """`value` with every [`TokenId`] and [`VocabSize`] in it replaced by its number."""
+    if isinstance(value, TokenId):
+        token_id = tokenizer.get_vocab().get(value.token)
+        if token_id is None:
+            raise KeyError(f"The tokenizer has no token {value.token!r}, which the config asks for.")
+        return token_id
+    if isinstance(value, VocabSize):
+        return num_additional if value.additional else len(tokenizer) - num_additional
+    if isinstance(value, Mapping):
+        return {key: _resolve(item, tokenizer, num_additional) for key, item in value.items()}
+    return value
+
+
+@torch.no_grad()
+def randomise(model: PreTrainedModel, seed: int) -> None:
+    """
+    Draw every weight again, so that each input, the picture above all, moves the output.
+
+    Matrices get variance 1 / fan-in, so that signals keep their size through the layers whatever the library's own
+    start is (gemma3's projection starts at 0, molmo2's features have a standard deviation of 2e-8). Vectors keep their
+    start (0 or 1) and get noise, so that a forgotten bias or norm shows. Embeddings get standard deviation 0.2, small
+    beside what the layers add: with tied weights a model would otherwise write its last token again and again.
+
+    Args:
+        model (`PreTrainedModel`): Changed in place.
+        seed (`int`): Of a generator used for nothing else; the parameters are drawn in the order of their names.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    for _, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        if id(parameter) in embeddings or (parameter.dim() == 3 and parameter.shape[0] == 1):
+            parameter.copy_(0.2 * noise)  # a table of tokens, or of positions (1, positions, width)
+        elif parameter.dim() < 2 or parameter.numel() == max(parameter.shape):
+            parameter.add_(0.1 * noise)
+        else:
+            # A convolution (out, in, height, width) sums over everything but its first axis, a linear layer likewise.
+            parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    _silence_placeholders(model)
+
+
+def _silence_placeholders(model: PreTrainedModel) -> None:
+    """Give the picture and video placeholders a logit of 0, which greedy search never picks: a random model that
+    writes a placeholder would ask for features that are not there."""
+    weight = model.get_output_embeddings().weight
+    for attribute in ("image_token_id", "video_token_id"):
+        token_id = getattr(model.config, attribute, None)
+        if token_id is not None and token_id < weight.shape[0]:
+            weight[token_id] = 0.0
+
+
+def _build_pristine_model(name: str, seed: int) -> PreTrainedModel:
+    spec = BASES[name]
+    tokenizer = build_tokenizer(name)
+    arguments = _resolve(spec.config, tokenizer, len(spec.additional_tokens))
+    config = getattr(transformers, spec.config_class)(**arguments)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    randomise(model, seed)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    return model.eval()
+
+
+@functools.cache
+def _cached_model(name: str, seed: int) -> PreTrainedModel:
+    return _build_pristine_model(name, seed)
+
+
+def build_model(name: str, seed: int = 0) -> PreTrainedModel:
+    """
+    A tiny model of a family: random weights, float32, evaluation mode.
+
+    Args:
+        name (`str`): A key of `BASES`.
+        seed (`int`): Two seeds give two different models, one seed always the same.
+
+    Returns:
+        `PreTrainedModel`: A copy of its own (changing it does not change the next one).
+    """
+    return copy.deepcopy(_cached_model(name, seed))
+
+
+# ------------------------------------------------------------------------------------------------------- processors
+
+
+class NoVideoProcessor(VideoProcessorMixin):
+    """
+    Takes the place of a video processor where torchvision is missing; calling it is an error.
+
+    The video processors of `transformers` need torchvision, and a processor class that has one refuses to be built
+    without it.
+
+    Args:
+        settings (`dict`): Of the real video processor, with its class under `"video_processor_type"`. They are saved
+            with the processor as they are, so that nothing is lost for a machine that has torchvision. Those that a
+            processor reads are there as attributes (SmolVLM's chat template reads `num_frames` and `fps`).
+    """
+
+    num_frames: int | None = None
+    fps: float | None = None
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.settings = dict(settings or {})
+        for name, value in self.settings.items():
+            setattr(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings it was built from."""
+        return copy.deepcopy(self.settings)
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        raise RuntimeError(
+            f"This processor was built without torchvision, so its {self.settings.get('video_processor_type')} is not "
+            "there. Pass the frames through its image processor, or install torchvision."
+        )
+
+
+@contextlib.contextmanager
+def video_processors_known() -> Iterator[None]:
+    """
+    Let `ProcessorMixin.__init__` check the class of a video processor when torchvision is missing.
+
+    It looks `VideoProcessorMixin` up among the top-level names of `transformers`, which has it only with torchvision,
+    and ends in `AttributeError: type object 'VIDEO_PROCESSOR_MAPPING' has no attribute '_extra_content'` (5.23).
+    """
+    module = processing_utils.transformers_module
+    if hasattr(module, "VideoProcessorMixin"):
+        yield
+        return
+    module.VideoProcessorMixin = VideoProcessorMixin
+    try:
+        yield
+    finally:
+        del module.VideoProcessorMixin
+
+
+class Molmo2NumpyImageProcessor(BaseImageProcessor):
+    """
+    Molmo2's image processor in numpy: the same outputs as `Molmo2ImageProcessor`, which exists for torchvision only.
+
+    A picture becomes one global view of `size` and up to `max_crops` overlapping crops of it; `image_token_pooling`
+    says which patches each token pools (-1: none). Ported from
+    `transformers/models/molmo2/image_processing_molmo2.py` (5.23). The one difference: PIL smooths when it shrinks a
+    picture, the original does not.
+
+    Args:
+        size (`dict[str, int]`): Square side of a crop in pixels.
+        patch_size (`int`): Side of a patch in pixels.
+        pooling_size (`list[int]`): Patches pooled into a token, (height, width).
+        overlap_margins (`list[int]`): Patches by which neighbouring crops overlap, (left and top, right and bottom).
+        max_crops (`int`): Upper limit of the crops of one picture, without the global view.
+    """
+
+    model_input_names = ["pixel_values", "image_token_pooling", "image_grids", "image_num_crops"]
+
+    def __init__(
+        self,
+        size: Mapping[str, int] | None = None,
+        patch_size: int = 14,
+        pooling_size: Sequence[int] = (2, 2),
+        overlap_margins: Sequence[int] = (4, 4),
+        max_crops: int = 8,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.size = dict(size or {"height": 378, "width": 378})
+        self.patch_size = patch_size
+        self.pooling_size = list(pooling_size)
+        self.overlap_margins = list(overlap_margins)
+        self.max_crops = max_crops
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        return self.preprocess(images, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain data, without the bookkeeping of the base class."""
+        names = [name for name in inspect.signature(type(self)).parameters if name != "kwargs"]
+        return {"image_processor_type": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def select_tiling(self, height: int, width: int, window: int, max_crops: int) -> tuple[int, int]:
+        """Rows and columns of crops whose canvas needs the least enlargement (or the most pixels if none fits)."""
+        sides = range(1, max_crops + 1)
+        tilings = [(rows, columns) for rows in sides for columns in sides if rows * columns <= max_crops]
+        tilings.sort(key=lambda tiling: (tiling[0] * tiling[1], tiling[0]))
+        scales = np.array([min(rows * window / height, columns * window / width) for rows, columns in tilings])
+        if (scales < 1).all():
+            return tilings[int(scales.argmax())]
+        return tilings[int(np.where(scales < 1, np.inf, scales).argmin())]
+
+    def _to_pixels(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Resize (H, W, 3) uint8 and normalise: (height, width, 3) float32."""
+        resized = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BILINEAR, reducing_gap=None)
+        pixels = np.asarray(resized, dtype=np.float32) / 255.0
+        return (pixels - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
+
+    def _to_patches(self, crop: np.ndarray) -> np.ndarray:
+        """(S, S, 3) to (number of patches, patch_size * patch_size * 3), row by row."""
+        side, patch = crop.shape[0] // self.patch_size, self.patch_size
+        return crop.reshape(side, patch, side, patch, 3).transpose(0, 2, 1, 3, 4).reshape(side * side, -1)
+
+    def _pool(self, index_grid: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """Group a grid of patch numbers into windows: (rows * columns, patches per window), rows, columns."""
+        pool_h, pool_w = self.pooling_size
+        pad_h, pad_w = -index_grid.shape[0] % pool_h, -index_grid.shape[1] % pool_w
+        padding = ((pad_h // 2, (pad_h + 1) // 2), (pad_w // 2, (pad_w + 1) // 2))
+        grid = np.pad(index_grid, padding, constant_values=-1)
+        rows, columns = grid.shape[0] // pool_h, grid.shape[1] // pool_w
+        windows = grid.reshape(rows, pool_h, columns, pool_w).transpose(0, 2, 1, 3)
+        return windows.reshape(rows * columns, pool_h * pool_w), rows, columns
+
+    def _crops(self, image: np.ndarray, max_crops: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The overlapping crops of one picture and the grid of patch numbers that covers the picture once."""
+        left, right = self.overlap_margins
+        crop = self.size["height"]
+        side = crop // self.patch_size
+        window, margin = (side - left - right) * self.patch_size, (left + right) * self.patch_size
+        rows, columns = self.select_tiling(image.shape[0] - margin, image.shape[1] - margin, window, max_crops)
+        canvas_h, canvas_w = rows * window + margin, columns * window + margin
+        canvas = self._to_pixels(image, canvas_h, canvas_w)
+        crops = [
+            canvas[row * window : row * window + crop, column * window : column * window + crop]
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        numbers = np.arange(rows * columns * side * side).reshape(rows, columns, side, side)
+        # Where two crops overlap, each patch of the picture is taken from one of them only.
+        if left:
+            numbers[1:, :, :left, :] = -1
+            numbers[:, 1:, :, :left] = -1
+        if right:
+            numbers[:-1, :, -right:, :] = -1
+            numbers[:, :-1, :, -right:] = -1
+        numbers = numbers.transpose(0, 2, 1, 3).reshape(-1)
+        grid = numbers[numbers >= 0].reshape(canvas_h // self.patch_size, canvas_w // self.patch_size)
+        return crops, grid
+
+    def preprocess(
+        self, images: Any, max_crops: int | None = None, return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """
+        Args:
+            images: One picture or a list (nested or flat) of PIL pictures or (H, W, 3) uint8 arrays.
+            max_crops (`int`, *optional*): Instead of the processor's own.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            `BatchFeature`: `pixel_values` (crops of all pictures, patches, values of a patch), `image_token_pooling`
+            (tokens of all pictures, patches per token) with numbers counted over all crops of the call, `image_grids`
+            (pictures, 4): rows and columns of the global view, rows and columns of the crops; `image_num_crops`
+            (pictures,): crops with the global view.
+        """
+        max_crops = self.max_crops if max_crops is None else max_crops
+        side = self.size["height"] // self.patch_size
+        pixels: list[np.ndarray] = []
+        pooling: list[np.ndarray] = []
+        grids: list[list[int]] = []
+        counts: list[int] = []
+        offset = 0
+        for picture in make_flat_list_of_images(images):
+            image = np.asarray(picture.convert("RGB") if isinstance(picture, PIL.Image.Image) else picture)
+            crops, crop_grid = self._crops(image, max_crops)
+            views = [self._to_pixels(image, self.size["height"], self.size["width"]), *crops]
+            low, low_rows, low_columns = self._pool(np.arange(side * side).reshape(side, side))
+            high, high_rows, high_columns = self._pool(crop_grid)
+            # The global view comes first, so its patches push the numbers of the crops up.
+            indices = np.concatenate([low, np.where(high >= 0, high + side * side, high)])
+            pooling.append(np.where(indices >= 0, indices + offset, indices))
+            pixels.append(np.stack([self._to_patches(view) for view in views]))
+            grids.append([low_rows, low_columns, high_rows, high_columns])
+            counts.append(len(views))
+            offset += len(views) * side * side
+        data = {
+            "pixel_values": np.concatenate(pixels),
+            "image_token_pooling": np.concatenate(pooling).astype(np.int32),
+            "image_grids": np.array(grids, dtype=np.int64),
+            "image_num_crops": np.array(counts, dtype=np.int64),
+        }
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+class Molmo2NumpyConfig(PreTrainedConfig):
+    """Registers [`Molmo2NumpyImageProcessor`], so that `AutoImageProcessor` finds it by the name in a saved file.
+
+    `Molmo2Config` cannot take it: `AutoImageProcessor.register` refuses the missing torchvision class beside it.
+    """
+
+    model_type = "molmo2_numpy"
+
+
+AutoImageProcessor.register(
+    Molmo2NumpyConfig, image_processor_classes={"pil": Molmo2NumpyImageProcessor}, exist_ok=True
+)
+
+
+def _build_pristine_processor(name: str) -> ProcessorMixin:
+    spec = BASES[name]
+    processor_class = getattr(transformers, spec.processor_class)
+    image_processor_class = globals().get(spec.image_processor_class) or getattr(
+        transformers, spec.image_processor_class
+    )
+    parts: dict[str, Any] = {
+        "image_processor": image_processor_class(**spec.image_processor),
+        "tokenizer": build_tokenizer(name),
+    }
+    if "video_processor" in processor_class.get_attributes():
+        parts["video_processor"] = NoVideoProcessor(spec.video_processor)
+    with video_processors_known():
+        return processor_class(**parts, chat_template=spec.chat_template, **spec.processor)
+
+
+@functools.cache
+def _cached_processor(name: str) -> ProcessorMixin:
+    return _build_pristine_processor(name)
+
+
+def build_processor(name: str) -> ProcessorMixin:
+    """
+    The processor of a tiny base: the family's own class around the tokenizer and the PIL image processor.
+
+    Args:
+        name (`str`): A key of `BASES`.
+
+    Returns:
+        `ProcessorMixin`: A copy of its own.
+    """
+    return copy.deepcopy(_cached_processor(name))
+
+
+def build(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """`build_model(name)` and `build_processor(name)`."""
+    return build_model(name), build_processor(name)
+
+
+def save_base(name: str, directory: str | Path) -> Path:
+    """
+    Save model and processor the way a repository on the Hub holds them.
+
+    Args:
+        name (`str`): A key of `BASES`.
+        directory (`str` or `Path`): Created if missing.
+
+    Returns:
+        `Path`: The directory. `AutoModelForImageTextToText.from_pretrained` loads the model;
+        [`load_base_processor_without_torchvision`] loads the processor.
+    """
+    directory = Path(directory)
+    model, processor = build(name)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+def load_base_processor_without_torchvision(directory: str | Path) -> ProcessorMixin:
+    """
+    What `AutoProcessor.from_pretrained` would load, on a machine without torchvision.
+
+    For a family with a video processor `AutoProcessor` ends in `ImportError: Qwen2VLVideoProcessor requires the
+    Torchvision library`, although the tokenizer and the image processor, which has a PIL twin, could be loaded. Here
+    the parts are loaded one by one, and [`NoVideoProcessor`] with the saved settings stands in for the video one.
+
+    Args:
+        directory (`str` or `Path`): A directory as `save_pretrained` writes it (a Hub id works the same way).
+
+    Returns:
+        `ProcessorMixin`: Of the class that `AutoProcessor` would give.
+
+    Raises:
+        `ImportError`: The image processor exists for torchvision only.
+        `KeyError`: The model type has no processor.
+    """
+    source = str(directory)
+    settings, _ = ProcessorMixin.get_processor_dict(source)
+    class_name = settings.get("processor_class")
+    if class_name is not None:
+        processor_class = getattr(transformers, class_name)
+    else:
+        processor_class = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source))]
+    parts: list[Any] = []
+    for attribute in processor_class.get_attributes():
+        if attribute == "tokenizer":
+            parts.append(AutoTokenizer.from_pretrained(source))
+        elif attribute == "image_processor":
+            parts.append(AutoImageProcessor.from_pretrained(source, backend="pil"))
+        elif attribute == "video_processor":
+            parts.append(NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source)[0]))
+        else:
+            raise KeyError(f"{processor_class.__name__} needs a {attribute}, which cannot be loaded here.")
+    with video_processors_known():
+        return processor_class.from_args_and_dict(parts, settings)
