@@ -1,8 +1,8 @@
 """
 LinVT for transformers: a video goes into an image-text model as a few hundred weighted averages of its frame tokens.
 
-Importing the package registers it with the Auto classes and pipelines of transformers, and does nothing else: names are
-loaded when they are first used.
+Importing the package registers it with the Auto classes and pipelines of transformers, and does nothing else: names
+are loaded when they are first used.
 """
 
 import importlib
@@ -31,14 +31,15 @@ _MODULE_OF = {
     "VideoLimits": "model.video_reading",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "model.errors",
+    "embedded_base_path": "embedded",
     "embedded_model_path": "embedded",
     "read_video": "model.video_reading",
 }
 
-__all__ = [*_MODULE_OF, "__version__"]  # noqa: PLE0604 (all strings)
+__all__ = [*_MODULE_OF, "__version__"]
 
 if TYPE_CHECKING:
-    from .embedded import embedded_model_path
+    from .embedded import embedded_base_path, embedded_model_path
     from .evidence import VideoEvidence
     from .model.configuration_linvt import LinVTConfig
     from .model.errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError

@@ -1,8 +1,8 @@
 """
 Registration with transformers: the only lines that touch the Auto classes and the pipeline registry.
 
-`import transformers` loads neither torch nor its Auto classes, and neither does importing this package: each registry is
-filled at the moment transformers imports it.
+`import transformers` loads neither torch nor its Auto classes, and neither does importing this package: each registry
+is filled at the moment transformers imports it.
 """
 
 import importlib

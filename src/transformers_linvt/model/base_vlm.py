@@ -1,8 +1,8 @@
 """
 The seam to the base model: check it, encode frames with it, hand video tokens to it.
 
-Everything that differs between families of image-text models is in this file, as data where it can be data. The base is
-never subclassed, copied or patched: transformers lets every head accept visual tokens that were encoded before
+Everything that differs between families of image-text models is in this file, as data where it can be data. The base
+is never subclassed, copied or patched: transformers lets every head accept visual tokens that were encoded before
 (`mm_encoder_outputs`, in `forward` and in `generate`), and that is the only door used.
 """
 
@@ -126,7 +126,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
     if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
         raise UnsupportedBaseError(
-            f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens (`mm_encoder_outputs`). {advice}"
+            f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
     if base.get_output_embeddings() is None:
         raise UnsupportedBaseError(

@@ -62,13 +62,13 @@ class LinVTConfig(PreTrainedConfig):
     """
 
     model_type = "linvt"
-    # A base is always given in practice; the default exists because transformers needs configs that build from nothing.
+    # A base is always given in practice; the default is there because transformers builds configs from nothing.
     sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llava")}
     _auto_class = "AutoConfig"
 
     # -- the base model --
     base_config: dict | PreTrainedConfig | None = None  # its whole configuration, as the base saved it
-    base_model_name_or_path: str | None = None  # repository id or folder the base is loaded from
+    base_model_name_or_path: str | None = None  # repository id or folder; a relative one is seen from the checkpoint
     base_revision: str | None = None  # commit of that repository, so that a checkpoint keeps meaning the same model
     includes_base: bool = False  # whether the files of this checkpoint hold the base's weights too
 
@@ -120,8 +120,8 @@ class LinVTConfig(PreTrainedConfig):
             )
         if self.scale_mode == "specific" and self.num_video_tokens < len(self.pooling_scales):
             raise LinVTInputError(
-                f"num_video_tokens={self.num_video_tokens} is fewer than the {len(self.pooling_scales)} pooling scales, "
-                "each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
+                f"num_video_tokens={self.num_video_tokens} is less than the {len(self.pooling_scales)} pooling "
+                "scales, each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
             )
 
     @property

@@ -2,7 +2,7 @@
 
 
 class LinVTError(Exception):
-    """Base of every error this package raises on purpose. The message says what was wrong, what was given, what to do."""
+    """Base of every error this package raises on purpose: the message says what was wrong, given, and to be done."""
 
 
 class VideoReadError(LinVTError, ValueError):

@@ -437,7 +437,7 @@ class LinearVideoTokenizer(nn.Module):
             kept_indices=indices,
             kept_mask=kept_mask,
             log_significance=log_significance.flatten(1).gather(1, indices),
-            places=gather_tokens(positions, indices),
+            places=gather_tokens(positions, indices).to(log_significance.dtype),
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
         )
 

@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import resolve_revision
@@ -200,7 +206,7 @@ class LinVTModel(LinVTPreTrainedModel):
             return None, None
         if question_mask is None:
             logger.warning_once(
-                "No question_mask: LinVT condenses the video without looking at the question. LinVTProcessor returns it."
+                "No question_mask: LinVT condenses the video without looking at the question. LinVTProcessor gives it."
             )
             return None, None
         ids = [input_ids[row][question_mask[row].bool()] for row in rows]
@@ -302,8 +308,8 @@ class LinVTModel(LinVTPreTrainedModel):
         if video_mask.shape != input_ids.shape or (video_mask & ~placeholders).any():
             raise LinVTInputError(
                 f"video_mask of shape {tuple(video_mask.shape)} does not lie on the image placeholders (token "
-                f"{self.config.image_token_id}) of input_ids of shape {tuple(input_ids.shape)}. Was the text cut after "
-                "the processor, or does the processor belong to another base?"
+                f"{self.config.image_token_id}) of input_ids of shape {tuple(input_ids.shape)}. Was the text cut "
+                "after the processor, or does the processor belong to another base?"
             )
         return video_mask
 
@@ -313,8 +319,8 @@ class LinVTModel(LinVTPreTrainedModel):
         if any(count % num_tokens for count in counts) or sum(counts) != num_videos * num_tokens:
             raise LinVTInputError(
                 f"The prompts have {sum(counts)} video placeholders {counts}, but {num_videos} videos of "
-                f"num_video_tokens={num_tokens} need {num_videos * num_tokens}. Model and processor must have the same "
-                "num_video_tokens, and text must not be cut inside a video."
+                f"num_video_tokens={num_tokens} need {num_videos * num_tokens}. Model and processor must have the "
+                "same num_video_tokens, and text must not be cut inside a video."
             )
         return [row for row, count in enumerate(counts) for _ in range(count // num_tokens)]
 
@@ -602,7 +608,8 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             CheckpointError: weights missing or not fitting, or the base not found. A random base is never put in.
         """
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        if not isinstance(config, LinVTConfig):
+        # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
+        if not isinstance(config, PreTrainedConfig):
             config = LinVTConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_arguments)
         if config.includes_base and base_vlm is None:
             return cls._load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -613,7 +620,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
                 kwargs.pop(name, None)
         state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
-        model = cls(config, base_vlm=base_vlm or cls._load_referenced_base(config, kwargs))
+        if base_vlm is None:
+            base_vlm = cls._load_referenced_base(config, os.fspath(pretrained_model_name_or_path), kwargs)
+        model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
         model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
@@ -635,16 +644,18 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             raise CheckpointError(
-                f"{os.fspath(path)!r} says that it holds its base, but {len(info['missing_keys'])} weights are missing, "
-                f"such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
+                f"{os.fspath(path)!r} says that it holds its base, but {len(info['missing_keys'])} weights are "
+                f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
             )
         model.model.freeze_base()
         return (model, info) if wants_info else model
 
     @classmethod
-    def _load_referenced_base(cls, config: LinVTConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
+    def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
         """The base a checkpoint refers to, with the caller's loading arguments."""
         name = config.base_model_name_or_path
+        if name and name.startswith(".") and os.path.isdir(checkpoint):  # beside the checkpoint, wherever that is
+            name = os.path.normpath(os.path.join(checkpoint, name))
         if not name:
             raise CheckpointError(
                 "The checkpoint holds LinVT's weights only and does not say which base they belong to "

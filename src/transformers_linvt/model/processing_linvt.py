@@ -39,7 +39,16 @@ _SAMPLING = (
     "limits",
     "allow_urls",
 )
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_LOADING_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
 _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
 
 
@@ -608,9 +617,9 @@ class LinVTProcessor(ProcessorMixin):
             CheckpointError: nothing there, or the processor of another model.
         """
         source = os.fspath(pretrained_model_name_or_path)
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        loading = {name: kwargs[name] for name in _LOADING_ARGUMENTS if kwargs.get(name) is not None}
         try:
-            settings, _ = cls.get_processor_dict(source, **hub_arguments)
+            settings, _ = cls.get_processor_dict(source, **loading)
         except OSError as error:
             raise CheckpointError(f"No processor found at {source!r}: {error}") from error
         if "linvt" not in settings:
@@ -618,7 +627,7 @@ class LinVTProcessor(ProcessorMixin):
                 f"{source!r} holds a {settings.get('processor_class', 'processor')} without LinVT settings. For a base "
                 "model use LinVTProcessor.from_base."
             )
-        return cls(load_base_processor(source, **hub_arguments), **settings["linvt"])
+        return cls(load_base_processor(source, **loading), **settings["linvt"])
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> "LinVTProcessor":

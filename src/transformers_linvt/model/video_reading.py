@@ -59,6 +59,8 @@ _FORMATS = (
 )
 # Seeking is trusted, and then verified, where the packets of the container carry presentation time stamps and an index.
 _SEEKABLE_FORMATS = {"mov", "matroska"}
+# AVI stores no time stamps; those that FFmpeg makes up are wrong where B frames are packed together.
+_FORMATS_WITHOUT_TIME_STAMPS = {"avi"}
 # VP8 stores invisible pictures as packets of their own, so its packets are not its frames.
 _CODECS_WITH_INVISIBLE_PACKETS = {"vp8", "libvpx"}
 _CODECS_OF_OTHER_BACKENDS = {
@@ -537,6 +539,9 @@ def _from_datasets_dict(entry: dict) -> Any:
 def _describe_non_video(source: _Source) -> str:
     """What a file that no demuxer takes looks like, and what to do about it."""
     head = source.head.lstrip().lower()
+    declared = _declared_num_bytes(source)
+    if declared is not None and declared > source.num_bytes:
+        return f"it is cut off, only {source.num_bytes} of its {declared} bytes are there. Download it again"
     if head.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
         return (
             "it is a web page (HTML), probably an error or log-in page saved in place of the video. Download it again"
@@ -565,15 +570,20 @@ class _File:
                 metadata_errors="replace",
             )
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            raise VideoReadError(f"{source.name} is not a video: {_describe_non_video(source)}.") from error
+            raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.") from error
         try:
             self.stream = self._first_video_stream()
             context = self.stream.codec_context
+            declared = _declared_num_bytes(source) if context is None else None
+            if declared is not None and declared > source.num_bytes:
+                raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.")
             if context is None:
                 raise VideoReadError(
                     f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, for "
                     "example to H.264."
                 )
+            if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise
+                context.options = {"err_detect": "explode"}
             context.thread_count = num_threads
             context.thread_type = "AUTO" if num_threads > 1 else "SLICE"
         except BaseException:
@@ -642,6 +652,7 @@ class _FrameTable:
         duration (`float`): Seconds.
         cut_off (`str`, *optional*): What is missing of a file that stops too early.
         has_hidden_packets (`bool`): Whether an edit list hides packets (a file trimmed without re-encoding).
+        has_leading_frames (`bool`): Whether frames are shown before the key frame they are stored behind (open GOP).
     """
 
     pts: list[int]
@@ -650,6 +661,7 @@ class _FrameTable:
     duration: float
     cut_off: str | None = None
     has_hidden_packets: bool = False
+    has_leading_frames: bool = False
     can_seek: bool = False
     format: str = ""
     codec: str = ""
@@ -673,8 +685,8 @@ class _FrameTable:
 def _check_duration(name: str, seconds: float, limits: VideoLimits) -> None:
     if limits.max_duration is not None and seconds > limits.max_duration:
         raise VideoReadError(
-            f"{name} lasts {seconds:.0f} s, over the limit of {limits.max_duration:.0f} s. Cut it, or pass "
-            f"limits=VideoLimits(max_duration={math.ceil(seconds)})."
+            f"{name} lasts {seconds:.0f} s by its time stamps, over the limit of {limits.max_duration:.0f} s. Cut it, "
+            f"or pass limits=VideoLimits(max_duration={math.ceil(seconds)})."
         )
 
 
@@ -761,17 +773,19 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
         keys: list[tuple[int, int]] = []
         complete, num_read, num_corrupt, num_hidden, num_errors, last_duration = True, 0, 0, 0, 0, 0
         lowest: int | None = None
+        has_leading = False
         for packet in file.packets():
             if packet is None:
                 num_errors += 1
                 continue
-            if packet.size == 0 and packet.dts is None and packet.pts is None:  # the flush packet
+            if packet.size == 0:  # the flush packet, or in AVI a place where the picture before stays
                 continue
             num_read += 1
             num_corrupt += packet.is_corrupt
             if packet.pts is None:
                 complete = False
                 continue
+            has_leading |= bool(keys) and packet.pts < keys[-1][0]
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
             if packet.is_discard:
@@ -785,7 +799,9 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
             raise VideoReadError(f"{source.name} has a video track with no frame in it. Record or export it again.")
         pts.sort()
         strictly = complete and len(pts) > 0 and all(a < b for a, b in zip(pts, pts[1:], strict=False))
-        usable = strictly and file.codec not in _CODECS_WITH_INVISIBLE_PACKETS
+        usable = strictly and not (
+            file.codec in _CODECS_WITH_INVISIBLE_PACKETS or file.format in _FORMATS_WITHOUT_TIME_STAMPS
+        )
         duration = (pts[-1] - pts[0] + last_duration) * time_base if pts else 0.0
         return _FrameTable(
             pts=pts if usable else [],
@@ -793,6 +809,7 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
             time_base=time_base,
             duration=duration,
             has_hidden_packets=num_hidden > 0,
+            has_leading_frames=has_leading,
             can_seek=usable and file.format in _SEEKABLE_FORMATS and num_errors == 0 and num_corrupt == 0,
             format=file.format,
             codec=file.codec,
@@ -873,8 +890,10 @@ def _decoded(file: _File, damage: _Damage) -> Iterator[Any]:
         if packet is None:
             damage.packet_broke(None)
             continue
-        is_flush = packet.size == 0 and packet.dts is None and packet.pts is None
-        if not is_flush:
+        is_flush = packet.dts is None and packet.pts is None
+        if packet.size == 0 and not is_flush:  # an empty packet would end decoding
+            continue
+        if packet.size:
             damage.feed(packet)
         try:
             frames = packet.decode()
@@ -958,8 +977,12 @@ class _Album:
 class _PyAVReader:
     """Reads chosen frames of one file: by seeking if the table allows it, else from the start."""
 
-    def __init__(self, source: _Source, request: _Request, clock: _Clock, num_threads: int) -> None:
+    def __init__(
+        self, source: _Source, table: _FrameTable, request: _Request, clock: _Clock, num_threads: int
+    ) -> None:
         self.source, self.request, self.clock, self.num_threads = source, request, clock, num_threads
+        self.table = table
+        self.follows = dict(zip(table.pts, table.pts[1:], strict=False))
         self.damage = _Damage()
 
     def open(self) -> _File:
@@ -973,11 +996,15 @@ class _PyAVReader:
         of the key frames (`key_pts`, `None` at the start of the file).
         """
         targets = sorted(wanted)
+        follows = self.follows
         num_found, since_last, is_first = 0, 0, key_pts is not None
+        previous: int | None = None
         for frame in _decoded(file, self.damage):
             if frame.pts is None or (is_first and not (_is_intra(frame) and frame.pts in key_pts)):
                 return False
-            is_first = False
+            if previous is not None and follows.get(previous) != frame.pts:  # one is missing, or not in its order
+                return False
+            is_first, previous = False, frame.pts
             is_intact, revoked = self.damage.frame_came(frame)
             if any(pts in wanted for pts in revoked):
                 return False
@@ -994,8 +1021,9 @@ class _PyAVReader:
                 return True
         return num_found == len(targets)
 
-    def by_seeking(self, table: _FrameTable, wanted: dict[int, int], album: _Album) -> bool:
+    def by_seeking(self, wanted: dict[int, int], album: _Album) -> bool:
         """One seek per group of wanted frames that share a key frame."""
+        table = self.table
         groups: dict[int, dict[int, int]] = {}
         for pts, place in wanted.items():
             position = table.key_before(pts)
@@ -1026,16 +1054,37 @@ class _PyAVReader:
         """Decode everything, keep nothing: time stamp and intactness of each frame, and the nominal seconds of one."""
         stamps: list[int | None] = []
         intact: list[bool] = []
+        kinds: list[str] = []
         self.damage.restart()
         with self.open() as file:
             rate = file.stream.average_rate or file.stream.guessed_rate or file.stream.base_rate
             for frame in _decoded(file, self.damage):
                 is_intact, revoked = self.damage.frame_came(frame)
-                for place in range(len(stamps) - len(revoked), len(stamps)):
-                    intact[place] = False
+                intact[len(intact) - len(revoked) :] = [False] * len(revoked)
                 stamps.append(frame.pts)
                 intact.append(is_intact)
+                kinds.append("I" if _is_intra(frame) else "B" if frame.pict_type == _B else "P")
+        if None not in stamps:
+            self._doubt_neighbours_of_missing(stamps, intact, kinds)
         return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0
+
+    def _doubt_neighbours_of_missing(self, stamps: list[int], intact: list[bool], kinds: list[str]) -> None:
+        """A packet that gave no frame and no error either broke: doubt what may refer to it, as with any other."""
+        missing = sorted(set(self.table.pts) - set(stamps))
+        first_key = self.table.keys[0][0] if self.table.keys else 0
+        for pts in missing:
+            if pts < first_key:  # shown before the first key frame: it refers to what was cut off in front of the file
+                continue
+            self.damage.broken.add(pts)
+            behind = bisect.bisect_right(stamps, pts)
+            place = behind - 1
+            while place >= 0 and kinds[place] == "B":
+                intact[place] = False
+                place -= 1
+            place = behind
+            while place < len(stamps) and kinds[place] != "I":
+                intact[place] = False
+                place += 1
 
     def by_order(self, places: dict[int, int], album: _Album) -> None:
         """Decode from the start and keep the frames whose position in the order shown is wanted."""
@@ -1050,13 +1099,13 @@ class _PyAVReader:
 
 def _read_pyav(source: _Source, table: _FrameTable, request: _Request, clock: _Clock, num_threads: int) -> VideoFrames:
     """Frames of the packet table by seeking, else from the start; else of a table made by decoding the whole file."""
-    reader = _PyAVReader(source, request, clock, num_threads)
+    reader = _PyAVReader(source, table, request, clock, num_threads)
     if table.pts:
         seconds = table.seconds
         chosen = request.choose(seconds, table.duration, source.name)
         wanted = {table.pts[index]: place for place, index in enumerate(chosen)}
         album = _Album(source.name, len(chosen), request.limits)
-        done = table.can_seek and reader.by_seeking(table, wanted, album)
+        done = table.can_seek and reader.by_seeking(wanted, album)
         if done or reader.from_start(wanted, album):
             return _finish(source.name, "pyav", album, seconds, chosen, table.duration, reader.damage)
     return _read_by_order(source, table, request, reader)
@@ -1072,6 +1121,11 @@ def _read_by_order(source: _Source, table: _FrameTable, request: _Request, reade
         )
     if None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False)):
         seconds = (np.asarray(stamps, dtype=np.float64) - stamps[0]) * table.time_base
+    elif reader.damage.broken:
+        raise VideoReadError(
+            f"{source.name} is damaged ({len(reader.damage.broken)} broken packets) and has no time stamps, so that "
+            "what follows the damage cannot be placed in time. Copy or download it again."
+        )
     else:  # a container of constant rate, such as AVI, or time stamps that jump back: the place in the order counts
         seconds = np.arange(len(stamps)) * nominal
     duration = float(seconds[-1]) + nominal
@@ -1145,6 +1199,9 @@ def _why_not(backend: str, source: _Source, table: _FrameTable) -> str | None:
         return "the file was trimmed without re-encoding (edit list), and it gives the frames that are to be hidden"
     if not table.can_seek:
         return "the packets of the file are damaged or carry no usable time stamps"
+    if backend == "decord" and table.has_leading_frames:
+        # It numbers key frames by their place in the file, which is off by the frames stored behind but shown before.
+        return "frames are stored behind the key frame they are shown before (open GOP), and it miscounts those"
     if backend == "decord" and table.num_video_streams > 1:
         return f"the file has {table.num_video_streams} video streams, of which it may take another than the first"
     return None
