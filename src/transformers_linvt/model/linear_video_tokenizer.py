@@ -291,8 +291,6 @@ class LinearVideoTokenizer(nn.Module):
         self.scales = scales
         self.scale_mode = scale_mode
         self.bottleneck_size = bottleneck_width(dim, bottleneck_size, num_heads)
-        self.num_heads = num_heads
-        self.temporal_window = temporal_window
         self.selection = selection
         self.aggregation = aggregation
         self.text_conditioned = text_conditioned
