@@ -43,6 +43,7 @@ class _LazyClass:
 
 
 _CONFIGURATION = f"{_PACKAGE}.model.configuration_linvt"
+_PIPELINE = f"{_PACKAGE}.pipeline"
 
 
 def _config_class() -> type:
@@ -71,11 +72,20 @@ def _register_processor(module: ModuleType) -> None:
     module.AutoProcessor.register(_config_class(), processor, exist_ok=True)
 
 
+def _load_pipeline(_: ModuleType) -> None:
+    # As for the configuration: our pipeline may be what made transformers load its own.
+    if _PIPELINE not in sys.modules:
+        importlib.import_module(_PIPELINE)
+
+
 def _register_pipelines(module: ModuleType) -> None:
-    pipeline = importlib.import_module(".pipeline", _PACKAGE).VideoQuestionAnsweringPipeline
+    pipelines = importlib.import_module("transformers.pipelines")
     for task in PIPELINE_TASKS:
-        module.PIPELINE_REGISTRY.register_pipeline(
-            task, pipeline_class=pipeline, pt_model=module.AutoModelForImageTextToText, type="multimodal"
+        pipelines.PIPELINE_REGISTRY.register_pipeline(
+            task,
+            pipeline_class=module.VideoQuestionAnsweringPipeline,
+            pt_model=pipelines.AutoModelForImageTextToText,
+            type="multimodal",
         )
 
 
@@ -86,6 +96,7 @@ def register() -> None:
         ("transformers.models.auto.configuration_auto", _load_config),
         ("transformers.models.auto.modeling_auto", _register_model),
         ("transformers.models.auto.processing_auto", _register_processor),
-        ("transformers.pipelines", _register_pipelines),
+        (_PIPELINE, _register_pipelines),
+        ("transformers.pipelines", _load_pipeline),
     ):
         wrapt.register_post_import_hook(function, name)

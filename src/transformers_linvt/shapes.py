@@ -688,15 +688,19 @@ def script_clip(kind: str, seed: int, num_frames: int) -> ClipScript:
     if num_frames < 1:
         raise LinVTInputError(f"num_frames={num_frames}: a clip has at least one frame.")
     rng = seeded_generator("clip", seed * len(CLIP_KINDS) + CLIP_KINDS.index(kind))
+    # Numbers are settled before pictures are tried, or pictures of few objects, answerable most often, would prevail.
+    # One object less than all can share a colour or shape, or nothing would be left to ask for as "the one".
+    count = 1 + int(rng.integers(MAX_OBJECTS))
+    goals = {"count": NUMBERS[count], "attribute_count": NUMBERS[int(rng.integers(max(2, count)))]}
     while True:  # ends: every kind of clip draws answerable pictures with a good chance
         pictures, question_kinds = _CLIPS[kind](rng, num_frames)
-        wanted = [(name, None) for name in question_kinds if name != "existence"] + [
-            ("existence", "yes"),
-            ("existence", "no"),
-        ]
-        questions = [ask(name, pictures, rng, answer=answer) for name, answer in wanted]
-        if all(question is not None for question in questions):
-            return ClipScript(tuple(pictures), random_background(rng), tuple(q for q in questions if q is not None))
+        wanted = [(name, goals.get(name)) for name in question_kinds if name != "existence"]
+        wanted += [("existence", "yes"), ("existence", "no")]
+        changes = [now for before, now in zip([None, *pictures], pictures, strict=False) if now != before]
+        asked = [ask(name, changes, rng, answer=answer) for name, answer in wanted]
+        questions = tuple(question for question in asked if question is not None)
+        if len(questions) == len(wanted):
+            return ClipScript(tuple(pictures), random_background(rng), questions)
 
 
 def make_clip(

@@ -2,8 +2,9 @@
 
 import contextlib
 import copy
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .base_vlm import Family, family_of
-from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 
 
 class NoVideoProcessor(VideoProcessorMixin):
@@ -76,20 +77,22 @@ def load_base_processor(name_or_path: str, **kwargs: Any) -> ProcessorMixin:
     """
     The processor of a base model, by repository id or folder; works without torchvision.
 
+    Args:
+        name_or_path: repository id or folder, of the base or of a LinVT model, whose base it then is.
+        kwargs: of `from_pretrained`.
+
     Raises:
-        CheckpointError: nothing there, or a part of it is missing.
-        UnsupportedBaseError: what is there is no processor with a tokenizer and an image processor, or one of its parts
-            needs a package that is missing.
+        CheckpointError: nothing there, or a part of it is missing or damaged.
+        UnsupportedBaseError: what is there is no processor with a tokenizer and an image processor, or one of its
+            parts needs a package that is missing.
     """
+    if not os.path.isdir(name_or_path) and name_or_path.startswith(("/", ".", "~")):
+        raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
     try:
         settings, _ = ProcessorMixin.get_processor_dict(name_or_path, **kwargs)
-        # A folder that LinVTProcessor saved names the base's own class beside ours.
-        class_name = settings.get("base_processor_class")
-        processor_class = getattr(transformers, class_name) if class_name else None
-        if is_torchvision_available():
-            processor = (processor_class or AutoProcessor).from_pretrained(name_or_path, **kwargs)
-        else:
-            processor = _load_parts(name_or_path, settings, **kwargs)
+        processor = _load(name_or_path, settings, **kwargs)
+    except LinVTError:
+        raise
     except OSError as error:
         raise CheckpointError(
             f"The processor of {name_or_path!r} could not be loaded: {error} Check the name and the network."
@@ -98,11 +101,37 @@ def load_base_processor(name_or_path: str, **kwargs: Any) -> ProcessorMixin:
         raise UnsupportedBaseError(f"The processor of {name_or_path!r} needs a package: {error}") from error
     except ValueError as error:  # "Unrecognized ...": no such processor in transformers
         raise UnsupportedBaseError(
-            f"{name_or_path!r} has no processor that LinVT can use: {error} LinVT needs the processor of an image-text "
-            "model, such as Qwen2-VL, InternVL or LLaVA; some need torchvision."
+            f"{name_or_path!r} has no processor that LinVT can use: {error} LinVT needs the processor of an "
+            f"image-text model, such as Qwen2-VL, InternVL or LLaVA.{_torchvision_advice()}"
         ) from error
-    check_base_processor(processor)
+    except Exception as error:  # a damaged tokenizer.json is a bare Exception, a wrong type in a setting anything
+        raise CheckpointError(
+            f"The processor of {name_or_path!r} is damaged: {type(error).__name__}: {error}. Download or save it "
+            "again."
+        ) from error
+    try:
+        check_base_processor(processor)
+    except UnsupportedBaseError as error:
+        raise UnsupportedBaseError(f"{name_or_path!r}: {error}") from None
     return processor
+
+
+def _load(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
+    # A folder that LinVTProcessor saved names the base's own class beside ours.
+    class_name = settings.get("base_processor_class")
+    if class_name is not None and not hasattr(transformers, class_name):
+        raise UnsupportedBaseError(
+            f"The base's processor is a {class_name}, which transformers {transformers.__version__} does not have. "
+            "Install the version of transformers that it was saved with."
+        )
+    if is_torchvision_available():
+        processor_class = getattr(transformers, class_name) if class_name else AutoProcessor
+        return processor_class.from_pretrained(source, **kwargs)
+    return _load_parts(source, settings, **kwargs)
+
+
+def _torchvision_advice() -> str:
+    return "" if is_torchvision_available() else " torchvision is not installed, and some (Molmo2) need it."
 
 
 def check_base_processor(processor: Any) -> None:
@@ -110,7 +139,7 @@ def check_base_processor(processor: Any) -> None:
     Refuse a processor that cannot make pictures and text.
 
     Raises:
-        UnsupportedBaseError: no tokenizer, or no image processor.
+        UnsupportedBaseError: no tokenizer, no image processor, or a tokenizer that does not know the image token.
     """
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
@@ -118,10 +147,17 @@ def check_base_processor(processor: Any) -> None:
                 f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
                 "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
             )
+    # transformers makes an empty tokenizer of some classes where the files are missing
+    token, vocabulary = getattr(processor, "image_token", None), processor.tokenizer.get_vocab()
+    if isinstance(token, str) and token not in vocabulary:
+        raise UnsupportedBaseError(
+            f"The tokenizer of {type(processor).__name__} has {len(vocabulary)} tokens and not its image token "
+            f"{token!r}. Its files are missing, or belong to another model."
+        )
 
 
 def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
-    """The processor without torchvision: where it has a video processor, built from its parts with a stand-in for it."""
+    """The processor without torchvision: one that has a video processor is built from its parts, with a stand-in."""
     class_name = settings.get("base_processor_class") or settings.get("processor_class")
     if class_name is None:
         class_name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **kwargs).model_type)
@@ -129,23 +165,28 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     attributes = processor_class.get_attributes() if issubclass(processor_class, ProcessorMixin) else []
     if "video_processor" not in attributes:
         return processor_class.from_pretrained(source, **kwargs)
+    kwargs.pop("backend", None)
     loaders = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(source, backend="pil", **kwargs),
         "video_processor": lambda: NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source, **kwargs)[0]),
     }
     if unknown := [attribute for attribute in attributes if attribute not in loaders]:
-        raise UnsupportedBaseError(f"{class_name} needs torchvision (it has a {', '.join(unknown)} as well). Install it.")
+        raise UnsupportedBaseError(
+            f"{class_name} needs torchvision (it has a {', '.join(unknown)} as well). Install it."
+        )
     parts = [loaders[attribute]() for attribute in attributes]
     with _video_processors_known():
         return processor_class.from_args_and_dict(parts, settings)
 
 
 def model_type_of(processor: ProcessorMixin) -> str:
-    """The architecture a processor class belongs to, "" where the class does not tell (several, or its own)."""
-    types = [name for name, class_name in PROCESSOR_MAPPING_NAMES.items() if class_name == type(processor).__name__]
-    listed = [name for name in types if family_of(name) != Family()]
-    return (listed or types or [""])[0]
+    """The architecture a processor's class, or one it derives from, belongs to; "" where that does not tell."""
+    for one in type(processor).__mro__:
+        types = [name for name, class_name in PROCESSOR_MAPPING_NAMES.items() if class_name == one.__name__]
+        if types:
+            return next((name for name in types if family_of(name) != Family()), types[0])
+    return ""
 
 
 @dataclass(frozen=True)
@@ -176,14 +217,16 @@ class VisualMarkers:
         """
         placeholder = getattr(processor, "image_token", None)
         frame = np.full((224, 224, 3), 128, dtype=np.uint8)
+        written, reason = "", ""
         try:
             written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
-        except NotImplementedError:
-            written = None
+        except Exception as error:  # a processor that does it another way may fail in any way
+            reason = f": {type(error).__name__} {error}".rstrip()
         if placeholder is None or not written:
             raise UnsupportedBaseError(
                 f"{type(processor).__name__} does not say how it writes a picture into the prompt (image_token, "
-                "replace_image_token), so a video has no place there."
+                f"replace_image_token{reason}), so a video has no place there. The processors of Qwen2-VL, InternVL, "
+                "LLaVA, SmolVLM, Gemma 3 and others do."
             )
         ids = processor.tokenizer(written, add_special_tokens=False)["input_ids"]
         token_id = Counter(ids).most_common(1)[0][0]
@@ -196,12 +239,17 @@ class VisualMarkers:
         return self.before + self.token * num_video_tokens + self.after
 
 
-def frame_inputs(processor: ProcessorMixin, family: Family, frames: list[np.ndarray]) -> dict[str, Any]:
+def frame_inputs(
+    processor: ProcessorMixin, family: Family, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """
     Frames of one video through the base's image processor, one tile each.
 
     Args:
+        processor: of the base.
+        family: traits of the base's architecture.
         frames: arrays `(height, width, 3)`, uint8, RGB.
+        options: of the image processor (`size`, `max_pixels`, ...); they do not undo what makes a frame one tile.
 
     Returns:
         Everything the image processor returned, as tensors, under its own names.
@@ -212,14 +260,50 @@ def frame_inputs(processor: ProcessorMixin, family: Family, frames: list[np.ndar
         nested = [frames + [frames[-1]] * (family.min_frames_per_call - len(frames))]
     else:
         nested = frames
-    options = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
-    defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name not in options}
-    accepted = processor.image_processor.valid_kwargs.__annotations__
-    defaults = {name: value for name, value in defaults.items() if name in accepted}
-    inputs = dict(processor.image_processor(nested, **defaults, **options))
+    accepted = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
+    defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
+    fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
+    inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
     if family.nesting == "per_video":
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
     return inputs
 
 
-__all__ = ["NoVideoProcessor", "VisualMarkers", "check_base_processor", "frame_inputs", "load_base_processor"]
+def picture_inputs(
+    processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """
+    Pictures that stand beside videos: the base's own inputs for them, and what it writes for each into a prompt.
+
+    Args:
+        processor: of the base.
+        pictures: pictures of each prompt that has any; some bases treat several of one prompt otherwise than one.
+        options: of the image processor.
+
+    Returns:
+        The base's picture inputs as tensors, and one text per picture.
+    """
+    if not pictures:
+        return {}, []
+    made = processor(
+        text=[processor.image_token * len(row) for row in pictures],
+        images=[list(row) for row in pictures],
+        padding=True,
+        return_tensors="pt",
+        return_text_replacement_offsets=True,
+        **options,
+    )
+    replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
+    of_text = {"mm_token_type_ids", "token_type_ids", *processor.tokenizer.model_input_names}
+    return {name: value for name, value in made.items() if name not in of_text}, replacements
+
+
+__all__ = [
+    "NoVideoProcessor",
+    "VisualMarkers",
+    "check_base_processor",
+    "frame_inputs",
+    "load_base_processor",
+    "model_type_of",
+    "picture_inputs",
+]

@@ -43,6 +43,13 @@ class Family:
     begins_with_bos: bool = False
 
 
+# What the frames of each layout cannot do without.
+_NEEDED = {
+    "frame": ("pixel_values",),
+    "grid": ("pixel_values", "image_grid_thw"),
+    "molmo2": ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
+}
+
 _MROPE = {"layout": "grid", "video_type_id": 0}
 
 FAMILIES: dict[str, Family] = {
@@ -154,6 +161,12 @@ def visual_width(base: PreTrainedModel) -> int:
     return base.config.get_text_config().hidden_size
 
 
+def context_length(base: PreTrainedModel) -> int | None:
+    """Most tokens the language model has positions for; None where its config does not say."""
+    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Frames -> frame tokens
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,6 +258,12 @@ def split_videos(
 
 def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_frames: int) -> dict[str, list[int]]:
     """For every input, how many rows of its first axis belong to each frame."""
+    if missing := [FRAME_PREFIX + name for name in _NEEDED[family.layout] if inputs.get(name) is None]:
+        raise LinVTInputError(
+            f"The frames of the video are incomplete: {', '.join(missing)} missing, got "
+            f"{', '.join(FRAME_PREFIX + name for name in inputs) or 'none'}. Use the processor of this base, and pass "
+            "everything it returned."
+        )
     rows = {name: [1] * num_frames for name in inputs if name != "batch_num_images"}
     if family.layout == "grid":
         rows["pixel_values"] = inputs["image_grid_thw"].prod(-1).tolist()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -30,6 +31,7 @@ from .base_vlm import (
     FRAME_PREFIX,
     EncodedFrames,
     check_base,
+    context_length,
     encode_frames,
     encode_pictures,
     encoder_inputs,
@@ -48,6 +50,7 @@ from .video_features import VideoFeatures
 logger = logging.get_logger(__name__)
 
 LINVT_PREFIX = "model.linvt."  # where LinVT's own weights live in a checkpoint; everything else is the base's
+_BASE_PREFIX = "model.base_vlm."
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _AUTO_MAP = {
     "AutoConfig": "configuration_linvt.LinVTConfig",
@@ -250,6 +253,7 @@ class LinVTModel(LinVTPreTrainedModel):
         if input_ids is None:
             raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
 
+        self._check_length(input_ids)
         video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
         features = given["video_features"]
         num_videos = len(features) if features is not None else len(given["frames_per_video"])
@@ -260,6 +264,10 @@ class LinVTModel(LinVTPreTrainedModel):
         else:
             frames_per_video = torch.as_tensor(given["frames_per_video"]).tolist()
             timestamps = given["video_timestamps"]
+            if timestamps is not None and len(timestamps) != sum(frames_per_video):
+                raise LinVTInputError(
+                    f"video_timestamps has {len(timestamps)} entries, the videos have {sum(frames_per_video)} frames."
+                )
             condensed = self.condense(
                 self.encode_videos(frames_per_video, frame_inputs),
                 torch.as_tensor(timestamps).float().split(frames_per_video) if timestamps is not None else None,
@@ -292,6 +300,14 @@ class LinVTModel(LinVTPreTrainedModel):
             container=stacked.container,
             outputs=outputs,
         )
+
+    def _check_length(self, input_ids: torch.Tensor) -> None:
+        length, limit = input_ids.shape[1], context_length(self.base_vlm)
+        if limit is not None and length > limit:
+            raise LinVTInputError(
+                f"The prompt has {length} tokens ({self.config.num_video_tokens} of each video), the base takes {limit} "
+                "(max_position_embeddings). Shorten the question, or use fewer videos or video tokens."
+            )
 
     def _video_mask(
         self, input_ids: torch.Tensor, video_mask: torch.Tensor | None, inputs: Mapping[str, Any]
@@ -549,7 +565,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         device = hook_device if hook_device is not None else embeddings.weight.device
         self.linvt.to(device=device, dtype=self.base_vlm.dtype)
         if device_map := getattr(self.base_vlm, "hf_device_map", None):
-            self.hf_device_map = {f"model.base_vlm.{name}".rstrip("."): place for name, place in device_map.items()}
+            self.hf_device_map = {f"{_BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
             self.hf_device_map["model.linvt"] = device
 
     def save_pretrained(
@@ -611,6 +627,8 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
         if not isinstance(config, PreTrainedConfig):
             config = LinVTConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_arguments)
+        for name in _LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
+            setattr(config, name, kwargs.pop(name))
         if config.includes_base and base_vlm is None:
             return cls._load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
@@ -622,6 +640,8 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
         if base_vlm is None:
             base_vlm = cls._load_referenced_base(config, os.fspath(pretrained_model_name_or_path), kwargs)
+        _check_same_kind(base_vlm, config)
+        config.base_config = base_vlm.config
         model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
@@ -641,7 +661,12 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:
         """A checkpoint that holds its base: transformers does it all; only the freezing has to be done again."""
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+        try:
+            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The weights in {os.fspath(path)!r} cannot be read: {error} Save or download the checkpoint again."
+            ) from error
         if info["missing_keys"]:
             raise CheckpointError(
                 f"{os.fspath(path)!r} says that it holds its base, but {len(info['missing_keys'])} weights are "
@@ -662,21 +687,15 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 "(base_model_name_or_path is empty). Pass the base with base_vlm=..."
             )
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
+        if isinstance(device_map := kwargs.get("device_map"), Mapping):  # in our names, or already in the base's
+            kwargs["device_map"] = {
+                f"{key}.".removeprefix(_BASE_PREFIX).rstrip("."): place
+                for key, place in device_map.items()
+                if not f"{key}.".startswith(LINVT_PREFIX)
+            }
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        base = load_base(name, revision=config.base_revision, **kwargs)
-        saved = config.base_config
-        for what, found, wanted in (
-            ("architecture", base.config.model_type, saved.model_type),
-            ("width", base.config.get_text_config().hidden_size, saved.get_text_config().hidden_size),
-        ):
-            if found != wanted:
-                raise CheckpointError(
-                    f"The base at {name!r} is not the one this checkpoint was made with: its {what} is {found}, not "
-                    f"{wanted}. Put the right base there, or pass it with base_vlm=..."
-                )
-        config.base_config = base.config
-        return base
+        return load_base(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -697,6 +716,22 @@ _LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
     "base_revision",
     "includes_base",
 }
+
+
+def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
+    """Refuse a base that is not of the kind the checkpoint was made with."""
+    found, saved = base.config, config.base_config
+    for what, of in (
+        ("architecture", lambda one: one.model_type),
+        ("width", lambda one: one.get_text_config().hidden_size),
+        ("vocabulary", lambda one: one.get_text_config().vocab_size),
+    ):
+        if of(found) != of(saved):
+            raise CheckpointError(
+                f"The base {base.name_or_path!r} is not the one this checkpoint was made with: its {what} is "
+                f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you changed "
+                "the base, save with include_base=True."
+            )
 
 
 def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:

@@ -1,17 +1,26 @@
 """The processor: chat messages with videos -> what [`LinVTForVideoQA`] takes."""
 
+import difflib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from transformers import AutoConfig, BatchFeature, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import PROCESSOR_NAME
+from transformers.image_utils import load_image
+from transformers.processing_utils import TextKwargs
+from transformers.utils import PROCESSOR_NAME, logging
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from .base_processor import (
     VisualMarkers,
@@ -19,13 +28,18 @@ from .base_processor import (
     frame_inputs,
     load_base_processor,
     model_type_of,
+    picture_inputs,
 )
 from .base_vlm import FRAME_PREFIX, family_of
 from .errors import CheckpointError, LinVTInputError
 from .video_reading import VideoFrames, VideoLimits, read_video
 
 
-VIDEO_TOKEN = "<|linvt_video|>"  # stands for a video in rendered text, until it is expanded; never reaches the tokenizer
+logger = logging.get_logger(__name__)
+
+VIDEO_TOKEN = (
+    "<|linvt_video|>"  # stands for a video in rendered text, until it is expanded; never reaches the tokenizer
+)
 
 _VIDEO_KEYS = ("video", "path", "url", "frames")
 _PICTURE_KEYS = ("image", "path", "url", "base64")
@@ -38,8 +52,10 @@ _SAMPLING = (
     "video_backend",
     "limits",
     "allow_urls",
+    "timestamps",
 )
-_LOADING_ARGUMENTS = (
+_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps")
+_HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
     "local_files_only",
@@ -49,16 +65,104 @@ _LOADING_ARGUMENTS = (
     "token",
     "trust_remote_code",
 )
+# What else users of transformers give `AutoProcessor.from_pretrained`; a pipeline adds arguments that are the model's.
+_PART_ARGUMENTS = ("padding_side", "truncation_side", "model_max_length", "min_pixels", "max_pixels", "size")
+_TOKENIZER_ARGUMENTS = (
+    "padding",
+    "padding_side",
+    "truncation",
+    "max_length",
+    "pad_to_multiple_of",
+    "add_special_tokens",
+    "return_tensors",
+    "return_mm_token_type_ids",
+)
+# Names that other packages use for the same thing; too far from ours to be found by likeness.
+_OTHER_NAMES = {
+    "backend": "video_backend",
+    "do_sample_frames": "num_frames",
+    "end_time": "end",
+    "frames": "num_frames",
+    "nframes": "num_frames",
+    "start_time": "start",
+    "video_end": "end",
+    "video_fps": "fps",
+    "video_metadata": "timestamps",
+    "video_start": "start",
+}
 _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
+# Written around the question while a template renders, to see where it ends up. Private-use characters: templates
+# neither strip nor change them.
+_QUESTION_START, _QUESTION_END = "\U000f5a01", "\U000f5a02"
+
+_Span = tuple[int, int]
+
+
+class RenderedPrompt(str):
+    """
+    A rendered prompt that remembers where the question stands in it, and the assistant's words if asked for.
+
+    It is a `str` in every other respect; one that was cut or glued together is a plain `str` and remembers nothing.
+
+    Attributes:
+        question_spans (`tuple[tuple[int, int], ...]`): first character and the one behind the last.
+        assistant_spans (`tuple[tuple[int, int], ...]`, *optional*): None where they were not asked for.
+    """
+
+    question_spans: tuple[_Span, ...]
+    assistant_spans: tuple[_Span, ...] | None
+
+    def __new__(
+        cls, text: str, question_spans: Iterable[_Span] = (), assistant_spans: Iterable[_Span] | None = None
+    ) -> "RenderedPrompt":
+        self = super().__new__(cls, text)
+        self.question_spans = tuple(question_spans)
+        self.assistant_spans = None if assistant_spans is None else tuple(assistant_spans)
+        return self
+
+    def replace_at(self, pieces: Sequence[tuple[int, int, str]]) -> "RenderedPrompt":
+        """Write `new` over the characters `first` to `last` of every piece `(first, last, new)`; spans move along."""
+        written, position, ends, gained = [], 0, [], [0]
+        for first, last, new in pieces:
+            written += [self[position:first], new]
+            position = last
+            ends.append(last)
+            gained.append(gained[-1] + len(new) - (last - first))
+
+        def moved(spans: Iterable[_Span]) -> list[_Span]:
+            return [
+                (start + gained[bisect_right(ends, start)], stop + gained[bisect_right(ends, stop)])
+                for start, stop in spans
+            ]
+
+        text = "".join([*written, self[position:]])
+        return RenderedPrompt(
+            text,
+            moved(self.question_spans),
+            None if self.assistant_spans is None else moved(self.assistant_spans),
+        )
 
 
 @dataclass
 class _Conversation:
     """One conversation, rewritten for the base: videos are pictures now; what was rewritten is listed in order."""
 
-    messages: list[dict[str, Any]]
-    visuals: list[tuple[str, Any]]  # ("picture" or "video", source)
-    texts: list[tuple[str, bool]]  # every text part in order, and whether it belongs to the question
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    marked_messages: list[dict[str, Any]] = field(default_factory=list)  # with the question between private characters
+    visuals: list[str] = field(default_factory=list)  # "picture" or "video"
+    questions: list[str] = field(default_factory=list)  # text parts of the last user turn that has text
+
+
+@dataclass
+class _Arguments:
+    """Keyword arguments of one call, by whom they are for."""
+
+    sampling: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)
+    frames: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] = field(default_factory=dict)
+    add_timestamps: bool | None = None
 
 
 class LinVTProcessor(ProcessorMixin):
@@ -66,18 +170,20 @@ class LinVTProcessor(ProcessorMixin):
     A base model's processor that also takes videos.
 
     A video becomes `num_video_tokens` copies of the base's own image token between the base's own markers, its frames
-    go through the base's own image processor, one tile each. Pictures and text are left to the base's processor.
+    go through the base's own image processor, one tile each. Pictures and text are left to the base's processor: a
+    prompt without a video gives exactly what the base's processor gives.
 
     Args:
         base_processor ([`ProcessorMixin`]): of the base model.
         num_video_tokens (`int`, defaults to 256): tokens per video; the same number as the model's.
-        base_model_type (`str`, *optional*): `config.model_type` of the base; read off the processor's class if it tells.
+        base_model_type (`str`, *optional*): `config.model_type` of the base; by default what the class tells.
         num_frames (`int`, defaults to 32): frames sampled when a call says neither `num_frames` nor `fps`.
-        add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, before the question.
+        add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
             picture.
+        LinVTInputError: a number that is none, or a base that is a LinVTProcessor already.
 
     Example (the embedded model):
 
@@ -97,14 +203,21 @@ class LinVTProcessor(ProcessorMixin):
         num_frames: int = 32,
         add_timestamps: bool = False,
     ) -> None:
+        if isinstance(base_processor, LinVTProcessor):
+            raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
         check_base_processor(base_processor)
-        if num_video_tokens < 1:
-            raise LinVTInputError(f"num_video_tokens={num_video_tokens} must be at least 1, and equal to the model's.")
+        for name, value in (("num_video_tokens", num_video_tokens), ("num_frames", num_frames)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LinVTInputError(
+                    f"{name}={value!r}: give a whole number, 1 or more"
+                    + (", the same as the model's." if name == "num_video_tokens" else ".")
+                )
         self.base_processor = base_processor
         self.num_video_tokens = num_video_tokens
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
-        self.add_timestamps = add_timestamps
+        self.add_timestamps = bool(add_timestamps)
+        self.markers = VisualMarkers.of(base_processor, family_of(self.base_model_type))
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -122,30 +235,49 @@ class LinVTProcessor(ProcessorMixin):
         return self.base_processor.image_processor
 
     @property
-    def chat_template(self) -> str | None:
-        """The base's chat template."""
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The base's chat template; setting it sets the base's."""
         return getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
 
     @chat_template.setter
-    def chat_template(self, template: str | None) -> None:
+    def chat_template(self, template: str | dict[str, str] | None) -> None:
         self.base_processor.chat_template = template
 
     @property
     def model_input_names(self) -> list[str]:
         """Names the model may get from this processor."""
         names = list(self.base_processor.model_input_names)
-        frames = sorted(FRAME_PREFIX + name for name in self._visual_input_names)
+        frames = sorted(FRAME_PREFIX + name for name in self._frame_input_names)
         return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
 
     @cached_property
-    def _visual_input_names(self) -> frozenset[str]:
-        """What the model takes of the image processor's output; some of it only serves to write the prompt."""
-        return frozenset(self.image_processor.model_input_names) - set(self.base_processor.unused_input_names)
+    def _frame_input_names(self) -> frozenset[str]:
+        """
+        What the model takes of the image processor's output; some of it only serves to write the prompt.
+
+        `batch_num_images` (LLaVA-OneVision) says which pictures belong together; frames are counted by
+        `frames_per_video`.
+        """
+        unused = {*self.base_processor.unused_input_names, "batch_num_images"}
+        return frozenset(self.image_processor.model_input_names) - unused
 
     @cached_property
-    def markers(self) -> VisualMarkers:
-        """How the base writes a picture into the prompt."""
-        return VisualMarkers.of(self.base_processor, family_of(self.base_model_type))
+    def _placeholders(self) -> tuple[str, ...]:
+        """Texts that stand for something else in every prompt of this base."""
+        own = (VIDEO_TOKEN, self.markers.placeholder, self.markers.token)
+        return tuple(dict.fromkeys([*own, *self.base_processor.all_special_multimodal_tokens]))
+
+    @cached_property
+    def _marker_tokens(self) -> tuple[str, ...]:
+        """Special tokens that the base writes around a picture."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        ids = [i for i in self.base_processor.image_token_ids if i is not None]
+        tokens = [
+            *self.tokenizer.convert_ids_to_tokens(ids),
+            *self.tokenizer.tokenize(self.markers.before),
+            *self.tokenizer.tokenize(self.markers.after),
+        ]
+        return tuple(dict.fromkeys(token for token in tokens if token in added))
 
     # -- videos --
 
@@ -155,19 +287,26 @@ class LinVTProcessor(ProcessorMixin):
 
         Args:
             video: a path, bytes, frames in memory (array, tensor, list of pictures), a `datasets` video, a URL with
-                `allow_urls=True`, or [`VideoFrames`], which come back as they are.
-            sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`, `allow_urls`;
-                see [`read_video`].
+                `allow_urls=True`, or [`VideoFrames`], which come back as they are, whatever the sampling.
+            sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`,
+                `allow_urls`, `timestamps` (seconds of each given frame, for frames in memory); see [`read_video`].
+                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`.
 
         Raises:
+            LinVTInputError: an unknown argument.
             VideoReadError: see [`read_video`].
         """
+        for name in sampling:
+            if name not in _SAMPLING:
+                raise LinVTInputError(_unknown_argument(name, _SAMPLING))
         if isinstance(video, VideoFrames):
+            _check_frames(video)
             return video
         sampling = {name: value for name, value in sampling.items() if value is not None}
         backend = sampling.pop("video_backend", "auto")
         if "num_frames" not in sampling and "fps" not in sampling:
-            sampling["num_frames"] = self.num_frames
+            most = sampling.get("max_frames")
+            sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
         return read_video(video, backend=backend, **sampling)
 
     def video_inputs(
@@ -181,36 +320,40 @@ class LinVTProcessor(ProcessorMixin):
         video_backend: str | None = None,
         limits: VideoLimits | None = None,
         allow_urls: bool | None = None,
+        timestamps: Sequence[float] | None = None,
     ) -> BatchFeature:
         """
-        One video as [`LinVTForVideoQA.encode_video`] takes it; arguments as in [`read_video`](LinVTProcessor.read_video).
+        One video as [`LinVTForVideoQA.encode_video`] takes it.
+
+        Args:
+            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps: as in
+                [`read_video`](LinVTProcessor.read_video).
 
         Returns:
             `BatchFeature` with the frames under the base's names with the prefix `frame_`, `frames_per_video` of shape
             `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
         """
-        sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls)
-        return self._frames_of([self.read_video(video, **dict(zip(_SAMPLING, sampling, strict=True)))])
+        sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps)
+        return BatchFeature(self._frames_of([self.read_video(video, **dict(zip(_SAMPLING, sampling, strict=True)))]))
 
-    def _frames_of(self, videos: Sequence[VideoFrames]) -> BatchFeature:
+    def _frames_of(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        Model inputs of the frames of several videos, one video after the other along the first axis.
+
+        Every video goes through the image processor alone: frames of one call may have to share a size. Indices that
+        an image processor counts over one call (Molmo2's pooling) therefore count from the first frame of their video.
+        """
         family = family_of(self.base_model_type)
-        names = self._visual_input_names
-        each = [
-            {
-                name: torch.as_tensor(value)
-                for name, value in frame_inputs(self.base_processor, family, list(video.frames)).items()
-                if name in names and name != "batch_num_images"
-            }
-            for video in videos
-        ]
+        each = []
+        for video in videos:
+            made = frame_inputs(self.base_processor, family, list(video.frames), options)
+            each.append({name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names})
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in videos])
-        data["video_timestamps"] = torch.cat(
-            [torch.as_tensor(video.timestamps, dtype=torch.float32) for video in videos]
-        )
-        return BatchFeature(data)
+        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in videos])
+        return data
 
-    # -- text --
+    # -- chat --
 
     def question_inputs(self, questions: Sequence[str]) -> BatchFeature:
         """
@@ -223,87 +366,110 @@ class LinVTProcessor(ProcessorMixin):
         Raises:
             LinVTInputError: no question, an empty one, or one that holds a placeholder.
         """
-        if isinstance(questions, str) or not questions:
-            raise LinVTInputError("question_inputs takes a list of one or more questions.")
-        conversations = [
-            [{"role": "user", "content": [{"type": "video", "video": None}, {"type": "text", "text": question}]}]
-            for question in questions
-        ]
-        rewritten = [self._rewrite(conversation, for_answering=True) for conversation in conversations]
-        texts = [self._render(conversation, None, {"add_generation_prompt": True}) for conversation in rewritten]
-        return self._tokenize(texts, [], [one.texts for one in rewritten], {"return_tensors": "pt"}, left=True)
+        if isinstance(questions, str) or not questions or not all(isinstance(one, str) for one in questions):
+            raise LinVTInputError(f"question_inputs takes a list of one or more questions, not {_shown(questions)}.")
+        prompts = []
+        for question in questions:
+            content = [{"type": "video"}, {"type": "text", "text": question}]
+            (messages,), _ = _conversations([{"role": "user", "content": content}])
+            self._check_texts([messages], has_video=True)
+            prompts.append(self._render(self._rewrite(messages), None, {"add_generation_prompt": True}))
+        data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt")
+        return BatchFeature(data)
 
     def apply_chat_template(
         self,
-        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
         chat_template: str | None = None,
         tokenize: bool = False,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
         return_dict: bool = False,
-        return_tensors: str | None = "pt",
-        processor_kwargs: dict[str, Any] | None = None,
+        return_tensors: str | None = "auto",
+        processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """
         Chat messages with videos, pictures and text -> a prompt, or all model inputs in one call.
 
+        The question, which TTA looks at, is the text of the last user turn that has any. Its tokens are found by where
+        the template writes it, so it may stand elsewhere in the chat as well. Where a template changes the question's
+        text itself, all text of the prompt is marked if an answer is to be generated, and none otherwise: an answer to
+        learn must not condition its own video tokens. A tokenizer without character offsets gives the question's
+        tokens by the number of tokens before it, which may be one off at its ends.
+
         Args:
             conversation: messages, or a list of conversations. Content parts `{"type": "video", "path": ...}` (or
                 `"video"`, `"url"`, `"frames"`), `{"type": "image", ...}`, `{"type": "text", ...}`; several videos,
-                pictures and turns are fine. A video part may carry its own `num_frames`, `fps`, `start`, `end`.
+                pictures and turns are fine. A video part may carry sampling arguments of its own, which come before
+                those of the call, and the `timestamps` of frames in memory.
             chat_template: instead of the base's own.
             tokenize: read the videos and return model inputs; otherwise the rendered prompt, in which every video is
                 `<|linvt_video|>`, to be given to the processor's call together with the videos.
-            add_generation_prompt, continue_final_message: as in transformers.
+            add_generation_prompt, continue_final_message: as in transformers. With `add_generation_prompt` batches are
+                padded on the left.
+            return_assistant_tokens_mask: add `assistant_masks`, 1 at what the template has between
+                `{% generation %}` and `{% endgeneration %}`.
             return_dict: everything, instead of only `input_ids`.
-            return_tensors: `"pt"`; kept for compatibility.
+            return_tensors: `"pt"`, `"np"` or None for lists. `"auto"` is `"pt"` where there is a video, and the base's
+                own default where there is none. Frames stay tensors where lists are asked for.
             processor_kwargs: as in transformers; may hold everything below as well.
-            kwargs: `num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`, `allow_urls`,
-                `add_timestamps`; tokenizer arguments (`padding`, `truncation`, `max_length`, `padding_side`); the rest
-                goes to the template.
+            kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
+                `allow_urls`), `add_timestamps`; tokenizer arguments (`padding`, `truncation`, `max_length`, ...);
+                options of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs`
+                and `images_kwargs` (pictures only). The rest goes to the template.
 
         Raises:
-            LinVTInputError: an empty question, a placeholder typed into a text, a part without a source, a prompt longer
-                than the tokenizer's limit, a base without chat template.
+            LinVTInputError: messages that are none, an empty question, a placeholder typed into a text, a part
+                without a source, a prompt longer than the tokenizer's limit, a base without chat template, a misspelt
+                argument.
             VideoReadError: a video could not be read.
         """
-        kwargs = {**kwargs, **(processor_kwargs or {})}
-        sampling = {name: kwargs.pop(name) for name in _SAMPLING if name in kwargs}
-        tokenizer_kwargs = {name: kwargs.pop(name) for name in _TOKENIZER_ARGUMENTS if name in kwargs}
-        add_timestamps = kwargs.pop("add_timestamps", self.add_timestamps)
-        is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
-        conversations = conversation if is_batched else [conversation]
-        template_kwargs = {
+        template = self._template(chat_template)
+        arguments = self._sort_arguments({**kwargs, **(processor_kwargs or {})}, template)
+        conversations, is_batched = _conversations(conversation)
+        video_parts = [list(_parts(messages, "video")) for messages in conversations]
+        self._check_texts(conversations, any(video_parts))
+        flags = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
-            **kwargs,
+            **arguments.template,
         }
-        rewritten, videos, pictures = [], [], []
-        for messages in conversations:
-            read: dict[int, VideoFrames] = {}
-            if tokenize or add_timestamps:
-                for part in _video_parts(messages):
-                    own = {name: part[name] for name in _SAMPLING if name in part}
-                    read[id(part)] = self.read_video(_source(part, _VIDEO_KEYS), **{**sampling, **own})
-            one = self._rewrite(messages, add_generation_prompt, read, add_timestamps)
-            rewritten.append(one)
-            videos.extend(source for kind, source in one.visuals if kind == "video")
-            pictures.append([source for kind, source in one.visuals if kind == "picture"])
-        texts = [self._render(one, chat_template, template_kwargs) for one in rewritten]
+        if not any(video_parts):
+            given = {
+                "tokenize": tokenize,
+                "return_dict": return_dict,
+                "return_tensors": return_tensors,
+                "return_assistant_tokens_mask": return_assistant_tokens_mask,
+                **flags,
+            }
+            return self._chat_without_video(conversations, is_batched, template, arguments, given)
+
+        writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
+        sources = [[_source(part, _VIDEO_KEYS, tokenize) for part in parts] for parts in video_parts]
+        pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
+        videos: list[list[VideoFrames] | None] = [None] * len(conversations)
+        if tokenize or writes_times:
+            videos = [
+                [
+                    self.read_video(one, **_sampling_of(part, arguments.sampling))
+                    for one, part in zip(*row, strict=True)
+                ]
+                for row in zip(sources, video_parts, strict=True)
+            ]
+        rewritten = [
+            self._rewrite(messages, frames if writes_times else None)
+            for messages, frames in zip(conversations, videos, strict=True)
+        ]
+        prompts = [self._render(one, template, flags, return_assistant_tokens_mask) for one in rewritten]
         if not tokenize:
-            return texts if is_batched else texts[0]
-        if not videos:
-            inputs = self._without_video(texts, pictures, {"return_tensors": return_tensors, **tokenizer_kwargs})
-        else:
-            inputs = self._with_videos(
-                texts,
-                videos,
-                pictures,
-                [one.texts for one in rewritten],
-                {"return_tensors": return_tensors, **tokenizer_kwargs},
-                left=add_generation_prompt,
-            )
+            return prompts if is_batched else prompts[0]
+        if add_generation_prompt:
+            arguments.text.setdefault("padding_side", "left")
+        if return_tensors != "auto":
+            arguments.text["return_tensors"] = return_tensors
+        inputs = self._with_videos(prompts, [one for row in videos for one in row or []], pictures, arguments)
         return inputs if return_dict else inputs["input_ids"]
 
     def __call__(
@@ -321,203 +487,384 @@ class LinVTProcessor(ProcessorMixin):
             images: pictures as the base's processor takes them.
             text: prompts with the base's image placeholder per picture and `<|linvt_video|>` per video (what
                 `apply_chat_template(tokenize=False)` returns).
-            videos: one video, or a list in the order of the placeholders; see
+            videos: one video, or a list in the order of the placeholders, or a list of such lists, one per prompt; see
                 [`read_video`](LinVTProcessor.read_video) for what a video may be.
-            question: the question inside each prompt; TTA looks at it. All text of the prompt if not given.
-            kwargs: sampling and tokenizer arguments, as in `apply_chat_template`.
+            question: the question inside each prompt, which TTA looks at (where it stands last). A prompt as
+                `apply_chat_template` returned it knows its question. For other strings without `question` it is all
+                of their text, so pass it when training on prompts that hold the answer.
+            kwargs: sampling, tokenizer and image-processor arguments, as in `apply_chat_template`. `return_tensors` is
+                `"pt"` where there is a video and the base's own default where there is none.
 
         Raises:
-            LinVTInputError: the number of placeholders is not that of the videos or pictures.
+            LinVTInputError: the number of placeholders is not that of the videos or pictures, the question is not in
+                the prompt, a misspelt argument.
+            VideoReadError: a video could not be read.
         """
-        if videos is None:
-            return self.base_processor(images=images, text=text, **kwargs)
-        if text is None:
+        arguments = self._sort_arguments(kwargs, None)
+        texts = [text] if isinstance(text, str) else text
+        if texts is not None and (
+            not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts)
+        ):
+            raise LinVTInputError(f"text must be a string or a list of strings, not {_shown(text)}.")
+        sources = _nested_videos(videos)
+        num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
+        if not any(sources) and not num_placeholders:
+            return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
+        if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
-        texts = [text] if isinstance(text, str) else list(text)
-        questions = [question] if isinstance(question, str) else question
-        parts = [[(one, True)] for one in questions] if questions is not None else [None] * len(texts)
-        sampling = {name: kwargs.pop(name) for name in _SAMPLING if name in kwargs}
-        videos = videos if isinstance(videos, list | tuple) and not _is_frame_list(videos) else [videos]
-        frames = [self.read_video(video, **sampling) for video in _flatten(videos)]
-        return self._with_videos(texts, frames, _per_prompt(images, texts, self.markers), parts, kwargs, left=False)
+        _check_video_counts(texts, sources)
+        prompts = _with_questions(texts, question)
+        pictures = _per_prompt(images, texts, self.markers)
+        loaded = [[self._load_picture(one, arguments) for one in row] for row in pictures]
+        frames = [self.read_video(video, **arguments.sampling) for row in sources for video in row]
+        return self._with_videos(prompts, frames, loaded, arguments)
 
-    # -- inside --
+    # -- arguments --
 
-    def _rewrite(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        for_answering: bool,
-        read: Mapping[int, VideoFrames] | None = None,
-        add_timestamps: bool = False,
-    ) -> _Conversation:
-        """Videos become pictures for the base's template; sources and texts are noted in order."""
-        turns = [i for i, message in enumerate(messages) if message.get("role") == "user"]
-        result = _Conversation([], [], [])
-        for i, message in enumerate(messages):
-            content = message.get("content")
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
-            new: list[dict[str, Any]] = []
-            for part in parts:
-                kind = part.get("type")
-                if kind == "video":
-                    source = (read or {}).get(id(part), _source(part, _VIDEO_KEYS) if read is None else None)
-                    result.visuals.append(("video", source))
-                    new.append({"type": "image"})
-                    if add_timestamps and isinstance(source, VideoFrames):
-                        new.append({"type": "text", "text": _times_in_words(source)})
-                        result.texts.append((new[-1]["text"], False))
-                elif kind == "image":
-                    result.visuals.append(("picture", _source(part, _PICTURE_KEYS)))
-                    new.append({"type": "image"})
-                elif kind == "text":
-                    self._refuse_placeholders(part.get("text") or "")
-                    result.texts.append((part.get("text") or "", bool(turns) and i == turns[-1]))
-                    new.append(dict(part))
+    def _sort_arguments(self, kwargs: Mapping[str, Any], template: str | None) -> _Arguments:
+        """Keyword arguments by whom they are for; what nobody knows is the template's, if it is no misspelling."""
+        accepted = getattr(self.image_processor, "valid_kwargs", None)
+        image_names = set(getattr(accepted, "__annotations__", ())) - {"return_tensors"}
+        result, kwargs = _Arguments(), dict(kwargs)
+        for group in ("videos_kwargs", "images_kwargs", "text_kwargs"):
+            for name, value in dict(kwargs.pop(group, None) or {}).items():
+                if group == "videos_kwargs" and name in _SAMPLING:
+                    result.sampling[name] = value
+                elif group == "videos_kwargs" and name in image_names:
+                    result.frames[name] = value
+                elif group != "videos_kwargs":
+                    if group == "text_kwargs":
+                        result.text[name] = value
+                    else:
+                        result.pictures[name] = value
                 else:
-                    raise LinVTInputError(
-                        f"A content part has type {kind!r}; this processor knows 'video', 'image' and 'text'."
-                    )
-            # Templates of text-only turns may expect a plain string, which is what the user gave then.
-            result.messages.append({**message, "content": content if isinstance(content, str) else new})
-        has_video = any(kind == "video" for kind, _ in result.visuals)
-        if has_video and for_answering and not any(own and text.strip() for text, own in result.texts):
-            raise LinVTInputError("The question is empty. Ask something about the video.")
+                    raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*_SAMPLING, *image_names))}")
+        known = (*_SAMPLING, *_TOKENIZER_ARGUMENTS, "add_timestamps", "images", "videos", "text")
+        for name, value in kwargs.items():
+            if name in _SAMPLING:
+                result.sampling[name] = value
+            elif name == "add_timestamps":
+                result.add_timestamps = value
+            elif name in _TOKENIZER_ARGUMENTS or name in TextKwargs.__annotations__:
+                result.text[name] = value
+            elif name in image_names:
+                result.pictures[name] = result.frames[name] = value
+            elif template is not None and re.search(rf"\b{re.escape(name)}\b", template):
+                result.template[name] = value
+            elif _similar(name, known):
+                raise LinVTInputError(_unknown_argument(name, known))
+            else:
+                result.template[name] = value
         return result
 
-    def _refuse_placeholders(self, text: str) -> None:
-        for token in (VIDEO_TOKEN, self.markers.placeholder, self.markers.token):
-            if token in text:
+    def _template(self, chat_template: str | None) -> str:
+        """The template to render: a given one, the base's own, or the one of several that has the given name."""
+        own = self.chat_template
+        if isinstance(own, Mapping):
+            name = "default" if chat_template is None else chat_template
+            if chat_template is None and name not in own:
                 raise LinVTInputError(
-                    f"The text {text[:60]!r} holds {token!r}, which stands for a picture or video in prompts of this "
-                    "base. Remove it; videos and pictures are content parts of their own."
+                    f"The base has several chat templates ({', '.join(own)}), none named 'default'. Name one with "
+                    "chat_template=..."
                 )
-
-    def _render(self, conversation: _Conversation, template: str | None, template_kwargs: dict[str, Any]) -> str:
-        """The base's template, with `<|linvt_video|>` where a video stands."""
-        if template is None and self.chat_template is None:
+            return own.get(name, name)
+        if chat_template is None and own is None:
             raise LinVTInputError(
                 f"{type(self.base_processor).__name__} has no chat template. Pass chat_template=..., or set "
                 "processor.chat_template."
             )
-        text = self.base_processor.apply_chat_template(
-            conversation.messages, chat_template=template or self.chat_template, tokenize=False, **template_kwargs
-        )
-        pieces = text.split(self.markers.placeholder)
-        if len(pieces) - 1 != len(conversation.visuals):
+        return chat_template if chat_template is not None else own
+
+    def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
+        """Refuse texts that hold what stands for a picture or a video."""
+        refused = (*self._placeholders, *(self._marker_tokens if has_video else ()))
+        for messages in conversations:
+            for text in _texts(messages):
+                if token := next((token for token in refused if token in text), None):
+                    raise LinVTInputError(
+                        f"The text {_shown(text)} holds {token!r}, which stands for a picture or video in prompts of "
+                        "this base. Remove it; videos and pictures are content parts of their own."
+                    )
+
+    # -- pictures --
+
+    def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: _Arguments, needed: bool) -> list[Any]:
+        parts = list(_parts(messages, "image"))
+        sources = [_source(part, _PICTURE_KEYS, needed) for part in parts]
+        return [self._load_picture(source, arguments) for source in sources] if needed else []
+
+    def _load_picture(self, source: Any, arguments: _Arguments) -> Any:
+        """A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are."""
+        if isinstance(source, Mapping):  # an undecoded picture of `datasets`
+            source = source.get("bytes") or source.get("path")
+        if isinstance(source, PIL.Image.Image | np.ndarray | torch.Tensor):
+            return source
+        if isinstance(source, os.PathLike):
+            source = os.fspath(source)
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            if not arguments.sampling.get("allow_urls"):
+                raise LinVTInputError(
+                    f"The picture {_shown(source)} is an address, and addresses are not opened unless the caller "
+                    "allows it. Pass allow_urls=True if you trust where it comes from, or download the picture first."
+                )
+        elif not isinstance(source, str | bytes):
             raise LinVTInputError(
-                f"The chat template wrote {len(pieces) - 1} placeholders {self.markers.placeholder!r} for "
-                f"{len(conversation.visuals)} videos and pictures. It may not support several in one conversation."
+                f"A picture is {_shown(source)}. Give a path, an address, base64, bytes, a PIL picture, an array or a "
+                "tensor."
             )
-        names = [VIDEO_TOKEN if kind == "video" else self.markers.placeholder for kind, _ in conversation.visuals]
-        return pieces[0] + "".join(name + piece for name, piece in zip(names, pieces[1:], strict=True))
+        try:
+            return load_image(PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source, timeout=60)
+        except Exception as error:  # of PIL, base64, httpx: whatever it is, it is no picture
+            raise LinVTInputError(f"{_shown(source)} could not be read as a picture: {_first_line(error)}") from error
 
-    def _without_video(self, texts: list[str], pictures: list[list[Any]], kwargs: dict[str, Any]) -> BatchFeature:
-        """Exactly what the base's processor makes of it."""
-        images = pictures if any(pictures) else None
-        kwargs = {**kwargs, **self._special_tokens(texts)}
-        if len(texts) > 1:
-            kwargs.setdefault("padding", True)
-        return self.base_processor(text=texts, images=images, **kwargs)
+    # -- prompts --
 
-    def _special_tokens(self, texts: list[str]) -> dict[str, bool]:
-        # A template that wrote the first special token itself must not get a second one.
-        begins = self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token)
-        return {"add_special_tokens": False} if begins else {}
+    def _chat_without_video(
+        self,
+        conversations: list[list[dict[str, Any]]],
+        is_batched: bool,
+        template: str,
+        arguments: _Arguments,
+        given: Mapping[str, Any],
+    ) -> Any:
+        """Exactly what the base's processor makes of it, with batches padded if tensors are asked for."""
+        if given["tokenize"]:
+            for part in (part for messages in conversations for part in _parts(messages, "image")):
+                picture = self._load_picture(_source(part, _PICTURE_KEYS, True), arguments)
+                for key in _PICTURE_KEYS:
+                    part.pop(key, None)
+                part["image"] = picture
+        text = dict(arguments.text)
+        if len(conversations) > 1 and given["return_tensors"] not in (None, "auto"):
+            text.setdefault("padding", True)
+        return self._foreign(
+            "The base's processor refused the conversation",
+            self.base_processor.apply_chat_template,
+            conversations if is_batched else conversations[0],
+            chat_template=template,
+            processor_kwargs={**text, **arguments.pictures},
+            **given,
+        )
+
+    def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
+        refused = "The base's processor refused the inputs"
+        return self._foreign(refused, self.base_processor, images=images, text=text, **kwargs)
+
+    def _foreign(self, complaint: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call something of the base that sees what the user gave; its complaints come out as ours."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # a template or a processor from anywhere may raise anything
+            raise LinVTInputError(f"{complaint}: {_first_line(error)}") from error
+
+    def _rewrite(
+        self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
+    ) -> _Conversation:
+        """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
+        result, frames = _Conversation(), iter(videos or ())
+        asked = _question_turn(messages)
+        for number, message in enumerate(messages):
+            mark = _marked if number == asked else str
+            content = message.get("content")
+            if isinstance(content, str):
+                result.questions += [content] if number == asked else []
+                plain, marked = content, mark(content)
+            else:
+                plain, marked, times = [], [], ""
+                for part in content or ():
+                    if part["type"] == "text":
+                        # Times and text are one part: a template that strips texts would glue two together.
+                        plain.append({**part, "text": times + part["text"]})
+                        marked.append({**part, "text": times + mark(part["text"])})
+                        result.questions += [part["text"]] if number == asked else []
+                        times = ""
+                        continue
+                    for target in (plain, marked):
+                        target += [{"type": "text", "text": times}] if times else []
+                        target.append({"type": "image"})
+                    result.visuals.append("video" if part["type"] == "video" else "picture")
+                    is_timed = part["type"] == "video" and videos is not None
+                    times = _times_in_words(next(frames)) if is_timed else ""
+                for target in (plain, marked):
+                    target += [{"type": "text", "text": times}] if times else []
+            has_content = "content" in message
+            result.messages.append({**message, "content": plain} if has_content else dict(message))
+            result.marked_messages.append({**message, "content": marked} if has_content else dict(message))
+        return result
+
+    def _render(
+        self,
+        conversation: _Conversation,
+        template: str | None,
+        flags: Mapping[str, Any],
+        with_assistant_spans: bool = False,
+    ) -> RenderedPrompt:
+        """The base's template, with `<|linvt_video|>` where a video stands, and where the question stands in it."""
+        template = self._template(template)
+        is_asked = any(question.strip() for question in conversation.questions)
+        if flags.get("add_generation_prompt") and not is_asked:
+            raise LinVTInputError("The question is empty. Ask something about the video.")
+
+        def write(messages: list[dict[str, Any]]) -> str:
+            refused = "The chat template refused the conversation"
+            render = self.base_processor.apply_chat_template
+            return self._foreign(refused, render, messages, chat_template=template, tokenize=False, **flags)
+
+        text = write(conversation.messages)
+        spans: list[_Span] = []
+        if is_asked:
+            without_marks, spans = _take_marks_out(write(conversation.marked_messages))
+            if without_marks != text or not spans:
+                logger.warning_once("The chat template changes the text of the question, so its tokens are not known.")
+                spans = [(0, len(text))] if flags.get("add_generation_prompt") else []
+        assistant = self._assistant_spans(conversation, template, flags, text) if with_assistant_spans else None
+        places = [match.start() for match in re.finditer(re.escape(self.markers.placeholder), text)]
+        if len(places) != len(conversation.visuals):
+            raise LinVTInputError(
+                f"The chat template wrote {len(places)} placeholders {self.markers.placeholder!r} for "
+                f"{len(conversation.visuals)} videos and pictures. It may not support them, or not several of them, "
+                "where they stand."
+            )
+        length = len(self.markers.placeholder)
+        pieces = [
+            (place, place + length, VIDEO_TOKEN)
+            for place, kind in zip(places, conversation.visuals, strict=True)
+            if kind == "video"
+        ]
+        return RenderedPrompt(text, spans, assistant).replace_at(pieces)
+
+    def _assistant_spans(
+        self, conversation: _Conversation, template: str, flags: Mapping[str, Any], text: str
+    ) -> list[_Span]:
+        """Where the assistant's words stand in `text`: what the template has between its generation tags."""
+        if not re.search(r"\{%-?\s*generation\s*-?%\}", template):
+            raise LinVTInputError(
+                "return_assistant_tokens_mask=True needs a chat template that marks the assistant's words with "
+                "{% generation %} and {% endgeneration %}, and this one does not. Pass one as chat_template=..."
+            )
+        if flags.get("continue_final_message"):
+            raise LinVTInputError("return_assistant_tokens_mask and continue_final_message do not go together.")
+        written, spans = self._foreign(
+            "The chat template refused the conversation",
+            render_jinja_template,
+            conversations=[conversation.messages],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **{**self.tokenizer.special_tokens_map, **flags},
+        )
+        if written[0] != text:
+            raise LinVTInputError(
+                f"{type(self.base_processor).__name__} does not render its chat template as it is, so the assistant's "
+                "words cannot be found in the prompt. Leave return_assistant_tokens_mask out."
+            )
+        return [tuple(span) for span in spans[0]]
+
+    # -- tokens --
 
     def _with_videos(
         self,
-        texts: list[str],
-        videos: list[VideoFrames],
-        pictures: list[list[Any]],
-        parts: Sequence[list[tuple[str, bool]] | None],
-        kwargs: dict[str, Any],
-        left: bool,
+        prompts: Sequence[RenderedPrompt],
+        videos: Sequence[VideoFrames],
+        pictures: Sequence[Sequence[Any]],
+        arguments: _Arguments,
     ) -> BatchFeature:
-        wanted = sum(text.count(VIDEO_TOKEN) for text in texts)
-        if wanted != len(videos):
-            raise LinVTInputError(
-                f"The prompts have {wanted} video placeholders {VIDEO_TOKEN!r}, {len(videos)} videos were given."
-            )
-        picture_inputs, replacements = self._picture_inputs(pictures)
-        inputs = self._tokenize(texts, replacements, parts, kwargs, left)
-        return BatchFeature({**inputs, **picture_inputs, **self._frames_of(videos)})
-
-    def _picture_inputs(self, pictures: list[list[Any]]) -> tuple[dict[str, Any], list[str]]:
-        """Pictures beside videos: the base's inputs for them, and what it writes for each."""
-        if not any(pictures):
-            return {}, []
-        base = self.base_processor
-        flat = [[picture] for row in pictures for picture in row]
-        images, *_ = base.prepare_inputs_layout(images=flat, text=None)
-        merged = base._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt")
-        inputs, replacements = base._process_images(images, **merged["images_kwargs"])
-        return {name: value for name, value in inputs.items() if name in self._visual_input_names}, replacements
+        """Model inputs of prompts with videos; the prompts are checked before the frames cost anything."""
+        if arguments.template:
+            logger.warning_once(f"Ignored, as nothing here takes them: {', '.join(arguments.template)}.")
+        text = dict(arguments.text)
+        return_tensors = text.pop("return_tensors", "pt")
+        if return_tensors not in (None, "pt", "np"):
+            raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
+        made, replacements = self._foreign(
+            "The base's processor refused the pictures",
+            picture_inputs,
+            self.base_processor,
+            [row for row in pictures if row],
+            arguments.pictures,
+        )
+        inputs = self._tokenize(prompts, replacements, text, return_tensors)
+        visual = {**made, **self._frames_of(videos, arguments.frames)}
+        if return_tensors == "np":
+            visual = {name: value.numpy() for name, value in visual.items()}
+        return BatchFeature({**inputs, **visual})
 
     def _tokenize(
         self,
-        texts: list[str],
-        replacements: list[str],
-        parts: Sequence[list[tuple[str, bool]] | None],
-        kwargs: dict[str, Any],
-        left: bool,
-    ) -> BatchFeature:
+        prompts: Sequence[RenderedPrompt],
+        replacements: Sequence[str],
+        kwargs: Mapping[str, Any],
+        return_tensors: str | None,
+    ) -> dict[str, Any]:
         """Expand the placeholders, tokenise, and mark which tokens are the video's and which the question's."""
-        base, pictures = self.base_processor, iter(replacements)
+        pictures = iter(replacements)
+        expanded = [self._expand(prompt, pictures) for prompt in prompts]
+        encoded = self._encode([prompt for prompt, _ in expanded], kwargs, return_tensors)
+        ids = encoded["input_ids"]
+        self._check_length(ids, kwargs)
+        data = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
+        data["video_mask"] = [self._mark_videos(row, visuals) for row, (_, visuals) in zip(ids, expanded, strict=True)]
+        special = {*self.tokenizer.all_special_ids, self.markers.token_id}
+        data["question_mask"], assistant = [], []
+        for number, (prompt, _) in enumerate(expanded):
+            inside = self._in_spans(encoded, number, prompt, prompt.question_spans)
+            data["question_mask"].append(
+                [int(i and t not in special) for i, t in zip(inside, ids[number], strict=True)]
+            )
+            if prompt.assistant_spans is not None:
+                assistant.append(self._in_spans(encoded, number, prompt, prompt.assistant_spans))
+        data |= self._type_ids(ids, data["video_mask"], kwargs)
+        if len(assistant) == len(expanded):
+            data["assistant_masks"] = assistant
+        if return_tensors is None:
+            return data
+        if len(lengths := {len(row) for row in ids}) > 1:
+            raise LinVTInputError(
+                f"The prompts have {min(lengths)} to {max(lengths)} tokens, which is no tensor. Pass padding=True, or "
+                "return_tensors=None for lists."
+            )
+        make = torch.tensor if return_tensors == "pt" else np.array
+        return {name: make(rows) for name, rows in data.items()}
+
+    def _encode(self, prompts: Sequence[str], kwargs: Mapping[str, Any], return_tensors: str | None) -> dict[str, Any]:
+        """The tokenizer's output as lists, with the base's own defaults and character offsets where there are any."""
+        kwargs = {**getattr(self.base_processor, "text_kwargs", {}), **kwargs}
+        kwargs.pop("return_mm_token_type_ids", None)
+        if unknown := [
+            name for name in kwargs if name not in _TOKENIZER_ARGUMENTS and name != "return_token_type_ids"
+        ]:
+            raise LinVTInputError(f"{', '.join(unknown)} cannot be used together with videos.")
+        kwargs.setdefault("padding", len(prompts) > 1 and return_tensors is not None)
+        # A template that wrote the first special token itself must not get a second one.
+        bos = self.tokenizer.bos_token
+        if bos is not None and prompts[0].startswith(bos):
+            kwargs["add_special_tokens"] = False
+        texts = [str(prompt) for prompt in prompts]
+        offsets = {"return_offsets_mapping": True} if self.tokenizer.is_fast else {}
+        refused = "The tokenizer refused the prompt"
+        return dict(self._foreign(refused, self.tokenizer, texts, **{**kwargs, **offsets, "return_tensors": None}))
+
+    def _expand(self, prompt: RenderedPrompt, pictures: Iterator[str]) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
+        """A prompt with its placeholders written out, and the kind and number of tokens of every visual in it."""
         video = self.markers.video(self.num_video_tokens)
-        prefix = self.tokenizer.bos_token or self.tokenizer.eos_token
-        expanded, visuals = [], []
-        for text in texts:
-            if family_of(self.base_model_type).begins_with_bos and not text.startswith(prefix):
-                text = prefix + text
-            written = list(self._expansions(text, pictures, video))
-            expanded.append("".join(piece for piece, _ in written))
-            visuals.append([(kind, piece.count(self.markers.token)) for piece, kind in written if kind])
-        if next(pictures, None) is not None:
-            raise LinVTInputError("More pictures were given than the prompts have picture placeholders.")
-        kwargs = {**kwargs, **({} if "add_special_tokens" in kwargs else self._special_tokens(expanded))}
-        return_tensors = kwargs.pop("return_tensors", "pt")
-        kwargs.setdefault("padding", len(texts) > 1)
-        if left:
-            kwargs.setdefault("padding_side", "left")
-        encoded = self.tokenizer(expanded, return_offsets_mapping=self.tokenizer.is_fast, **kwargs)
-        self._check_length(encoded, kwargs)
-        offsets = encoded.pop("offset_mapping", None)
-        data = {name: value for name, value in encoded.items() if name in ("input_ids", "attention_mask")}
-        data["video_mask"] = [self._mark_videos(ids, row) for ids, row in zip(encoded["input_ids"], visuals, strict=True)]
-        data["question_mask"] = [
-            self._mark_question(ids, expanded[i], parts[i], offsets[i] if offsets is not None else None)
-            for i, ids in enumerate(encoded["input_ids"])
-        ]
-        if base.return_mm_token_type_ids:
-            types = base.create_mm_token_type_ids(encoded["input_ids"])
-            if (value := family_of(self.base_model_type).video_type_id) != 1:
-                types = [
-                    [value if is_video else kind for kind, is_video in zip(row, mask, strict=True)]
-                    for row, mask in zip(types, data["video_mask"], strict=True)
-                ]
-            name = "token_type_ids" if "token_type_ids" in base.model_input_names else "mm_token_type_ids"
-            data[name] = types
-        return BatchFeature(data, tensor_type=return_tensors)
+        pieces, visuals = [], []
+        pattern = f"{re.escape(VIDEO_TOKEN)}|{re.escape(self.markers.placeholder)}"
+        for match in re.finditer(pattern, prompt):
+            kind = "video" if match.group() == VIDEO_TOKEN else "picture"
+            new = video if kind == "video" else next(pictures, None)
+            if new is None:
+                raise LinVTInputError(
+                    f"The prompts have more picture placeholders {self.markers.placeholder!r} than pictures given."
+                )
+            pieces.append((*match.span(), new))
+            visuals.append((kind, new.count(self.markers.token)))
+        first = self.tokenizer.bos_token or self.tokenizer.eos_token
+        if family_of(self.base_model_type).begins_with_bos and not prompt.startswith(first):
+            pieces.insert(0, (0, 0, first))
+        return prompt.replace_at(pieces), visuals
 
-    def _expansions(self, text: str, pictures: Iterator[str], video: str) -> Iterator[tuple[str, str]]:
-        """Pieces of a prompt with placeholders written out, each with the kind of visual it is ("" for text)."""
-        first, *rest = text.split(VIDEO_TOKEN)
-        for number, segment in enumerate([first, *rest]):
-            if number:
-                yield video, "video"
-            plain, *after = segment.split(self.markers.placeholder)
-            yield plain, ""
-            for piece in after:
-                if (picture := next(pictures, None)) is None:
-                    raise LinVTInputError(
-                        f"The prompts have more picture placeholders {self.markers.placeholder!r} than pictures given."
-                    )
-                yield picture, "picture"
-                yield piece, ""
-
-    def _check_length(self, encoded: Any, kwargs: Mapping[str, Any]) -> None:
+    def _check_length(self, ids: Sequence[Sequence[int]], kwargs: Mapping[str, Any]) -> None:
         limit = self.tokenizer.model_max_length
-        longest = max(len(ids) for ids in encoded["input_ids"])
+        longest = max(len(row) for row in ids)
         if not kwargs.get("truncation") and limit < _SANE_LENGTH and longest > limit:
             raise LinVTInputError(
                 f"The prompt has {longest} tokens ({self.num_video_tokens} of each video), the tokenizer's limit is "
@@ -529,34 +876,47 @@ class LinVTProcessor(ProcessorMixin):
         found = sum(token == self.markers.token_id for token in ids)
         if found != len(kinds):
             raise LinVTInputError(
-                f"The prompt lost placeholders: {len(kinds)} were written, {found} are left after tokenising. Do not cut "
-                "inside a video: raise max_length, or switch truncation off."
+                f"The prompt lost placeholders: {len(kinds)} were written, {found} are left after tokenising. Do not "
+                "cut inside a video: raise max_length, or switch truncation off."
             )
         order = iter(kinds)
         return [int(token == self.markers.token_id and next(order) == "video") for token in ids]
 
-    def _mark_question(
-        self,
-        ids: Sequence[int],
-        text: str,
-        parts: list[tuple[str, bool]] | None,
-        offsets: Sequence[tuple[int, int]] | None,
-    ) -> list[int]:
-        """1 at the tokens of the question: the last user turn, or all text when no question is known."""
-        special = {*self.tokenizer.all_special_ids, self.markers.token_id}
-        spans, cursor = [], 0
-        for part, is_question in parts or []:
-            start = text.find(part.strip(), cursor)
-            if start >= 0 and part.strip():
-                cursor = start + len(part.strip())
-                if is_question:
-                    spans.append((start, cursor))
-        if offsets is None or not spans:
-            return [int(token not in special) for token in ids]
-        return [
-            int(token not in special and any(start < right and end > left for left, right in spans))
-            for token, (start, end) in zip(ids, offsets, strict=True)
-        ]
+    def _in_spans(self, encoded: Mapping[str, Any], row: int, prompt: str, spans: Sequence[_Span]) -> list[int]:
+        """1 at the tokens of a row that overlap one of the spans of characters; padding has no characters."""
+        ids = encoded["input_ids"][row]
+        if "offset_mapping" in encoded:
+            offsets = encoded["offset_mapping"][row]
+            return [int(any(first < stop and last > start for start, stop in spans)) for first, last in offsets]
+        inside, real = [0] * len(ids), [i for i, real in enumerate(encoded["attention_mask"][row]) if real]
+
+        def tokens_before(end: int) -> int:
+            return len(self.tokenizer(str(prompt[:end]), add_special_tokens=False)["input_ids"])
+
+        # Special tokens in front, and what truncation took away there, move all tokens by the same number.
+        is_cut_left = self.tokenizer.truncation_side == "left"
+        shift = len(real) - tokens_before(len(prompt)) if is_cut_left or len(real) > tokens_before(len(prompt)) else 0
+        for start, stop in spans:
+            for place in range(max(0, tokens_before(start) + shift), tokens_before(stop) + shift):
+                if place < len(real):
+                    inside[real[place]] = 1
+        return inside
+
+    def _type_ids(
+        self, ids: Sequence[Sequence[int]], video_mask: Sequence[Sequence[int]], kwargs: Mapping[str, Any]
+    ) -> dict[str, list[list[int]]]:
+        """The base's type ids under its own name for them; at videos what the family needs there."""
+        base = self.base_processor
+        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
+            return {}
+        types = base.create_mm_token_type_ids([list(row) for row in ids])
+        if (value := family_of(self.base_model_type).video_type_id) != 1:
+            types = [
+                [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
+                for rows in zip(types, video_mask, strict=True)
+            ]
+        is_renamed = "mm_token_type_ids" not in base.model_input_names and "token_type_ids" in base.model_input_names
+        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types}
 
     # -- decoding, saving, loading --
 
@@ -579,55 +939,79 @@ class LinVTProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "base_processor_class": type(self.base_processor).__name__,
             "auto_map": {"AutoProcessor": "processing_linvt.LinVTProcessor"},
-            "linvt": {
-                "num_video_tokens": self.num_video_tokens,
-                "base_model_type": self.base_model_type,
-                "num_frames": self.num_frames,
-                "add_timestamps": self.add_timestamps,
-            },
+            "linvt": {name: getattr(self, name) for name in _SETTINGS},
         }
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_video_tokens={self.num_video_tokens}, base={self.base_processor!r})"
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SETTINGS)
+        return f"{type(self).__name__}({type(self.base_processor).__name__}, {settings})"
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
         """
         Save the base's processor and our settings into one folder, with the code that loads them.
 
         Args:
             save_directory: folder, made if missing.
-            push_to_hub, kwargs: as in transformers.
+            push_to_hub: upload it as well, to `repo_id` or a repository with the folder's name.
+            kwargs: of `push_to_hub` (`repo_id`, `token`, `private`, ...).
+
+        Raises:
+            CheckpointError: the folder cannot be written.
         """
+        settings, folder = self.to_dict(), Path(save_directory)
+        path = folder / PROCESSOR_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = list(self.base_processor.save_pretrained(folder) or [])
+            # transformers' own way to put the code beside a checkpoint; there is no method for it
+            custom_object_save(self, folder)
+            saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            whole = json.dumps({**saved, **settings}, indent=2, sort_keys=True) + "\n"
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(whole, encoding="utf-8")
+            unfinished.replace(path)
+        except OSError as error:
+            raise CheckpointError(f"The processor cannot be saved into {str(folder)!r}: {error}") from error
         if push_to_hub:
-            raise LinVTInputError("Save first, then call processor.push_to_hub(repo_id).")
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        files = list(self.base_processor.save_pretrained(save_directory, **kwargs) or [])
-        custom_object_save(self, save_directory)
-        path = Path(save_directory) / PROCESSOR_NAME
-        settings = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps({**settings, **self.to_dict()}, indent=2, sort_keys=True) + "\n")
-        return [*files, str(path)]
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return list(dict.fromkeys([*map(str, files), str(path)]))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "LinVTProcessor":
         """
         Load a processor that `save_pretrained` wrote, by folder or repository id.
 
+        Args:
+            pretrained_model_name_or_path: folder or repository id.
+            kwargs: `num_frames`, `add_timestamps`, `num_video_tokens` instead of the saved ones; `revision`,
+                `subfolder`, `token` and the like; `padding_side`, `min_pixels` and the like for the base's parts.
+                Others are ignored, as a pipeline adds arguments that are the model's.
+
         Raises:
             CheckpointError: nothing there, or the processor of another model.
+            LinVTInputError: a misspelt argument.
         """
         source = os.fspath(pretrained_model_name_or_path)
-        loading = {name: kwargs[name] for name in _LOADING_ARGUMENTS if kwargs.get(name) is not None}
+        own = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
+        for name in kwargs:
+            if name not in (*_SETTINGS, *_HUB_ARGUMENTS, *_PART_ARGUMENTS) and _similar(name, _SETTINGS):
+                raise LinVTInputError(_unknown_argument(name, _SETTINGS))
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        parts = {name: kwargs[name] for name in _PART_ARGUMENTS if name in kwargs}
         try:
-            settings, _ = cls.get_processor_dict(source, **loading)
-        except OSError as error:
+            settings, _ = cls.get_processor_dict(source, **hub)
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"No processor found at {source!r}: {error}") from error
         if "linvt" not in settings:
+            found = settings.get("processor_class")
             raise CheckpointError(
-                f"{source!r} holds a {settings.get('processor_class', 'processor')} without LinVT settings. For a base "
-                "model use LinVTProcessor.from_base."
+                f"{source!r} holds {'a ' + found if found else 'no processor_config.json, or one'} without LinVT "
+                "settings. For a base model use LinVTProcessor.from_base."
             )
-        return cls(load_base_processor(source, **loading), **settings["linvt"])
+        saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
+        return cls(load_base_processor(source, **hub, **parts), **{**saved, **own})
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> "LinVTProcessor":
@@ -635,54 +1019,175 @@ class LinVTProcessor(ProcessorMixin):
         Put LinVT around a base model's processor.
 
         Args:
-            base: repository id, folder, or a loaded processor.
-            kwargs: `num_video_tokens` (the model's), `num_frames`, `add_timestamps`, `base_model_type`; arguments such
-                as `revision` and `token` go to the base's `from_pretrained`.
+            base: repository id, folder, or a loaded processor, which is used as it is and not changed.
+            kwargs: `num_video_tokens` (the model's), `num_frames`, `add_timestamps`, `base_model_type`; other
+                arguments such as `revision` and `token` go to the base's `from_pretrained`.
+
+        Raises:
+            CheckpointError: nothing there.
+            UnsupportedBaseError: what is there has no tokenizer or image processor, or a package is missing.
+            LinVTInputError: a misspelt argument, or one for loading beside a loaded processor.
         """
-        own = {
-            name: kwargs.pop(name)
-            for name in ("num_video_tokens", "num_frames", "add_timestamps", "base_model_type")
-            if name in kwargs
-        }
-        if isinstance(base, str | os.PathLike):
+        own = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
+        is_loaded = not isinstance(base, str | os.PathLike)
+        for name in kwargs:
+            if is_loaded or _similar(name, _SETTINGS):
+                raise LinVTInputError(_unknown_argument(name, _SETTINGS))
+        if not is_loaded:
             source = os.fspath(base)
             base = load_base_processor(source, **kwargs)
-            own.setdefault("base_model_type", _model_type_at(source, base, kwargs))
+            if own.get("base_model_type") is None:
+                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+                own["base_model_type"] = _model_type_at(source, base, hub)
         return cls(base, **own)
 
 
-_TOKENIZER_ARGUMENTS = (
-    "padding",
-    "padding_side",
-    "truncation",
-    "max_length",
-    "pad_to_multiple_of",
-    "add_special_tokens",
-)
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mapping[str, Any]) -> str:
-    """The architecture that the model beside a processor has; the processor's class if there is no model."""
-    try:
-        return AutoConfig.from_pretrained(source, **hub_arguments).model_type
-    except (OSError, ValueError):
-        return model_type_of(processor)
+def _conversations(conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
+    """
+    One conversation or several -> checked copies, and whether there were several.
+
+    Keys whose value is None are dropped: `datasets` gives every part the keys of all others, and many templates look
+    at whether a key is there.
+    """
+    if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence) or not conversation:
+        raise LinVTInputError(
+            "A conversation is a list of messages such as {'role': 'user', 'content': ...}, not "
+            f"{_shown(conversation)}."
+        )
+    is_batched = isinstance(conversation[0], list | tuple)
+    several = conversation if is_batched else [conversation]
+    return [_checked_messages(messages) for messages in several], is_batched
 
 
-def _source(part: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    for key in keys:
-        if key in part:
-            return part[key]
-    raise LinVTInputError(
-        f"A content part of type {part.get('type')!r} names no source: give one of {', '.join(keys)}. Found "
-        f"{', '.join(part)}."
-    )
+def _checked_messages(messages: Any) -> list[dict[str, Any]]:
+    if not isinstance(messages, list | tuple) or not messages:
+        raise LinVTInputError(
+            f"A conversation of the batch is {_shown(messages)}. Give one list of messages, or a list of such lists."
+        )
+    checked = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise LinVTInputError(
+                f"Message {number} is {_shown(message)}, not a dictionary with 'role' and 'content'."
+            )
+        message = {key: value for key, value in message.items() if value is not None}
+        if not isinstance(message.get("role"), str):
+            raise LinVTInputError(
+                f"Message {number} has no role: {_shown(message)}. Give 'user', 'assistant' or 'system'."
+            )
+        content = message.get("content")
+        if content is None and not message.get("tool_calls"):
+            raise LinVTInputError(
+                f"Message {number} ({message['role']}) has no content. Give a text or a list of parts."
+            )
+        if isinstance(content, list | tuple):
+            message["content"] = [_checked_part(part, number) for part in content]
+        elif content is not None and not isinstance(content, str):
+            raise LinVTInputError(
+                f"The content of message {number} is {_shown(content)}. Give a text or a list of parts such as "
+                "{'type': 'text', 'text': ...}."
+            )
+        checked.append(message)
+    return checked
 
 
-def _video_parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _checked_part(part: Any, number: int) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise LinVTInputError(
+            f"A content part of message {number} is {_shown(part)}, not a dictionary such as "
+            "{'type': 'text', 'text': ...}."
+        )
+    part = {key: value for key, value in part.items() if value is not None}
+    kind = part.get("type")
+    if kind == "image_url":  # OpenAI's form, which transformers takes too
+        address = part.get("image_url")
+        part = {"type": "image", "url": address.get("url") if isinstance(address, Mapping) else address}
+    elif kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise LinVTInputError(
+                f"A text part of message {number} has no text, or none that is a string: {_shown(part)}."
+            )
+    elif kind == "video":
+        known = ("type", *_VIDEO_KEYS, *_SAMPLING)
+        if unknown := [key for key in part if key not in known]:
+            raise LinVTInputError(f"A video part of message {number}: {_unknown_argument(unknown[0], known)}")
+    elif kind != "image":
+        raise LinVTInputError(
+            f"A content part of message {number} has type {kind!r}; this processor knows 'video', 'image' and 'text'."
+        )
+    return part
+
+
+def _parts(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
     for message in messages:
-        if not isinstance(content := message.get("content"), str):
-            yield from (part for part in content or [] if part.get("type") == "video")
+        if isinstance(content := message.get("content"), list):
+            yield from (part for part in content if part["type"] == kind)
+
+
+def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        if isinstance(content := message.get("content"), str):
+            yield content
+    yield from (part["text"] for part in _parts(messages, "text"))
+
+
+def _source(part: Mapping[str, Any], keys: Sequence[str], is_needed: bool) -> Any:
+    """The one source that a video or picture part names; None where there is none and none is needed."""
+    given = [key for key in keys if key in part]
+    if len(given) > 1:
+        raise LinVTInputError(
+            f"A content part of type {part['type']!r} names {len(given)} sources: {', '.join(given)}."
+        )
+    if not given and is_needed:
+        raise LinVTInputError(
+            f"A content part of type {part['type']!r} names no source: give one of {', '.join(keys)}. Found "
+            f"{', '.join(part)}."
+        )
+    return part[given[0]] if given else None
+
+
+def _sampling_of(part: Mapping[str, Any], of_call: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling of one video: its part's own before the call's; `num_frames` and `fps` are alternatives."""
+    own = {name: part[name] for name in _SAMPLING if name in part}
+    if "num_frames" in own or "fps" in own:
+        of_call = {name: value for name, value in of_call.items() if name not in ("num_frames", "fps")}
+    return {**of_call, **own}
+
+
+def _question_turn(messages: Sequence[Mapping[str, Any]]) -> int | None:
+    """The last turn of the user that has text."""
+    turns = [
+        i for i, one in enumerate(messages) if one["role"] == "user" and any(text.strip() for text in _texts([one]))
+    ]
+    return turns[-1] if turns else None
+
+
+def _marked(text: str) -> str:
+    """A text between marks; blanks at its ends stay outside, where a template may strip them."""
+    inner = text.strip()
+    if not inner:
+        return text
+    start = text.index(inner)
+    return text[:start] + _QUESTION_START + inner + _QUESTION_END + text[start + len(inner) :]
+
+
+def _take_marks_out(text: str) -> tuple[str, list[_Span]]:
+    """A text without its marks, and the spans that were between them."""
+    pieces = re.split(f"({_QUESTION_START}|{_QUESTION_END})", text)
+    spans, clean, start = [], "", 0
+    for piece in pieces:
+        if piece == _QUESTION_START:
+            start = len(clean)
+        elif piece == _QUESTION_END:
+            spans.append((start, len(clean)))
+        else:
+            clean += piece
+    return clean, spans
 
 
 def _times_in_words(video: VideoFrames) -> str:
@@ -690,41 +1195,155 @@ def _times_in_words(video: VideoFrames) -> str:
     return f"Video of {video.duration:.1f} seconds, frames at {times} seconds.\n"
 
 
-def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Along the first axis; smaller ones are padded with zeros at the end, as image processors pad a batch."""
-    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    padded = []
-    for tensor in tensors:
-        pad = [amount for have, want in zip(tensor.shape[:0:-1], shape[::-1], strict=True) for amount in (0, want - have)]
-        padded.append(torch.nn.functional.pad(tensor, pad) if any(pad) else tensor)
-    return torch.cat(padded)
+# ---------------------------------------------------------------------------------------------------------------------
+# Prompts and visuals given apart
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def _is_frame_list(videos: Sequence[Any]) -> bool:
+def _with_questions(texts: Sequence[str], question: str | Sequence[str] | None) -> list[RenderedPrompt]:
+    """Prompts that know their question: the given one where it stands last, their own, or all of their text."""
+    if question is None:
+        return [one if isinstance(one, RenderedPrompt) else RenderedPrompt(one, [(0, len(one))]) for one in texts]
+    questions = [question] if isinstance(question, str) else list(question)
+    if len(questions) != len(texts) or not all(isinstance(one, str) for one in questions):
+        raise LinVTInputError(
+            f"question has {len(questions)} entries for {len(texts)} prompts. Give a string for each."
+        )
+    prompts = []
+    for text, asked in zip(texts, questions, strict=True):
+        start = text.rfind(asked.strip())
+        if start < 0 or not asked.strip():
+            raise LinVTInputError(f"The question {_shown(asked)} does not stand in its prompt {_shown(text)}.")
+        spans = getattr(text, "assistant_spans", None)
+        prompts.append(RenderedPrompt(text, [(start, start + len(asked.strip()))], spans))
+    return prompts
+
+
+def _is_frame_list(videos: Any) -> bool:
     """Whether a list is the frames of one video rather than several videos."""
-    return bool(videos) and (getattr(videos[0], "ndim", None) == 3 or hasattr(videos[0], "getbands"))
+    if not isinstance(videos, list | tuple) or not videos:
+        return False
+    return getattr(videos[0], "ndim", None) == 3 or isinstance(videos[0], PIL.Image.Image)
 
 
-def _flatten(videos: Sequence[Any]) -> Iterator[Any]:
-    for video in videos:
-        if isinstance(video, list | tuple) and not _is_frame_list(video):
-            yield from video
-        else:
-            yield video
+def _nested_videos(videos: Any) -> list[list[Any]]:
+    """Videos as a list of lists: one list in all, or one per prompt where they were given so."""
+    if videos is None:
+        return []
+    if getattr(videos, "ndim", None) == 5:
+        videos = list(videos)  # (videos, frames, ...)
+    if not isinstance(videos, list | tuple) or _is_frame_list(videos):
+        return [[videos]]
+    is_nested = any(isinstance(one, list | tuple) and not _is_frame_list(one) for one in videos)
+    if not is_nested:
+        return [list(videos)]
+    rows = []
+    for row in videos:
+        if not isinstance(row, list | tuple) or _is_frame_list(row):
+            row = [row]
+        if any(isinstance(one, list | tuple) and not _is_frame_list(one) for one in row):
+            raise LinVTInputError(
+                "videos is nested too deep: give a list of videos, or one list of videos per prompt."
+            )
+        rows.append(list(row))
+    return rows
+
+
+def _check_video_counts(texts: Sequence[str], videos: Sequence[Sequence[Any]]) -> None:
+    wanted, given = [text.count(VIDEO_TOKEN) for text in texts], [len(row) for row in videos]
+    if sum(wanted) != sum(given) or (len(given) > 1 and given != wanted):
+        raise LinVTInputError(
+            f"The prompts have {sum(wanted)} video placeholders {VIDEO_TOKEN!r} {wanted}, {sum(given)} videos were "
+            f"given {given}. Give one video for each."
+        )
 
 
 def _per_prompt(images: Any, texts: Sequence[str], markers: VisualMarkers) -> list[list[Any]]:
     """Pictures given flat or nested -> a list per prompt, by the number of placeholders in each."""
-    if images is None:
-        return [[] for _ in texts]
-    flat = list(_flatten(images if isinstance(images, list | tuple) else [images]))
+    rows = images if isinstance(images, list | tuple) else [] if images is None else [images]
+    flat = [one for row in rows for one in (row if isinstance(row, list | tuple) else [row])]
     counts = [text.count(markers.placeholder) for text in texts]
-    if sum(counts) != len(flat):
+    is_nested = any(isinstance(row, list | tuple) for row in rows)
+    if sum(counts) != len(flat) or (is_nested and counts != [len(row) for row in rows]):
         raise LinVTInputError(
-            f"The prompts have {sum(counts)} picture placeholders {markers.placeholder!r}, {len(flat)} pictures were given."
+            f"The prompts have {sum(counts)} picture placeholders {markers.placeholder!r} {counts}, {len(flat)} "
+            "pictures were given" + (f" {[len(row) for row in rows]}." if is_nested else ".")
         )
     pictures = iter(flat)
     return [[next(pictures) for _ in range(count)] for count in counts]
 
 
-__all__ = ["LinVTProcessor", "VIDEO_TOKEN"]
+def _check_frames(video: VideoFrames) -> None:
+    frames, times = np.asarray(video.frames), np.asarray(video.timestamps)
+    if (
+        frames.ndim != 4
+        or frames.shape[-1] != 3
+        or not frames.size
+        or frames.dtype != np.uint8
+        or len(times) != len(frames)
+    ):
+        raise LinVTInputError(
+            f"VideoFrames has frames of shape {frames.shape} and type {frames.dtype} with {len(times)} timestamps; it "
+            "needs (num_frames, height, width, 3), uint8, and a time for each. Use read_video to make it."
+        )
+
+
+def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Along the first axis; smaller ones are padded with zeros at the end, as image processors pad a batch."""
+    if len(tensors) == 1:
+        return tensors[0]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        pad = [
+            amount for have, want in zip(tensor.shape[:0:-1], shape[::-1], strict=True) for amount in (0, want - have)
+        ]
+        padded.append(torch.nn.functional.pad(tensor, pad) if any(pad) else tensor)
+    return torch.cat(padded)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Small things
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mapping[str, Any]) -> str:
+    """The architecture that the model beside a processor has; the processor's class if there is no model."""
+    try:
+        config = AutoConfig.from_pretrained(source, **hub_arguments)
+    except (OSError, ValueError):
+        return model_type_of(processor)
+    return getattr(config, "base_config", config).model_type  # what is there may be a model with LinVT already
+
+
+def _similar(name: str, known: Sequence[str]) -> str | None:
+    """The name that was meant, where one is near."""
+    if (other := _OTHER_NAMES.get(name)) in known:
+        return other
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
+
+
+def _unknown_argument(name: str, known: Sequence[str]) -> str:
+    meant = _similar(name, known)
+    advice = f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(known)}."
+    return f"There is no argument {name!r} here. {advice}"
+
+
+def _shown(value: Any) -> str:
+    """What was given, short enough for a message."""
+    if isinstance(value, str | bytes):
+        return repr(value[:60]) + ("..." if len(value) > 60 else "")
+    if value is None or isinstance(value, bool | int | float) or value in ([], (), {}):
+        return repr(value)
+    return (
+        f"{type(value).__name__} {repr(value)[:60]}"
+        if isinstance(value, list | tuple | dict)
+        else type(value).__name__
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+
+
+__all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]

@@ -57,7 +57,7 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mpegvideo,h264,hevc,m4v,ivf,obu,mxf,nut,rm,"
     "dv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff"
 )
-# Seeking is trusted, and then verified, where the packets of the container carry presentation time stamps and an index.
+# Seeking is trusted, and then verified, where packets carry presentation time stamps and the container an index.
 _SEEKABLE_FORMATS = {"mov", "matroska"}
 # AVI stores no time stamps; those that FFmpeg makes up are wrong where B frames are packed together.
 _FORMATS_WITHOUT_TIME_STAMPS = {"avi"}
@@ -157,7 +157,7 @@ def uniform_indices(total: int, count: int) -> list[int]:
 
     Middles, because then the longest time between any moment of the video and the nearest sampled frame is as short as
     it can be, no sample is spent on the black frames many videos begin and end with, and the choice is the same when
-    the video runs backwards (up to rounding). Integer arithmetic, because `int(i * total / count)` depends on rounding.
+    the video runs backwards (up to rounding). Integer arithmetic, because `int(i * total / count)` depends on it.
     The paper does not say how it spaces its frames; the scheme is ours.
 
     Args:
@@ -291,12 +291,13 @@ class _Request:
             setattr(self, name, int(value))
         if self.num_frames is not None and self.fps is not None:
             raise VideoReadError(
-                f"num_frames={self.num_frames} and fps={self.fps} were both given. Choose one: num_frames spreads that "
-                "many frames over the video, fps takes one every 1 / fps seconds (max_frames caps it)."
+                f"num_frames={self.num_frames} and fps={self.fps} were both given. Choose one: num_frames spreads "
+                "that many frames over the video, fps takes one every 1 / fps seconds (max_frames caps it)."
             )
         if self.num_frames is not None and self.max_frames is not None and self.num_frames > self.max_frames:
             raise VideoReadError(
-                f"num_frames={self.num_frames} is more than max_frames={self.max_frames}. Lower the one or raise the other."
+                f"num_frames={self.num_frames} is more than max_frames={self.max_frames}. Lower the one or "
+                "raise the other."
             )
         for name, smallest in (("fps", "above 0"), ("start", "0 or more"), ("end", "above 0")):
             value = getattr(self, name)
@@ -321,14 +322,15 @@ class _Request:
         if self.start is not None:
             if self.start >= max(duration, _TIME_TOLERANCE):
                 raise VideoReadError(
-                    f"{name}: start={self.start} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier start."
+                    f"{name}: start={self.start} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier "
+                    "start."
                 )
             first = max(0, int(np.searchsorted(seconds, self.start + _TIME_TOLERANCE, side="right")) - 1)
         if self.end is not None:
             if self.end > duration + _END_TOLERANCE:
                 raise VideoReadError(
-                    f"{name}: end={self.end} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier end, or "
-                    "leave it out to read to the end."
+                    f"{name}: end={self.end} s is beyond its end, it lasts {duration:.3f} s. Choose an earlier end, "
+                    "or leave it out to read to the end."
                 )
             last = max(first, int(np.searchsorted(seconds, self.end + _TIME_TOLERANCE, side="right")) - 1)
         return first, last
@@ -454,7 +456,7 @@ def _source_from_bytes(data: Any, limits: VideoLimits, name: str) -> _Source:
 
 @contextmanager
 def _temporary_path() -> Iterator[str]:
-    """Path of an empty file that is gone afterwards, whatever happened. Not open, so that Windows can open it again."""
+    """Path of an empty file that is gone afterwards, whatever happens. Not open: Windows opens a file only once."""
     handle, path = tempfile.mkstemp(prefix="linvt_video_")
     os.close(handle)
     try:
@@ -514,8 +516,8 @@ def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterato
             yield _source_from_path(path, limits, name=name)
         else:
             raise VideoReadError(
-                f"A video of type {type(video).__name__} is not understood. Give a path, bytes, a file object, an array "
-                "or tensor of frames, a list of PIL images, or an entry of a `datasets` video column."
+                f"A video of type {type(video).__name__} is not understood. Give a path, bytes, a file object, an "
+                "array or tensor of frames, a list of PIL images, or an entry of a `datasets` video column."
             )
 
 
@@ -526,8 +528,8 @@ def _from_datasets_dict(entry: dict) -> Any:
     if path is not None:
         return path
     raise VideoReadError(
-        f"A dictionary with the keys {sorted(map(str, entry))} holds no video: 'bytes' or 'path' must be there and not "
-        "None, as in a `datasets` video column."
+        f"A dictionary with the keys {sorted(map(str, entry))} holds no video: 'bytes' or 'path' must be there and "
+        "not None, as in a `datasets` video column."
     )
 
 
@@ -566,7 +568,8 @@ class _File:
         try:
             self.container = av.open(
                 source.for_reading(),
-                options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+                # not `options`: PyAV 15 crashes on them where streams are found late (MPEG program streams)
+                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
                 metadata_errors="replace",
             )
         except (av.error.FFmpegError, ValueError, OSError) as error:
@@ -579,8 +582,8 @@ class _File:
                 raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.")
             if context is None:
                 raise VideoReadError(
-                    f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, for "
-                    "example to H.264."
+                    f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, "
+                    "for example to H.264."
                 )
             if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise
                 context.options = {"err_detect": "explode"}
@@ -673,10 +676,6 @@ class _FrameTable:
         position = bisect.bisect_right(self.keys, pts, key=lambda key: key[0]) - 1
         return None if position < 0 else position
 
-    def seek_target(self, position: int) -> int:
-        """MP4 keeps its index by decoding time: a key frame is found by that, its own or (by the other) a later one."""
-        return self.keys[position][1 if self.format == "mov" else 0]
-
     @property
     def seconds(self) -> np.ndarray:
         return (np.asarray(self.pts, dtype=np.float64) - (self.pts[0] if self.pts else 0)) * self.time_base
@@ -700,7 +699,7 @@ def _check_frame_size(name: str, height: int, width: int, limits: VideoLimits) -
 
 def _declared_num_bytes(source: _Source) -> int | None:
     """
-    How long the file says it is: the end of its last MP4 box, Matroska segment or RIFF chunk; `None` if it does not say.
+    How long the file says it is: the end of its last MP4 box, Matroska segment or RIFF chunk; `None` if it does not.
 
     Demuxers read a cut-off Matroska or fragmented MP4 file to where it stops and report no error at all.
     """
@@ -749,7 +748,7 @@ def _declared_matroska_bytes(head: bytes) -> int | None:
 
 
 def _missing_part(source: _Source, file: _File, num_read: int, num_corrupt: int, num_errors: int) -> str | None:
-    """What a file lacks that stops too early, in words; `None` if it is whole or does not say how long it should be."""
+    """What a file lacks that stops too early, in words; `None` if it is whole or says nothing about its length."""
     expected = file.stream.frames if file.format == "mov" else 0
     num_intact = num_read - num_corrupt
     declared = _declared_num_bytes(source)
@@ -828,7 +827,7 @@ _B = av.video.frame.PictureType.B
 
 
 def _is_intra(frame: Any) -> bool:
-    """Whether decoding can start at a frame: a marked key frame, and really a whole picture (intra-refresh has none)."""
+    """Whether decoding can start at a frame: marked as a key frame, and a whole picture (intra-refresh has none)."""
     return bool(frame.key_frame) and frame.pict_type == av.video.frame.PictureType.I
 
 
@@ -885,7 +884,7 @@ class _Damage:
 
 
 def _decoded(file: _File, damage: _Damage) -> Iterator[Any]:
-    """Frames in the order shown, from where the file stands to its end; what cannot be decoded is noted and skipped."""
+    """Frames in the order shown, from where the file stands to its end; what does not decode is noted and skipped."""
     for packet in file.packets():
         if packet is None:
             damage.packet_broke(None)
@@ -915,7 +914,7 @@ def _upright(image: np.ndarray, matrix: tuple[int, int, int, int], name: str) ->
     Example:
 
     >>> one = 65536
-    >>> _upright(np.arange(6).reshape(2, 3, 1), (0, one, -one, 0), "clip.mp4")[..., 0].tolist()  # a quarter to the right
+    >>> _upright(np.arange(6).reshape(2, 3, 1), (0, one, -one, 0), "clip.mp4")[..., 0].tolist()  # turned to the right
     [[3, 0], [4, 1], [5, 2]]
     """
     a, b, c, d = matrix
@@ -956,8 +955,8 @@ class _Album:
             if self.limits.max_output_bytes is not None and num_bytes > self.limits.max_output_bytes:
                 raise VideoReadError(
                     f"{self.name}: {self.count} frames of {image.shape[1]}x{image.shape[0]} take {num_bytes} bytes, "
-                    f"over the limit of {self.limits.max_output_bytes}. Ask for fewer frames, scale the video down, or "
-                    "pass limits=VideoLimits(max_output_bytes=...)."
+                    f"over the limit of {self.limits.max_output_bytes}. Ask for fewer frames, scale the video down, "
+                    "or pass limits=VideoLimits(max_output_bytes=...)."
                 )
             self.frames = np.empty((self.count, *image.shape), dtype=np.uint8)
         if image.shape != self.frames.shape[1:]:
@@ -969,7 +968,12 @@ class _Album:
 
     def put_frame(self, place: int, frame: Any) -> None:
         _check_frame_size(self.name, frame.height, frame.width, self.limits)
-        image = frame.to_ndarray(format="rgb24")
+        # Said aloud because PyAV 15 does not look at the frame for them: BT.709 in most HD video, full range in some.
+        image = frame.to_ndarray(
+            format="rgb24",
+            src_color_range=frame.color_range,
+            dst_colorspace=av.video.reformatter.Colorspace.DEFAULT,
+        )
         matrix = _display_matrix(frame)
         self.put(place, image if matrix is None else _upright(image, matrix, self.name))
 
@@ -983,24 +987,31 @@ class _PyAVReader:
         self.source, self.request, self.clock, self.num_threads = source, request, clock, num_threads
         self.table = table
         self.follows = dict(zip(table.pts, table.pts[1:], strict=False))
+        self.key_pts = {pts for pts, _ in table.keys}
         self.damage = _Damage()
 
     def open(self) -> _File:
         return _File(self.source, self.clock, self.num_threads)
 
-    def collect(self, file: _File, wanted: dict[int, int], album: _Album, key_pts: set[int] | None) -> bool:
+    def may_begin_with(self, frame: Any) -> bool:
+        """Whether decoding rightly began at this frame, the first after a seek."""
+        if self.table.has_hidden_packets and frame.pts == self.table.pts[0]:
+            return True  # a key frame hidden in front of an edit was decoded before it and did not come out
+        return _is_intra(frame) and frame.pts in self.key_pts
+
+    def collect(self, file: _File, wanted: dict[int, int], album: _Album, has_sought: bool) -> bool:
         """
         Decode from where `file` stands until every frame of `wanted` (time stamp -> place) is in the album.
 
-        False as soon as one is found to be missing or damaged, or if the first picture after a seek is not that of one
-        of the key frames (`key_pts`, `None` at the start of the file).
+        False as soon as one is found to be missing or damaged, or if the first picture after a seek is not that of a
+        key frame (`has_sought`).
         """
         targets = sorted(wanted)
         follows = self.follows
-        num_found, since_last, is_first = 0, 0, key_pts is not None
+        num_found, since_last, is_first = 0, 0, has_sought
         previous: int | None = None
         for frame in _decoded(file, self.damage):
-            if frame.pts is None or (is_first and not (_is_intra(frame) and frame.pts in key_pts)):
+            if frame.pts is None or (is_first and not self.may_begin_with(frame)):
                 return False
             if previous is not None and follows.get(previous) != frame.pts:  # one is missing, or not in its order
                 return False
@@ -1030,25 +1041,21 @@ class _PyAVReader:
             if position is None:
                 return False
             groups.setdefault(position, {})[pts] = place
-        key_pts = {pts for pts, _ in table.keys}
-        has_hidden_start = table.keys[0][0] < table.pts[0]
         with self.open() as file:
             for position, group in groups.items():
                 self.damage.restart()
                 try:
-                    file.container.seek(table.seek_target(position), stream=file.stream)
+                    file.container.seek(table.keys[position][0], stream=file.stream)
                 except (av.error.FFmpegError, OSError):
                     return False
-                # A key frame hidden in front of an edit is decoded but does not come out.
-                is_shown = not has_hidden_start or table.keys[position][0] >= table.pts[0]
-                if not self.collect(file, group, album, key_pts if is_shown else None):
+                if not self.collect(file, group, album, has_sought=True):
                     return False
         return True
 
     def from_start(self, wanted: dict[int, int], album: _Album) -> bool:
         self.damage.restart()
         with self.open() as file:
-            return self.collect(file, wanted, album, key_pts=None)
+            return self.collect(file, wanted, album, has_sought=False)
 
     def shown(self) -> tuple[list[int | None], np.ndarray, float]:
         """Decode everything, keep nothing: time stamp and intactness of each frame, and the nominal seconds of one."""
@@ -1224,7 +1231,7 @@ def _check_key_frames(
             if backend == "decord" and position + 1 < len(table.keys) and table.keys[position + 1][1] <= pts:
                 # Seen on an HEVC file with a key frame every other picture: decord landed one key frame too far.
                 return "its key frames follow each other so closely that it seeks past them", None
-            file.container.seek(table.seek_target(position), stream=file.stream)
+            file.container.seek(table.keys[position][0], stream=file.stream)
             damage = _Damage()
             frame = next((frame for frame in _decoded(file, damage) if frame.pts is None or frame.pts >= pts), None)
             if frame is None or frame.pts != pts or not _is_intra(frame) or frame.is_corrupt or damage.broken:
@@ -1270,7 +1277,7 @@ def _read_other(
 
 
 def _import_backend(backend: str) -> Any:
-    """Import decord or torchcodec. Being installed says little: torchcodec loads only with the right FFmpeg beside it."""
+    """Import decord or torchcodec. Being installed says little: torchcodec loads only with an FFmpeg that fits."""
     try:
         if backend == "decord":
             import decord
@@ -1438,8 +1445,8 @@ def _channels_last(frames: np.ndarray, name: str = _IN_MEMORY) -> np.ndarray:
         return np.moveaxis(frames, 1, -1)
     if frames.ndim == 4 and frames.shape[-1] == _CHANNELS:
         raise VideoReadError(
-            f"{name} of shape {frames.shape} could be (frames, height, width, 3) or (frames, 3, height, width). Frames "
-            "three pixels high or wide are not accepted in an array; give a list of PIL images."
+            f"{name} of shape {frames.shape} could be (frames, height, width, 3) or (frames, 3, height, width). "
+            "Frames three pixels high or wide are not accepted in an array; give a list of PIL images."
         )
     hint = {
         2: "this is one grey picture",
@@ -1458,8 +1465,8 @@ def _to_uint8(frames: np.ndarray) -> np.ndarray:
         return frames
     if not np.issubdtype(frames.dtype, np.floating):
         raise VideoReadError(
-            f"{_IN_MEMORY} are of type {frames.dtype}, expected uint8 in [0, 255] or floating point in [0, 1]. Convert "
-            "them, for example with .astype(np.uint8)."
+            f"{_IN_MEMORY} are of type {frames.dtype}, expected uint8 in [0, 255] or floating point in [0, 1]. "
+            "Convert them, for example with .astype(np.uint8)."
         )
     if not np.isfinite(frames).all():
         bad = int((~np.isfinite(frames)).reshape(len(frames), -1).any(axis=1).sum())
@@ -1486,8 +1493,8 @@ def _stack_frames(video: Sequence[Any]) -> np.ndarray:
     else:
         kinds = sorted({type(frame).__name__ for frame in video})
         raise VideoReadError(
-            f"A list of {', '.join(kinds)} is not one video. Give one path, or a list of frames that are all PIL images "
-            "or all arrays; several videos are read one at a time."
+            f"A list of {', '.join(kinds)} is not one video. Give one path, or a list of frames that are all PIL "
+            "images or all arrays; several videos are read one at a time."
         )
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
@@ -1561,14 +1568,17 @@ def _check_url_allowed(url: str, scheme: str, allow_urls: bool) -> None:
         )
     if not allow_urls:
         raise VideoReadError(
-            f"{_shown(url)} is an address on the network, and these are not opened unless allowed. Download it, or pass "
-            "allow_urls=True if you trust where the address comes from."
+            f"{_shown(url)} is an address on the network, and these are not opened unless allowed. Download it, or "
+            "pass allow_urls=True if you trust where the address comes from."
         )
 
 
 def _shown(url: str) -> str:
     """The address without user, query and fragment, which often hold secrets and would end up in logs."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise VideoReadError(f"An address that begins with {url[:8]!r} is malformed: {error}. Check it.") from error
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
@@ -1674,6 +1684,8 @@ class _Download:
                 if time.monotonic() > self.deadline:
                     raise TimeoutError
                 file.write(chunk)
+        if self.is_over:  # the connection was cut by the timer, which looks like the end of a body of unknown length
+            raise TimeoutError
         if announced is not None and num_bytes < announced:
             raise VideoReadError(f"{_shown(url)} broke off after {num_bytes} of {announced} bytes. Try again.")
 
@@ -1687,18 +1699,18 @@ class _Download:
                 target += "?" + urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
             headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
             connection.request("GET", target, headers=headers)
-            response = connection.getresponse()
-            if response.status in (301, 302, 303, 307, 308):
-                location = response.getheader("Location")
-                if not location:
-                    raise VideoReadError(f"{_shown(url)} redirects without saying where to. Check the address.")
-                return urllib.parse.urljoin(url, location)
-            if response.status != 200:
-                raise VideoReadError(
-                    f"{_shown(url)} answered {response.status} {response.reason}. Check that it can be opened without "
-                    "logging in."
-                )
-            self.save(response, path, url)
+            with connection.getresponse() as response:
+                if response.status in (301, 302, 303, 307, 308):
+                    location = response.getheader("Location")
+                    if not location:
+                        raise VideoReadError(f"{_shown(url)} redirects without saying where to. Check the address.")
+                    return urllib.parse.urljoin(url, location)
+                if response.status != 200:
+                    raise VideoReadError(
+                        f"{_shown(url)} answered {response.status} {response.reason[:100]}. Check that it can be "
+                        "opened without logging in."
+                    )
+                self.save(response, path, url)
             return None
         finally:
             connection.close()

@@ -1,0 +1,786 @@
+"""`pipeline("video-question-answering")`: videos and questions, or chats, in; answers and their evidence out."""
+
+import difflib
+import inspect
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import GenerationConfig, GenerationMixin, Pipeline
+from transformers.utils import logging
+
+from .evidence import VideoEvidence, region_seen
+from .model.base_vlm import FRAME_PREFIX
+from .model.errors import LinVTError, LinVTInputError
+
+
+logger = logging.get_logger(__name__)
+
+SAMPLING_ARGUMENTS = (
+    "num_frames", "fps", "start", "end", "max_frames", "video_backend", "limits", "allow_urls", "timestamps",
+)  # fmt: skip
+
+_OWN_ARGUMENTS = (
+    *SAMPLING_ARGUMENTS,
+    "return_evidence",
+    "return_score",
+    "on_error",
+    "progress_bar",
+    "generate_kwargs",
+)
+_VIDEO_KEYS = ("video", "path", "url", "frames")
+_LONG_LIST = 10  # inputs from which on a progress bar is shown
+
+
+@dataclass
+class _Request:
+    """One input: questions about a video, or one chat that a reply is wanted for."""
+
+    video: Any = None
+    questions: list[str] = field(default_factory=list)
+    messages: list[dict[str, Any]] | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def names_of_videos(self) -> list[str]:
+        """How results name the videos that could not be read."""
+        if self.messages is None:
+            return [_name_of(self.video)]
+        return [_name_of(_source(part)) for part in _video_parts(self.messages)]
+
+
+@dataclass
+class _Read:
+    """A request whose videos were decoded, or the error that this met."""
+
+    request: _Request
+    videos: list[Any] = field(default_factory=list)
+    messages: list[dict[str, Any]] | None = None
+    error: LinVTError | None = None
+
+
+@dataclass
+class _Answered:
+    """What the model made of a request: one text per question and returned sequence."""
+
+    texts: list[str] = field(default_factory=list)
+    scores: list[float] | None = None
+    num_frame_tokens: int = 0
+    num_video_tokens: int = 0
+    evidence: list[list[VideoEvidence]] | None = None  # per question, per video
+    error: LinVTError | None = None
+
+
+class VideoQuestionAnsweringPipeline(Pipeline):
+    """
+    Answers questions about videos with a [`LinVTForVideoQA`]. Task names: `"video-question-answering"` and
+    `"video-text-to-text"`.
+
+    Example (the embedded model knows coloured shapes only):
+
+    >>> from transformers import pipeline
+    >>> from transformers_linvt import embedded_model_path
+    >>> from transformers_linvt.shapes import make_clip
+    >>> ask = pipeline("video-question-answering", model=embedded_model_path(), device="cpu")
+    >>> frames, questions = make_clip("static", seed=0, num_frames=8)
+    >>> result = ask(video=frames, question="Is there a red circle?", fps=8)
+    >>> result[0]["frames_seen"], result[0]["frame_tokens"], result[0]["video_tokens"]
+    (8, 128, 64)
+
+    Arguments of a call (all may be given when the pipeline is made as well):
+
+    Args:
+        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
+            Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
+            video part of a chat, may carry its own.
+        return_evidence (`bool`, *optional*, defaults to `False`):
+            Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps and weights.
+        return_score (`bool`, *optional*, defaults to `False`):
+            Add `"score"`: the geometric mean of the probabilities that the model gave the tokens of its answer. It
+            says how sure the model was, not how right.
+        on_error (`str`, *optional*):
+            What an unreadable video or an impossible question does. `"raise"`, the default for a single input: the
+            error is raised. `"record"`, the default for lists, datasets and generators: its result has `answer=None`
+            and the message under `"error"`, the other inputs are answered, and a warning is logged.
+        progress_bar (`bool`, *optional*):
+            By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
+        batch_size (`int`, *optional*, defaults to 1):
+            Questions (rows) that go through the language model at once. Several questions about one video are split
+            into such batches too; the video is decoded and encoded once in any case.
+        num_workers (`int`, *optional*, defaults to 0):
+            Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes, which
+            dead-lock when they are forked from a program that has threads already.
+        max_new_tokens, do_sample, num_beams, ... (*optional*):
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self._linvt, "encode_video"):
+            raise LinVTInputError(
+                f"{type(self.model).__name__} is no LinVT model. Put LinVT around it with "
+                "LinVTForVideoQA.from_base(model), and give the pipeline a LinVTProcessor too."
+            )
+        if not hasattr(self.processor, "question_inputs"):
+            raise LinVTInputError(
+                f"The processor is {type(self.processor).__name__}, not LinVTProcessor. Make one with "
+                "LinVTProcessor.from_base(...), and pass it as processor=..."
+            )
+        of_model, of_processor = self._linvt.config.num_video_tokens, self.processor.num_video_tokens
+        if of_model != of_processor:
+            raise LinVTInputError(
+                f"The model has num_video_tokens={of_model}, the processor {of_processor}. Make both with one number."
+            )
+        if (pad := self.processor.tokenizer.pad_token_id) is not None:
+            self._generation_defaults.setdefault("pad_token_id", pad)
+
+    @property
+    def _linvt(self) -> Any:
+        """The LinVT model, also where PEFT is wrapped around it."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return unwrap() if callable(unwrap) else self.model
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """
+        Save model and processor into one folder, from which `pipeline(..., model=folder)` comes back.
+
+        Args:
+            save_directory: folder, made if missing.
+            kwargs: of [`LinVTForVideoQA.save_pretrained`], such as `include_base=True`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    @torch.no_grad()
+    def inspect(self, video: Any, question: str | None = None, **sampling: Any) -> VideoEvidence:
+        """
+        What is kept of a video and how much weight each place gets, without an answer: the language model is not run.
+
+        Args:
+            video: what [`LinVTProcessor.read_video`] takes.
+            question: what the video is condensed for; without one, as for an empty question.
+            sampling: `num_frames`, `fps` and the other sampling arguments.
+
+        Raises:
+            VideoReadError: the video could not be read.
+            LinVTInputError: an empty question, or an unknown argument.
+        """
+        sampling, *_ = self._sanitize_parameters(**sampling)
+        frames = self.processor.read_video(video, **{**self._preprocess_params, **sampling})
+        model = self._linvt
+        features = model.encode_video(**self._on_device(self.processor.video_inputs(frames)))
+        if question is None:
+            condensed = model.model.condense_features([features])
+        else:
+            prompt = self._on_device(self.processor.question_inputs(_questions(question)))
+            _, condensed = model.model.prepare(**prompt, video_features=[features])
+        found = self._evidence(condensed, 0, frames, (features.grid_size, features.refined.tokens_per_frame))
+        return replace(found, question=question)
+
+    # -- what is asked --
+
+    def __call__(
+        self, video: Any = None, question: Any = None, messages: Any = None, text: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        Answer questions about videos.
+
+        Args:
+            video:
+                What [`LinVTProcessor.read_video`] takes, or a list of such. In first place also: a dictionary with
+                `video` and `question` (and sampling arguments), a list of those, chat messages, a list of chats, and a
+                dataset or generator of any of them.
+            question (`str`, `list[str]` or a dataset of those):
+                One question, or several about the same video. With a list of videos: one for all of them, or a list
+                with an entry (one question or several) per video.
+            messages (`list[dict]` or `list[list[dict]]`):
+                One chat or several: `[{"role": "user", "content": [{"type": "video", "path": ...}, {"type": "text",
+                "text": ...}]}]`, with any number of videos, pictures and turns. A chat that ends with the assistant is
+                continued.
+            text: the same as `messages`, or as `question`: the name that transformers' other pipelines use.
+            kwargs: see the class.
+
+        Returns:
+            For one input a list with one dictionary per question (times `num_return_sequences`); for a list of inputs
+            a list of such lists; for a dataset or a generator an iterator over such lists, which reads as it is asked.
+            A dictionary has `answer`, `question`, `video` (its path or address, a list for chats), `frames_seen`,
+            `frame_tokens` (tokens the base made of the frames), `video_tokens` (what the language model got of them),
+            for chats `generated_text` (the chat with the reply), and what was asked for: `score`, `evidence`, `error`.
+
+        Raises:
+            LinVTInputError: something is missing, of a wrong type, given twice, or not known.
+            VideoReadError: a video could not be read (unless errors are recorded).
+        """
+        if text is not None:
+            if messages is not None or question is not None:
+                raise LinVTInputError("text was given together with question or messages, which mean the same.")
+            messages, question = (text, None) if _is_chat(text) or _is_list_of_chats(text) else (None, text)
+        requests = _requests(video, question, messages)
+        if isinstance(requests, list) and not requests:
+            return []
+        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
+
+    def _sanitize_parameters(
+        self, rows_at_once: int | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        generate_kwargs = dict(kwargs.pop("generate_kwargs", None) or {})
+        own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if kwargs.get(name) is not None}
+        for name in list(kwargs):
+            if name in _OWN_ARGUMENTS:  # given as None: not given
+                kwargs.pop(name)
+            elif name not in _GENERATION_ARGUMENTS:
+                close = difflib.get_close_matches(name, [*_OWN_ARGUMENTS, *_GENERATION_ARGUMENTS], n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+        if twice := sorted(generate_kwargs.keys() & kwargs.keys()):
+            raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
+        if own.get("on_error", "raise") not in ("raise", "record"):
+            raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
+        preprocess = {name: own[name] for name in SAMPLING_ARGUMENTS if name in own}
+        forward = {name: own[name] for name in ("return_evidence", "return_score") if name in own}
+        if generate_kwargs or kwargs:
+            forward["generate_kwargs"] = {**generate_kwargs, **kwargs}
+        if rows_at_once is not None:
+            forward["rows_at_once"] = rows_at_once
+        return preprocess, forward, {name: own[name] for name in ("on_error", "progress_bar") if name in own}
+
+    def run_single(
+        self,
+        inputs: _Request,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        """One input: errors are raised unless they are to be recorded."""
+        read = self.preprocess(inputs, **preprocess_params)
+        (answered,) = self.forward([read], **forward_params)
+        return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Many inputs: decoded by `num_workers` threads, answered `batch_size` at a time, in order."""
+        is_sized = hasattr(inputs, "__len__")
+        requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
+        videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
+        wanted = postprocess_params.get("progress_bar")
+        if wanted is None:
+            wanted = is_sized and len(inputs) >= _LONG_LIST
+        on_error = postprocess_params.get("on_error", "record")
+        total = len(inputs) if is_sized else None
+        # disable=None: on a terminal only
+        with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
+            while batch := list(itertools.islice(videos, batch_size)):
+                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                    yield self.postprocess((read, answered), on_error=on_error)
+                    bar.update(1)
+
+    # -- reading, answering, reporting --
+
+    def preprocess(self, request: _Request, **sampling: Any) -> _Read:
+        """Decode the videos of a request; an expected failure is kept, to be raised or recorded later."""
+        read = _Read(request)
+        try:
+            if request.messages is None:
+                read.videos = [self.processor.read_video(request.video, **_merged(sampling, request.sampling))]
+            else:
+                read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
+        except LinVTError as error:
+            read.error = error
+        return read
+
+    def _read_message(self, message: Mapping[str, Any], sampling: dict[str, Any], videos: list[Any]) -> dict[str, Any]:
+        """A message with the frames in place of every video; they are appended to `videos` too."""
+        if isinstance(message["content"], str):
+            return dict(message)
+        content = []
+        for part in message["content"] or []:
+            if part.get("type") == "video":
+                own = {name: part[name] for name in SAMPLING_ARGUMENTS if name in part}
+                videos.append(self.processor.read_video(_source(part), **_merged(sampling, own)))
+                part = {"type": "video", "video": videos[-1]}
+            content.append(part)
+        return {**message, "content": content}
+
+    def _forward(self, batch: list[_Read], rows_at_once: int = 1, **how: Any) -> list[_Answered]:
+        """Answer a batch of requests that were read."""
+        answered: list[_Answered | None] = [_Answered(error=read.error) if read.error else None for read in batch]
+        together = [
+            i
+            for i, read in enumerate(batch)
+            if answered[i] is None and len(read.request.questions) <= 1 and not _is_continued(read.messages)
+        ]
+        if len(together) > 1:
+            try:
+                found = self._answer_chats([batch[i] for i in together], **how)
+            except LinVTError:
+                found = []  # one of them is to blame: each by itself, so that the others are answered
+            for i, one in zip(together, found, strict=False):
+                answered[i] = one
+        for i, read in enumerate(batch):
+            if answered[i] is not None:
+                continue
+            try:
+                if read.request.messages is None and not self.processor.add_timestamps:
+                    answered[i] = self._answer_questions(read, rows_at_once, **how)
+                else:
+                    answered[i] = self._answer_one_by_one(read, **how)
+            except LinVTError as error:
+                answered[i] = _Answered(error=error)
+        return answered
+
+    def _answer_questions(
+        self, read: _Read, rows_at_once: int, return_evidence: bool = False, **how: Any
+    ) -> _Answered:
+        """Questions about one video, which goes through the vision tower and SVR once."""
+        (video,), model = read.videos, self._linvt
+        inputs = self._on_device(self.processor.video_inputs(video))
+        features = model.encode_video(**inputs)
+        result = _Answered(
+            num_frame_tokens=features.num_frames * features.refined.tokens_per_frame,
+            num_video_tokens=model.config.num_video_tokens,
+            evidence=[] if return_evidence else None,
+        )
+        questions = read.request.questions
+        for start in range(0, len(questions), rows_at_once):
+            chunk = questions[start : start + rows_at_once]
+            prompts = self._on_device(self.processor.question_inputs(chunk))
+            prepared, condensed = model.model.prepare(**prompts, video_features=[features] * len(chunk))
+            texts, scores = self._generate(prepared, **how)
+            result.texts += texts
+            result.scores = None if scores is None else [*(result.scores or []), *scores]
+            if return_evidence:
+                grid = (features.grid_size, features.refined.tokens_per_frame)
+                result.evidence += [[self._evidence(condensed, row, video, grid)] for row in range(len(chunk))]
+        return result
+
+    def _answer_one_by_one(self, read: _Read, **how: Any) -> _Answered:
+        """Every question of a request as a chat of its own: the way for prompts that name the times of the frames."""
+        merged = _Answered(evidence=[] if how.get("return_evidence") else None)
+        for one in _as_chats(read):
+            (answered,) = self._answer_chats([one], **how)
+            merged.texts += answered.texts
+            merged.num_frame_tokens, merged.num_video_tokens = answered.num_frame_tokens, answered.num_video_tokens
+            merged.scores = None if answered.scores is None else [*(merged.scores or []), *answered.scores]
+            if merged.evidence is not None:
+                merged.evidence += answered.evidence
+        return merged
+
+    def _answer_chats(self, batch: list[_Read], return_evidence: bool = False, **how: Any) -> list[_Answered]:
+        """Chats, or single questions, about any number of videos each: one batch."""
+        chats = [chat for read in batch for chat in _as_chats(read)]
+        continued = _is_continued(chats[0].messages)
+        inputs = self.processor.apply_chat_template(
+            [chat.messages for chat in chats],
+            tokenize=True,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            return_dict=True,
+            return_tensors="pt",
+            padding_side="left",
+        )
+        prepared, condensed = self._linvt.model.prepare(**self._on_device(inputs))
+        texts, scores = self._generate(prepared, **how)
+        per_chat = len(texts) // len(chats)
+        results, first = [], 0
+        for number, chat in enumerate(chats):
+            rows = slice(number * per_chat, (number + 1) * per_chat)
+            result = _Answered(texts[rows], scores[rows] if scores is not None else None)
+            videos = range(first, first + len(chat.videos))
+            first = videos.stop
+            if chat.videos:
+                # SVR gives every token that exists a significance above 0, padding exactly 0
+                result.num_frame_tokens = int((condensed.outputs.significance[list(videos)] > 0).sum())
+                result.num_video_tokens = len(videos) * condensed.tokens.shape[1]
+            if return_evidence:
+                found = [
+                    self._evidence(condensed, row, video, self._grid_of(video))
+                    for row, video in zip(videos, chat.videos, strict=True)
+                ]
+                result.evidence = [found]
+            results.append(result)
+        return results
+
+    def _generate(
+        self, prepared: Mapping[str, Any], generate_kwargs: dict[str, Any] | None = None, return_score: bool = False
+    ) -> tuple[list[str], list[float] | None]:
+        """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
+        model = self._linvt
+        kwargs = dict(self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True))
+        if return_score:
+            kwargs["output_logits"] = True
+        base = model.base_vlm
+        base.generation_config = model.generation_config
+        output = base.generate(**prepared, **kwargs)
+        new_tokens = output.sequences[:, prepared["input_ids"].shape[1] :]
+        texts = [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
+        if not return_score:
+            return texts, None
+        log_probs = base.compute_transition_scores(
+            output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
+        )
+        ends = model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [-1 if ends is None else ends], device=self.device)
+        ended = torch.isin(new_tokens, ends).long().cumsum(dim=1) - torch.isin(new_tokens, ends).long()
+        counts = (ended == 0) & log_probs.isfinite()
+        mean = log_probs.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+        return texts, mean.exp().tolist()
+
+    def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors on the model's device; pixels in its precision, times and masks as they are."""
+        moved = {}
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                is_pixels = value.is_floating_point() and name.removeprefix(FRAME_PREFIX) != "video_timestamps"
+                value = value.to(self.device, self.dtype if is_pixels else None)
+            moved[name] = value
+        return moved
+
+    def _grid_of(self, video: Any) -> tuple[tuple[int, int], int]:
+        """Grid and number of the tokens of a frame, found by encoding the first frame of the video by itself."""
+        first = replace(video, frames=video.frames[:1], timestamps=video.timestamps[:1])
+        inputs = self._on_device(self.processor.video_inputs(first))
+        frame = {
+            name.removeprefix(FRAME_PREFIX): value for name, value in inputs.items() if name.startswith(FRAME_PREFIX)
+        }
+        (encoded,) = self._linvt.model.encode_videos([1], frame)
+        return encoded.grid_size, encoded.tokens.shape[1]
+
+    def _evidence(self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int]) -> VideoEvidence:
+        height, width = video.frames.shape[1:3]
+        return VideoEvidence.from_output(
+            condensed.outputs,
+            row,
+            frames=np.asarray(video.frames),
+            timestamps=video.timestamps,
+            grid_size=grid[0],
+            tokens_per_frame=grid[1],
+            source=video.source,
+            region=region_seen(self.processor.image_processor, height, width),
+        )
+
+    def postprocess(self, outputs: tuple[_Read, _Answered], on_error: str = "raise") -> list[dict[str, Any]]:
+        """The dictionaries of one request; its error is raised or recorded here."""
+        read, answered = outputs
+        request = read.request
+        is_chat = request.messages is not None
+        questions = [_last_question(request.messages)] if is_chat else request.questions
+        if answered.error is not None:
+            names = [video.source for video in read.videos] or request.names_of_videos()
+            if on_error == "raise":
+                raise answered.error
+            logger.warning(f"{', '.join(names)} was not answered: {answered.error}")
+        else:
+            names = [video.source for video in read.videos]
+        per_question = max(len(answered.texts) // len(questions), 1)
+        results = []
+        for number in range(len(questions) * per_question):
+            question = questions[number // per_question]
+            result = {
+                "answer": answered.texts[number] if answered.error is None else None,
+                "question": question,
+                "video": names if is_chat else names[0],
+                "frames_seen": sum(len(video.frames) for video in read.videos) if answered.error is None else 0,
+                "frame_tokens": answered.num_frame_tokens,
+                "video_tokens": answered.num_video_tokens,
+            }
+            if answered.error is not None:
+                result["error"] = str(answered.error)
+            elif is_chat:
+                result["generated_text"] = _with_reply(request.messages, result["answer"])
+            if answered.scores is not None:
+                result["score"] = answered.scores[number]
+            if answered.evidence is not None:
+                found = [
+                    replace(one, question=question, answer=result["answer"])
+                    for one in answered.evidence[number // per_question]
+                ]
+                result["evidence"] = found if is_chat else found[0]
+            results.append(result)
+        return results
+
+
+# What generate() takes: the fields of its configuration and its own arguments, but for the inputs.
+_GENERATION_ARGUMENTS = frozenset(
+    {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    | (set(inspect.signature(GenerationMixin.generate).parameters) - {"self", "inputs", "kwargs"})
+    | {"tokenizer"}
+)
+
+
+def _in_threads(read: Callable[[_Request], _Read], requests: Iterator[_Request], num_threads: int) -> Iterator[_Read]:
+    """`map(read, requests)`, in order, at most `num_threads` requests ahead of what was taken."""
+    if num_threads < 1:
+        yield from map(read, requests)
+        return
+    waiting: deque[Future[_Read]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for request in requests:
+                waiting.append(pool.submit(read, request))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _merged(sampling: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling arguments of a call with those of one input, which go before."""
+    own = {name: value for name, value in own.items() if value is not None}
+    # num_frames and fps exclude each other: one that an input names replaces either of the call
+    excluded = {"num_frames", "fps"} if {"num_frames", "fps"} & own.keys() else set()
+    return {**{name: value for name, value in sampling.items() if name not in excluded}, **own}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a call may be given
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _requests(video: Any, question: Any, messages: Any) -> "_Request | list[_Request] | Dataset | Iterator[_Request]":
+    """The arguments of a call as one request, a list of them, or a lazy stream of them."""
+    if messages is None and question is None and _is_collection(video):
+        messages = video if _is_chat(video) or _is_list_of_chats(video) else None
+        video = None if messages is not None else video
+    if messages is not None:
+        if video is not None or question is not None:
+            raise LinVTInputError(
+                "Chat messages were given together with a video or a question. Put both into the messages: "
+                '{"role": "user", "content": [{"type": "video", "path": ...}, {"type": "text", "text": ...}]}.'
+            )
+        return _chat_requests(messages)
+    if video is None:
+        raise LinVTInputError(
+            'No video was given. Call pipe(video="clip.mp4", question="..."), or pass chat messages.'
+        )
+    if _is_dataset(video):
+        return _RequestDataset(video, question) if hasattr(video, "__len__") else _streamed(video, question)
+    if isinstance(video, Iterator) and not hasattr(video, "read"):
+        return _streamed(video, question)
+    if not _is_several(video):
+        return _request_of(video, question)
+    if question is None or isinstance(question, str):
+        return [_request_of(one, question) for one in video]
+    if _is_dataset(question) or not isinstance(question, list | tuple) or len(question) != len(video):
+        given = f"{len(question)} of them" if hasattr(question, "__len__") else type(question).__name__
+        raise LinVTInputError(
+            f"{len(video)} videos need one question for all, or a list with an entry per video; got {given}."
+        )
+    return [_request_of(one, about) for one, about in zip(video, question, strict=True)]
+
+
+def _chat_requests(messages: Any) -> "_Request | list[_Request]":
+    if _is_chat(messages):
+        return _chat_request(messages)
+    if isinstance(messages, list | tuple) and messages:
+        return [_chat_request(chat) for chat in messages]
+    raise LinVTInputError(
+        f"messages must be a chat, a list of dictionaries with role and content, or a list of chats; got "
+        f"{type(messages).__name__}."
+    )
+
+
+def _chat_request(messages: Any) -> _Request:
+    """Check what can be checked of a chat before anything is read."""
+    if not _is_chat(messages):
+        raise LinVTInputError(
+            f"A chat is a list of dictionaries with role and content; got {type(messages).__name__}."
+        )
+    for message in messages:
+        content = message["content"]
+        well_formed = isinstance(content, str) or (
+            isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
+        )
+        if not well_formed:
+            raise LinVTInputError(
+                "The content of a message is text, or a list of parts such as {'type': 'video', 'path': ...}; got "
+                f"{type(content).__name__} in a message of {message['role']!r}."
+            )
+    return _Request(messages=[dict(message) for message in messages])
+
+
+def _request_of(item: Any, question: Any) -> _Request:
+    """One input of any form but a stream."""
+    if _is_chat(item):
+        if question is not None:
+            raise LinVTInputError("A chat holds its own question; leave the argument question out.")
+        return _chat_request(item)
+    sampling: dict[str, Any] = {}
+    if isinstance(item, Mapping) and "video" in item:
+        if question is not None and item.get("question") is not None:
+            raise LinVTInputError("The input names a question of its own; leave the argument question out.")
+        if "messages" in item:
+            raise LinVTInputError("An input has both a video and messages. Put the video into the messages.")
+        sampling = {name: item[name] for name in SAMPLING_ARGUMENTS if name in item}
+        question = item.get("question") if question is None else question
+        item = item["video"]
+    elif isinstance(item, Mapping) and "messages" in item:
+        return _chat_request(item["messages"])
+    elif isinstance(item, Mapping) and not {"path", "bytes"} & item.keys():
+        raise LinVTInputError(
+            f"An input has no 'video' and no 'messages'; it has {', '.join(map(repr, item)) or 'nothing'}."
+        )
+    if item is None:
+        raise LinVTInputError("The video of an input is None. Give a path, frames, or what else read_video takes.")
+    return _Request(video=item, questions=_questions(question), sampling=sampling)
+
+
+def _questions(question: Any) -> list[str]:
+    if question is None:
+        raise LinVTInputError("No question was given. Ask something about the video: question='...'.")
+    questions = [question] if isinstance(question, str) else question
+    if not isinstance(questions, list | tuple) or not all(isinstance(one, str) for one in questions):
+        raise LinVTInputError(f"question must be text or a list of texts, got {_described(question)}.")
+    if not questions:
+        raise LinVTInputError("question is an empty list. Ask something about the video.")
+    for one in questions:
+        if not one.strip():
+            raise LinVTInputError("The question is empty. Ask something about the video.")
+    return list(questions)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"a list of {', '.join(sorted({type(one).__name__ for one in value}))}"
+    return type(value).__name__
+
+
+class _RequestDataset(Dataset):
+    """A dataset of videos or of dictionaries, with one question for all or a dataset of them beside it."""
+
+    def __init__(self, videos: Any, questions: Any) -> None:
+        self.videos, self.questions = videos, questions
+        self.is_paired = _is_dataset(questions)
+        if self.is_paired and len(questions) != len(videos):
+            raise LinVTInputError(f"{len(videos)} videos and {len(questions)} questions were given. Pair them.")
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> _Request:
+        return _request_of(self.videos[index], self.questions[index] if self.is_paired else self.questions)
+
+
+def _streamed(items: Iterable[Any], question: Any) -> Iterator[_Request]:
+    # a generator, which is what Pipeline.__call__ recognises as a stream
+    yield from (_request_of(item, question) for item in items)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and "role" in value and "content" in value
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(_is_message(one) for one in value)
+
+
+def _is_list_of_chats(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(_is_chat(one) for one in value)
+
+
+def _is_collection(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_several(video: Any) -> bool:
+    """Whether a list holds several videos: one of pictures is the frames of a single one."""
+    if not _is_collection(video):
+        return False
+    return not any(hasattr(one, "getbands") or getattr(one, "ndim", None) == 3 for one in video[:1])
+
+
+def _is_dataset(value: Any) -> bool:
+    """A torch dataset (KeyDataset is one), or anything of the library `datasets`."""
+    return isinstance(value, Dataset) or type(value).__module__.partition(".")[0] == "datasets"
+
+
+def _video_parts(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    parts = [part for one in messages if not isinstance(one["content"], str) for part in one["content"] or []]
+    return [part for part in parts if part.get("type") == "video"]
+
+
+def _source(part: Mapping[str, Any]) -> Any:
+    for key in _VIDEO_KEYS:
+        if part.get(key) is not None:
+            return part[key]
+    raise LinVTInputError(
+        f"A video part names no video: give one of {', '.join(_VIDEO_KEYS)}. It has {', '.join(part)}."
+    )
+
+
+def _name_of(video: Any) -> str:
+    if isinstance(video, Mapping):
+        video = video.get("path")
+    return str(video) if isinstance(video, str) or hasattr(video, "__fspath__") else f"<{type(video).__name__}>"
+
+
+def _is_continued(messages: Sequence[Mapping[str, Any]] | None) -> bool:
+    return bool(messages) and messages[-1]["role"] == "assistant"
+
+
+def _as_chats(read: _Read) -> list[_Read]:
+    """A request as chats: itself, or one chat per question."""
+    if read.messages is not None:
+        return [read]
+    return [
+        replace(
+            read,
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "video", "video": read.videos[0]}, {"type": "text", "text": question}],
+                }
+            ],
+        )
+        for question in read.request.questions
+    ]
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return " ".join(part.get("text") or "" for part in content or [] if part.get("type") == "text").strip()
+
+
+def _last_question(messages: Sequence[Mapping[str, Any]]) -> str:
+    return next((_text_of(one) for one in reversed(messages) if one["role"] == "user"), "")
+
+
+def _with_reply(messages: Sequence[Mapping[str, Any]], reply: str) -> list[dict[str, Any]]:
+    """The chat with the reply: as a message of its own, or at the end of the one that it continues."""
+    if not _is_continued(messages):
+        return [*messages, {"role": "assistant", "content": reply}]
+    last = messages[-1]
+    if isinstance(last["content"], str):
+        content: Any = last["content"] + reply
+    else:
+        content = [*last["content"], {"type": "text", "text": reply}]
+    return [*messages[:-1], {**last, "content": content}]

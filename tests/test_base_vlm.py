@@ -1,0 +1,334 @@
+"""
+The seam by itself: which models are refused as a base and why, and its pieces against results worked out by hand.
+
+The refused models are tiny and built in memory; a reason is part of every refusal.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from promises import LINVT, check_refused
+from tiny_bases import BASES, build_model
+from transformers_linvt import LinVTForVideoQA, LinVTInputError, UnsupportedBaseError
+from transformers_linvt.model.base_vlm import (
+    DENIED,
+    FAMILIES,
+    Family,
+    check_base,
+    context_length,
+    encode_frames,
+    encoder_inputs,
+    family_of,
+    pack_visuals,
+    split_videos,
+)
+from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad_videos
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refusals
+# ---------------------------------------------------------------------------------------------------------------------
+
+TEXT = {"vocab_size": 13, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+
+
+def encoder_decoder() -> nn.Module:
+    parts = {**TEXT, "num_key_value_heads": 2, "head_dim": 4}
+    config = transformers.T5GemmaConfig(encoder=dict(parts), decoder=dict(parts), vocab_size=13)
+    return transformers.T5GemmaForConditionalGeneration(config)
+
+
+def captioner() -> nn.Module:
+    """Pictures through cross-attention of an encoder-decoder."""
+    encoder = transformers.ViTConfig(**VISION, image_size=16, patch_size=8)
+    decoder = transformers.GPT2Config(vocab_size=13, n_positions=11, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return transformers.VisionEncoderDecoderModel(config)
+
+
+def text_only() -> nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT))
+
+
+def audio() -> nn.Module:
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 12},
+        text_config={"model_type": "qwen2", **TEXT, "num_key_value_heads": 2},
+        audio_token_index=3,
+    )
+    return transformers.Qwen2AudioForConditionalGeneration(config)
+
+
+def mllama() -> nn.Module:
+    vision = {
+        "hidden_size": 8,
+        "attention_heads": 2,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "image_size": 16,
+        "patch_size": 8,
+        "max_num_tiles": 1,
+        "intermediate_layers_indices": [1],
+        "vision_output_dim": 16,
+        "supported_aspect_ratios": [[1, 1]],
+    }
+    text = {**TEXT, "num_hidden_layers": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
+    text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    return transformers.MllamaForConditionalGeneration(config)
+
+
+def blip_2() -> nn.Module:
+    config = transformers.Blip2Config(
+        vision_config={**VISION, "image_size": 16, "patch_size": 8},
+        qformer_config={**TEXT, "encoder_hidden_size": 8},
+        text_config={
+            "model_type": "opt",
+            **TEXT,
+            "ffn_dim": 12,
+            "word_embed_proj_dim": 8,
+            "max_position_embeddings": 9,
+        },
+        num_query_tokens=3,
+        image_token_index=3,
+    )
+    return transformers.Blip2ForConditionalGeneration(config)
+
+
+def llama4() -> nn.Module:
+    text = {**TEXT, "num_key_value_heads": 2, "head_dim": 4, "num_local_experts": 2, "intermediate_size_mlp": 12}
+    vision = {**VISION, "image_size": 16, "patch_size": 8, "vision_output_dim": 8}
+    vision |= {"projector_input_dim": 8, "projector_output_dim": 8, "intermediate_size": 32}
+    config = transformers.Llama4Config(text_config=text, vision_config=vision, image_token_index=3)
+    return transformers.Llama4ForConditionalGeneration(config)
+
+
+def without_image_token() -> nn.Module:
+    base = build_model("llava_phi")
+    base.config.image_token_id = None
+    return base
+
+
+def linvt() -> nn.Module:
+    return LinVTForVideoQA.from_base(build_model("llava_phi"), **LINVT)
+
+
+def headless() -> nn.Module:
+    return build_model("llava_phi").model
+
+
+REFUSED = {
+    encoder_decoder: ("encoder-decoder",),
+    captioner: ("encoder-decoder",),
+    text_only: ("llama", "mm_encoder_outputs"),
+    audio: ("qwen2_audio",),
+    mllama: ("mllama", "mm_encoder_outputs"),
+    blip_2: ("blip-2", "generate()"),
+    llama4: ("llama4", "before the projector"),
+    without_image_token: ("image_token_id is None",),
+    linvt: ("LinVT model already",),
+    headless: ("language head", "AutoModelForImageTextToText"),
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
+    base = make()
+    check_refused(lambda: LinVTForVideoQA.from_base(base, **LINVT), UnsupportedBaseError, *REFUSED[make])
+    check_refused(lambda: check_base(base), UnsupportedBaseError, *REFUSED[make])
+
+
+@pytest.mark.parametrize("base", [nn.Linear(2, 3), "a string that is no folder/or repository/of anything", None])
+def test_what_is_no_model_is_refused_with_its_kind(base: Any):
+    check_refused(lambda: check_base(base), UnsupportedBaseError, type(base).__name__, "Qwen2-VL")
+
+
+def test_a_refused_base_is_left_as_it_was():
+    base = text_only()
+    with pytest.raises(UnsupportedBaseError):
+        LinVTForVideoQA.from_base(base, **LINVT)
+    assert all(p.requires_grad for p in base.parameters())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_nine_families_are_accepted(name: str):
+    check_base(build_model(name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table of families
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_table_says_what_the_tiny_bases_say(name: str):
+    spec, family = BASES[name], family_of(build_model(name).config.model_type)
+    assert dict(family.one_tile) == dict(spec.one_tile)
+    assert family.nesting == spec.frame_nesting
+
+
+def test_every_listed_architecture_exists_and_none_is_denied_as_well():
+    known = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    assert set(FAMILIES) <= set(known)
+    assert set(DENIED) <= set(known)
+    assert not set(FAMILIES) & set(DENIED)
+
+
+def test_an_architecture_that_is_not_listed_has_the_common_traits():
+    assert family_of("something_new") == Family()
+    assert Family().nesting == "flat" and Family().layout == "frame" and Family().video_type_id == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def base_of(model_type: str) -> Any:
+    return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
+
+
+def test_videos_are_split_by_frames():
+    videos = split_videos(base_of("llava"), {"pixel_values": torch.arange(5)}, [2, 3])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
+
+
+def test_videos_of_a_grid_family_are_split_by_the_patches_of_their_frames():
+    """Two frames of 1 x 2 patches, one of 2 x 2: 8 rows of patches, 3 of grids."""
+    grids = torch.tensor([[1, 1, 2], [1, 1, 2], [1, 2, 2]])
+    videos = split_videos(base_of("qwen2_vl"), {"pixel_values": torch.arange(8), "image_grid_thw": grids}, [2, 1])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [len(video["image_grid_thw"]) for video in videos] == [2, 1]
+
+
+def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
+    """Frames of 2 and 3 crops; tokens of a frame: rows x columns of the global view and of the crops."""
+    inputs = {
+        "pixel_values": torch.arange(5),
+        "image_num_crops": torch.tensor([2, 3]),
+        "image_grids": torch.tensor([[1, 1, 1, 2], [1, 2, 2, 1]]),
+        "image_token_pooling": torch.arange(7),
+    }
+    videos = split_videos(base_of("molmo2"), inputs, [1, 1])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
+    assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])
+def test_frames_that_are_too_many_or_too_few_are_refused_with_both_numbers(frames_per_video: list[int]):
+    check_refused(
+        lambda: split_videos(base_of("llava"), {"pixel_values": torch.arange(5)}, frames_per_video),
+        LinVTInputError,
+        "5 rows",
+        f"{sum(frames_per_video)} frames",
+    )
+
+
+def test_missing_frames_are_named():
+    check_refused(
+        lambda: split_videos(base_of("qwen2_vl"), {"pixel_values": torch.arange(5)}, [5]),
+        LinVTInputError,
+        "frame_image_grid_thw missing",
+    )
+
+
+class CountingBase:
+    """Makes `tokens_per_frame` tokens of every frame, each with the frame's value; notes the frames of every call."""
+
+    def __init__(self, tokens_per_frame: int = 3, extra: int = 0) -> None:
+        self.config = SimpleNamespace(model_type="llava")
+        self.base_model = self
+        self.calls: list[list[float]] = []
+        self.tokens_per_frame, self.extra = tokens_per_frame, extra
+
+    def get_image_features(self, pixel_values: torch.Tensor, return_dict: bool = True) -> Any:
+        self.calls.append(pixel_values.tolist())
+        rows = pixel_values.repeat_interleave(self.tokens_per_frame)[:, None].repeat(1, 2)
+        return SimpleNamespace(pooler_output=torch.cat([rows, rows[: self.extra]])[None])
+
+
+@pytest.mark.parametrize(
+    ("frames_per_chunk", "calls"),
+    [(1, [[0.0], [1.0], [2.0], [3.0], [4.0]]), (2, [[0.0, 1.0], [2.0, 3.0], [4.0]]), (9, [[0.0, 1.0, 2.0, 3.0, 4.0]])],
+)
+def test_frames_are_encoded_chunk_by_chunk_and_come_back_in_order(frames_per_chunk: int, calls: list[list[float]]):
+    base = CountingBase()
+    video = encode_frames(base, {"pixel_values": torch.arange(5.0)}, 5, frames_per_chunk)
+    assert base.calls == calls
+    assert video.tokens.shape == (5, 3, 2)
+    assert video.tokens[:, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert video.grid_size == (1, 3) and video.container == "tensor" and video.deepstack == []
+
+
+def test_tokens_that_do_not_divide_among_the_frames_are_refused():
+    base = CountingBase(extra=1)
+    check_refused(
+        lambda: encode_frames(base, {"pixel_values": torch.arange(5.0)}, 5, 5),
+        LinVTInputError,
+        "16 visual tokens of 5 frames",
+    )
+
+
+def test_the_encoder_gets_only_what_it_takes():
+    inputs = {"pixel_values": 1, "image_sizes": None, "attention_mask": 2, "return_dict": None}
+    assert encoder_inputs(CountingBase(), inputs) == {"pixel_values": 1}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Handing over
+# ---------------------------------------------------------------------------------------------------------------------
+
+TOKENS = torch.arange(30.0).view(10, 3)
+
+
+def test_a_tensor_container_has_groups_of_the_greatest_common_divisor():
+    """Rows with 4 and 6 tokens: groups of 2, none across the rows."""
+    packed = pack_visuals(TOKENS, [], [4, 6], "tensor").pooler_output
+    assert packed.shape == (5, 2, 3)
+    assert torch.equal(packed.flatten(0, 1), TOKENS)
+
+
+@pytest.mark.parametrize(("container", "kind"), [("list", list), ("tuple", tuple)])
+def test_other_containers_have_one_entry_per_row_and_layer(container: str, kind: type):
+    packed = pack_visuals(TOKENS, [TOKENS + 1, TOKENS + 2], [4, 6], container)
+    assert type(packed.pooler_output) is kind
+    assert [len(part) for part in packed.pooler_output] == [4, 6]
+    assert torch.equal(torch.cat(list(packed.pooler_output)), TOKENS)
+    assert len(packed.deepstack_features) == 2
+    for added, layer in zip((1, 2), packed.deepstack_features, strict=True):
+        assert torch.equal(torch.cat(list(layer)), TOKENS + added)
+
+
+def test_no_deep_layers_are_none():
+    assert pack_visuals(TOKENS, [], [10], "list").deepstack_features is None
+
+
+def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():
+    is_video = torch.tensor([False, True, True, False, True])
+    merged = _interleave(is_video, torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [-2.0]]))
+    assert merged.flatten().tolist() == [-1.0, 1.0, 2.0, -2.0, 3.0]
+
+
+def test_videos_of_different_size_are_padded_at_the_end_and_masked():
+    padded, mask = _pad_videos([torch.ones(2, 3, 1), torch.ones(1, 4, 1)])
+    assert padded.shape == (2, 2, 4, 1)
+    assert mask.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]]
+    assert torch.equal(padded[..., 0], mask.float())
+
+
+def test_timestamps_are_padded_at_the_end():
+    assert _pad_rows([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], 2).tolist() == [[1.0, 2.0], [3.0, 0.0]]
+
+
+def test_the_context_is_the_language_models():
+    base = build_model("llava_phi")
+    assert context_length(base) == base.config.text_config.max_position_embeddings
+    base.config.text_config.max_position_embeddings = None
+    assert context_length(base) is None

@@ -1,0 +1,104 @@
+"""An encoded video: what a file keeps of it, what may be stacked, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from promises import NUM_KEPT_TOKENS, Wrapped, check_refused, wrapped
+from transformers_linvt import LinVTInputError, VideoFeatures
+
+
+@pytest.fixture
+def family() -> Wrapped:
+    return wrapped("qwen3_vl")
+
+
+@pytest.fixture
+def features(family: Wrapped) -> VideoFeatures:
+    return family.model.encode_video(**family.processor.video_inputs(family.clip(5)))
+
+
+def tensors_of(features: VideoFeatures) -> dict[str, torch.Tensor]:
+    deepstack = {f"deepstack.{i}": layer for i, layer in enumerate(features.deepstack)}
+    return {**features.refined.to_tensors(), **deepstack, "timestamps": features.timestamps}
+
+
+def test_an_encoded_video_is_what_was_kept(family: Wrapped, features: VideoFeatures):
+    inputs = family.processor.video_inputs(family.clip(5))
+    frames = {name.removeprefix("frame_"): value for name, value in inputs.items() if name.startswith("frame_")}
+    (video,) = family.model.model.encode_videos([5], frames)
+    kept = features.refined.kept_indices[0]
+    assert len(kept) == NUM_KEPT_TOKENS and bool((kept.diff() > 0).all())
+    assert torch.equal(features.refined.kept_tokens[0], video.tokens.flatten(0, 1)[kept])
+    assert len(features.deepstack) == len(video.deepstack) == 2
+    for layer, values in zip(features.deepstack, video.deepstack, strict=True):
+        assert torch.equal(layer[0], values.flatten(0, 1)[kept])
+    assert features.num_frames == 5 and features.grid_size == (3, 5) and features.width == 56
+    assert features.container == "tuple"
+    assert_close(features.timestamps, torch.arange(5) ** 1.5)
+
+
+def test_a_file_keeps_everything(features: VideoFeatures, tmp_path: Path):
+    features.save(tmp_path / "clip.safetensors")
+    again = VideoFeatures.load(tmp_path / "clip.safetensors")
+    assert (again.grid_size, again.container, again.num_frames) == ((3, 5), "tuple", 5)
+    loaded, expected = tensors_of(again), tensors_of(features)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_a_video_without_times_stays_without(family: Wrapped, tmp_path: Path):
+    inputs = family.processor.video_inputs(family.clip(3))
+    del inputs["video_timestamps"]
+    family.model.encode_video(**inputs).save(tmp_path / "clip.safetensors")
+    assert VideoFeatures.load(tmp_path / "clip.safetensors").timestamps is None
+
+
+def test_stacking_repeats_one_video(features: VideoFeatures):
+    stacked = VideoFeatures.stack([features] * 3)
+    assert stacked.refined.kept_tokens.shape == (3, NUM_KEPT_TOKENS, 56)
+    assert [layer.shape for layer in stacked.deepstack] == [(3, NUM_KEPT_TOKENS, 56)] * 2
+    for row in range(3):
+        assert torch.equal(stacked.refined.kept_tokens[row], features.refined.kept_tokens[0])
+
+
+def test_two_videos_are_not_stacked(family: Wrapped, features: VideoFeatures):
+    other = family.model.encode_video(**family.processor.video_inputs(family.clip(3, 1)))
+    check_refused(lambda: VideoFeatures.stack([features, other]), LinVTInputError, "one at a time")
+
+
+def test_precision_applies_to_tokens_and_not_to_weights(features: VideoFeatures):
+    half = features.to("cpu", torch.bfloat16)
+    assert {half.refined.kept_tokens.dtype, *(layer.dtype for layer in half.deepstack)} == {torch.bfloat16}
+    assert half.refined.log_significance.dtype == half.refined.places.dtype == torch.float32
+    same = features.to("cpu")
+    assert torch.equal(same.refined.kept_tokens, features.refined.kept_tokens)
+    assert same.deepstack[0].dtype == torch.float32
+
+
+def test_a_file_that_is_none_of_ours_is_refused(features: VideoFeatures, tmp_path: Path):
+    path = tmp_path / "clip.safetensors"
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path))
+    path.write_bytes(b"")
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path))
+    path.write_text("<html>not found</html>")
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path))
+    save_file({"weight": torch.ones(1)}, path)
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, "format None", "encode_video")
+    features.save(path)
+    path.write_bytes(path.read_bytes()[:-7])
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path))
+    check_refused(lambda: VideoFeatures.load(tmp_path), LinVTInputError, str(tmp_path))
+
+
+def test_a_file_that_lacks_a_tensor_is_refused(features: VideoFeatures, tmp_path: Path):
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    tensors = load_file(path)
+    del tensors["kept_indices"]
+    metadata = {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"}
+    save_file(tensors, path, metadata=metadata)
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, "kept_indices missing")

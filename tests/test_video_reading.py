@@ -1,0 +1,867 @@
+"""
+What the video reader does with everything that is not a healthy file: sampling arithmetic, frames in memory, limits,
+damage, addresses. Each expected failure is one `VideoReadError` that names the file or argument, comes within a time
+limit, writes nothing to the terminal and leaves no temporary file.
+"""
+
+import http.server
+import io
+import logging
+import os
+import random
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+
+from transformers_linvt.model import video_reading
+from transformers_linvt.model.errors import LinVTError
+from transformers_linvt.model.video_reading import VideoLimits, VideoReadError, read_video, uniform_indices
+from zoo import HEIGHT, NUM_FRAMES, WIDTH, Recipe, draw, encode, read_numbers
+
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    encode(folder / "clip.mp4", Recipe())
+    encode(folder / "moov_first.mp4", Recipe(container_options={"movflags": "faststart"}))
+    encode(folder / "fragmented.mp4", Recipe(container_options={"movflags": "frag_keyframe+empty_moov"}))
+    encode(folder / "clip.mkv", Recipe())
+    encode(folder / "clip.avi", Recipe("mpeg4", gop=12))
+    encode(folder / "one_frame.mp4", Recipe(ticks=[0]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Iterator[None]:
+    """Every test of this file runs with its own temporary folder, which has to be empty afterwards; so has stderr."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    yield
+    # torch keeps a folder there once it is imported; it is not the reader's
+    assert [name for name in os.listdir(scratch) if not name.startswith("torchinductor")] == []
+    if descriptors is not None:
+        for _ in range(100):  # the threads of the test server close theirs a little later
+            if len(os.listdir("/proc/self/fd")) <= descriptors:
+                break
+            time.sleep(0.02)
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
+    written = capfd.readouterr()
+    assert (written.out, written.err) == ("", "")
+
+
+def refusal(video: object, **arguments: object) -> str:
+    with pytest.raises(VideoReadError) as caught:
+        read_video(video, **arguments)
+    message = str(caught.value)
+    assert isinstance(caught.value, LinVTError) and isinstance(caught.value, ValueError)
+    assert "\n" not in message and 20 < len(message) < 600 and message[-1] in ".?`"
+    return message
+
+
+# Sampling ------------------------------------------------------------------------------------------------------------
+
+
+def test_uniform_indices_are_the_middles_of_equal_segments() -> None:
+    assert uniform_indices(8, 4) == [1, 3, 5, 7]
+    assert uniform_indices(10, 4) == [1, 3, 6, 8]
+    assert uniform_indices(9, 1) == [4]
+    assert uniform_indices(1, 1) == [0]
+    assert uniform_indices(120, 5) == [12, 36, 60, 84, 108]
+
+
+def test_uniform_indices_are_always_that_many_and_distinct_or_all_there_are() -> None:
+    for total in range(1, 70):
+        for count in range(1, 80):
+            indices = uniform_indices(total, count)
+            assert len(set(indices)) == len(indices) == min(total, count)
+            assert indices == sorted(indices) and indices[0] >= 0 and indices[-1] < total
+            if count >= total:
+                assert indices == list(range(total))
+
+
+def test_no_moment_is_further_from_a_sample_than_half_a_segment() -> None:
+    for total, count in ((97, 8), (100, 7), (31, 30), (3600, 64)):
+        indices = np.asarray(uniform_indices(total, count))
+        distance = np.abs(np.arange(total)[:, None] - indices).min(axis=1).max()
+        assert distance <= total / (2 * count) + 1
+        np.testing.assert_array_less(np.abs(indices[::-1] + indices - (total - 1)), 2)  # the same seen backwards
+
+
+def test_huge_counts_stay_exact_where_floating_point_would_not() -> None:
+    total, count = 10**17 + 3, 7
+    assert uniform_indices(total, count)[3] == total // 2
+
+
+def test_more_frames_than_there_are_gives_all(files: Path) -> None:
+    video = read_video(files / "clip.mp4", num_frames=500)
+    assert read_numbers(video.frames) == list(range(NUM_FRAMES))
+
+
+def test_without_arguments_thirty_two_frames_are_sampled(files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4").frames) == uniform_indices(NUM_FRAMES, 32)
+    assert len(read_video(files / "clip.mp4", max_frames=5)) == 5
+
+
+def test_sampling_by_rate_follows_the_clock(files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4", fps=5).frames) == list(range(0, NUM_FRAMES, 5))
+    # 25 frames per second do not divide by 4: 0, 0.25, 0.5 s are on screen in frames 0, 6 (0.24 s), 12 (0.48 s)
+    assert read_numbers(read_video(files / "clip.mp4", fps=4, end=1.0).frames) == [0, 6, 12, 18, 25]
+    assert read_numbers(read_video(files / "clip.mp4", fps=2, start=1.1).frames) == [27, 40, 52, 65]
+    assert read_numbers(read_video(files / "clip.mp4", fps=0.01).frames) == [0]
+
+
+def test_a_rate_above_that_of_the_file_gives_each_frame_once(files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4", fps=1e12).frames) == list(range(NUM_FRAMES))
+
+
+def test_a_rate_that_gives_too_many_frames_falls_back_to_uniform(files: Path) -> None:
+    video = read_video(files / "clip.mp4", fps=5, max_frames=4)
+    assert read_numbers(video.frames) == uniform_indices(NUM_FRAMES, 4)
+
+
+def test_windows_include_the_frames_on_screen_at_both_ends(files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4", start=0.4, end=0.6).frames) == [10, 11, 12, 13, 14, 15]
+    assert read_numbers(read_video(files / "clip.mp4", start=0.41, end=0.43).frames) == [10]
+    assert read_numbers(read_video(files / "clip.mp4", start=2.8).frames) == [70, 71]
+    assert read_numbers(read_video(files / "clip.mp4", start=2.8, end=3.5).frames) == [70, 71]  # rounded up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"start": -1.0}, "start=-1.0"),
+        ({"start": float("nan")}, "start=nan"),
+        ({"end": float("inf")}, "end=inf"),
+        ({"start": "1"}, "start='1'"),
+        ({"end": 0}, "end=0"),
+        ({"start": 2.0, "end": 1.0}, "not before end=1.0"),
+        ({"start": 1.0, "end": 1.0}, "not before"),
+        ({"start": 2.88}, "beyond its end, it lasts 2.880 s"),
+        ({"start": 50.0}, "beyond its end"),
+        ({"end": 50.0}, "beyond its end"),
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"num_frames": 2.5}, "num_frames=2.5"),
+        ({"num_frames": True}, "num_frames=True"),
+        ({"num_frames": 5000}, "limit of 1024 frames"),
+        ({"num_frames": 8, "fps": 1.0}, "both given"),
+        ({"num_frames": 8, "max_frames": 4}, "more than max_frames=4"),
+        ({"fps": 0.0}, "fps=0.0"),
+        ({"fps": float("nan")}, "fps=nan"),
+        ({"max_frames": -3}, "max_frames=-3"),
+        ({"backend": "opencv"}, "choose one of auto, pyav, decord, torchcodec"),
+        ({"num_threads": 0}, "num_threads=0"),
+        ({"timestamps": [0.0]}, "brings its own time stamps"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments: dict, words: str, files: Path) -> None:
+    assert words in refusal(files / "clip.mp4", **arguments)
+
+
+# Frames in memory ----------------------------------------------------------------------------------------------------
+
+COUNT = 7
+
+
+@pytest.fixture
+def clip() -> np.ndarray:
+    return np.stack([draw(number) for number in range(COUNT)])
+
+
+def test_frames_in_memory_come_back_as_they_were(clip: np.ndarray) -> None:
+    video = read_video(clip, timestamps=[1.0, 1.5, 2.0, 4.0, 4.1, 4.2, 9.0])
+    np.testing.assert_array_equal(video.frames, clip)
+    assert video.timestamps.tolist() == pytest.approx([0.0, 0.5, 1.0, 3.0, 3.1, 3.2, 8.0])
+    assert (video.backend, video.source, video.total_frames) == ("memory", "<frames in memory>", COUNT)
+    assert video.timestamps.dtype == np.float64
+
+
+def test_all_layouts_and_types_of_frames_give_the_same(clip: np.ndarray) -> None:
+    torch = pytest.importorskip("torch", reason="tensors are accepted, torch is not needed")
+    channels_first = np.ascontiguousarray(clip.transpose(0, 3, 1, 2))
+    variants = [
+        channels_first,
+        clip.astype(np.float32) / 255,
+        clip.astype(np.float64) / 255,
+        torch.from_numpy(clip),
+        torch.from_numpy(channels_first).float().div(255).requires_grad_(),
+        [PIL.Image.fromarray(frame) for frame in clip],
+        [PIL.Image.fromarray(frame).convert("RGBA") for frame in clip],
+        list(clip),
+        tuple(torch.from_numpy(frame) for frame in channels_first),
+    ]
+    for variant in variants:
+        np.testing.assert_array_equal(read_video(variant, fps=2.0).frames, clip)
+    for half in (clip.astype(np.float16) / np.float16(255), torch.from_numpy(clip).bfloat16() / 255):
+        assert np.abs(read_video(half, fps=2.0).frames.astype(int) - clip).max() <= 1
+
+
+def test_the_times_of_frames_in_memory_are_never_guessed_in_silence(
+    clip: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_video(clip, fps=4.0).timestamps.tolist() == [index / 4 for index in range(COUNT)]
+    assert caplog.records == []
+    assert read_video(clip).timestamps.tolist() == list(range(COUNT))
+    assert "one frame per second is assumed" in caplog.text
+
+
+def test_frames_in_memory_are_sampled_like_a_file(clip: np.ndarray) -> None:
+    times = [0.0, 0.1, 0.2, 0.9, 1.0, 1.1, 3.0]
+    assert read_numbers(read_video(clip, num_frames=3, timestamps=times).frames) == uniform_indices(COUNT, 3)
+    assert read_numbers(read_video(clip, fps=2.0, timestamps=times).frames) == [0, 2, 4, 5, 6]
+    assert read_numbers(read_video(clip, start=0.5, end=1.05, timestamps=times).frames) == [2, 3, 4]
+
+
+def test_the_given_frames_are_not_changed_or_shared(clip: np.ndarray) -> None:
+    before = clip.copy()
+    read_video(clip, fps=1.0).frames[:] = 0
+    np.testing.assert_array_equal(clip, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda clip: clip[..., 0], "shape (7, 96, 160)"),
+        (lambda clip: clip[..., :1], "grey frames"),
+        (lambda clip: np.concatenate([clip, clip[..., :1]], axis=-1), "transparency"),
+        (lambda clip: clip[0, :, :, 0], "one grey picture"),
+        (lambda clip: clip[None], "batch of videos"),
+        (lambda clip: clip[:, :3].transpose(0, 2, 1, 3)[:, :3], "could be"),
+        (lambda clip: clip[:0], "empty"),
+        (lambda clip: clip[:, :0], "empty"),
+        (lambda clip: clip.astype(np.int64), "type int64"),
+        (lambda clip: clip > 100, "type bool"),
+        (lambda clip: clip.astype(np.complex64), "type complex64"),
+        (lambda clip: clip.astype(object), "type object"),
+        (lambda clip: clip.astype(np.float32), "divide by 255"),
+        (lambda clip: clip.astype(np.float32) / 127.5 - 1, "Undo the normalisation"),
+        (lambda clip: np.where(clip == clip[3], np.nan, clip / 255), "NaN"),
+        (lambda clip: [], "empty list"),
+        (lambda clip: [clip[0], clip[1, :50]], "differ in shape"),
+        (lambda clip: ["a.mp4", "b.mp4"], "not one video"),
+        (lambda clip: [PIL.Image.fromarray(clip[0]), clip[1]], "not one video"),
+        (lambda clip: PIL.Image.fromarray(clip[0]), "A single picture"),
+        (lambda clip: np.zeros((1, 4320, 7680, 3), dtype=np.uint8), "over the limit of 9437184"),
+        (lambda clip: 42, "type int"),
+        (lambda clip: None, "type NoneType"),
+        (lambda clip: {"path": None, "bytes": None}, "holds no video"),
+    ],
+)
+def test_frames_that_are_no_video_are_refused(
+    change: Callable[[np.ndarray], object], words: str, clip: np.ndarray
+) -> None:
+    assert words in refusal(change(clip), fps=1.0)
+
+
+@pytest.mark.parametrize("times", [[0.0], [0, 1, 2, 3, 4, 5, 5], [0, 1, 2, 3, 4, 5, float("nan")], [[0.0] * COUNT]])
+def test_times_that_do_not_fit_the_frames_are_refused(times: list, clip: np.ndarray) -> None:
+    assert "timestamps" in refusal(clip, timestamps=times)
+
+
+def test_too_many_frames_in_memory_are_refused_unless_sampled(clip: np.ndarray) -> None:
+    limits = VideoLimits(max_frames=5)
+    assert "Pass num_frames" in refusal(clip, fps=1.0, limits=limits)
+    assert len(read_video(clip, num_frames=5, limits=limits)) == 5
+
+
+class _FakeDecoder:
+    """Has the face of torchcodec's `VideoDecoder`, of which nobody knows the file."""
+
+    class _Frame:
+        def __init__(self, number: int) -> None:
+            torch = pytest.importorskip("torch", reason="the decoder's frames are tensors")
+            self.data = torch.from_numpy(draw(number).transpose(2, 0, 1).copy())
+            self.pts_seconds, self.duration_seconds = 5 + number * 0.5, 0.5
+
+    class metadata:
+        num_frames = 11
+
+    def get_frame_at(self, index: int) -> "_FakeDecoder._Frame":
+        return self._Frame(index)
+
+
+def test_a_decoder_object_is_read_by_its_file_or_else_frame_by_frame(files: Path) -> None:
+    video = read_video(_FakeDecoder(), num_frames=3)
+    assert read_numbers(video.frames) == uniform_indices(11, 3) == [1, 5, 9]
+    assert video.timestamps.tolist() == [0.5, 2.5, 4.5] and video.duration == 5.5
+    assert "give the path or the bytes" in refusal(_FakeDecoder(), fps=2.0)
+    known = _FakeDecoder()
+    known._hf_encoded = {"path": str(files / "clip.mp4"), "bytes": None}  # as `datasets` leaves it there
+    assert read_video(known, num_frames=3).total_frames == NUM_FRAMES
+
+
+@pytest.mark.parametrize("colour_range", [1, 2])
+@pytest.mark.parametrize("colour_space", [1, 5])
+def test_colours_follow_what_the_file_says_about_them(colour_range: int, colour_space: int, tmp_path: Path) -> None:
+    """BT.709 or BT.601, limited or full range; PyAV 15 by itself takes BT.709 for BT.601 (red 184 instead of 198)."""
+    image = np.full((HEIGHT, WIDTH, 3), (200, 30, 60), dtype=np.uint8)
+    image[:, : WIDTH // 2] = (255, 255, 255)
+    with av.open(str(tmp_path / "colour.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.color_range, stream.codec_context.colorspace = colour_range, colour_space
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_color_range=colour_range, dst_colorspace=colour_space)
+        frame.color_range, frame.colorspace = colour_range, colour_space
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    shown = read_video(tmp_path / "colour.mp4").frames[0].astype(int)
+    assert np.abs(shown[HEIGHT // 2, WIDTH // 4] - (255, 255, 255)).max() <= 4
+    assert np.abs(shown[HEIGHT // 2, 3 * WIDTH // 4] - (200, 30, 60)).max() <= 4
+
+
+# Files that are not what they seem -----------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def test_a_missing_file_a_directory_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
+    assert "missing.mp4 does not exist" in refusal(tmp_path / "missing.mp4")
+    assert "is a directory" in refusal(tmp_path)
+    assert "is empty (0 bytes)" in refusal(write(tmp_path, "empty.mp4", b""))
+    assert "<bytes in memory> is empty" in refusal(b"")
+    assert "null character" in refusal("a\0b.mp4")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "a pipe or a device" in refusal(tmp_path / "pipe.mp4")
+
+
+def test_a_file_without_permission_is_refused(files: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, "secret.mp4", (files / "clip.mp4").read_bytes())
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # permissions do not hold for the superuser
+        os.seteuid(65534)
+    try:
+        assert "no permission" in refusal(path)
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<!DOCTYPE html><html><body>404</body></html>", "web page (HTML)"),
+        (b"\n\n  <html>" + b" " * 5000, "web page (HTML)"),
+        (random.Random(0).randbytes(50_000), "not that of a video file"),
+        (b"\0" * 50_000, "only zeros"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "play list"),
+        (b"ffconcat version 1.0\nfile clip.mp4\n", "play list"),
+        (b"just some words about a video\n" * 100, "not that of a video file"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "begins like an MP4"),
+    ],
+)
+def test_something_else_under_the_name_of_a_video_is_refused(data: bytes, words: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "fake.mp4", data)
+    message = refusal(path)
+    assert "fake.mp4" in message and words in message
+    assert words in refusal(data)
+    assert words in refusal(io.BytesIO(data))
+
+
+def test_a_play_list_does_not_open_the_files_it_names(tmp_path: Path) -> None:
+    """FFmpeg would follow it: a file named .mp4 could then read any other file of the machine, or an address."""
+    encode(tmp_path / "clip.ts", Recipe(ticks=[0, 1, 2]))
+    live = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nclip.ts\n"  # without an end FFmpeg waits for more, for ever
+    assert "play list" in refusal(write(tmp_path, "live.mp4", live.encode()))
+    for text in ("ffconcat version 1.0\nfile clip.ts\n", live + "#EXT-X-ENDLIST\n"):
+        path = write(tmp_path, "list.mp4", text.encode())
+        with av.open(str(path), format="concat" if "concat" in text else "hls") as container:
+            assert len(list(container.decode(video=0))) == 3  # it would be read
+        assert "play list" in refusal(path)
+
+
+def test_a_name_that_looks_like_a_protocol_is_only_a_name(files: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "does not exist" in refusal(f"concat:{files}/clip.mp4")
+    write(tmp_path, "subfile,,start,0,end,9,,:clip.mp4", (files / "clip.mp4").read_bytes())
+    assert len(read_video("subfile,,start,0,end,9,,:clip.mp4", num_frames=2)) == 2
+
+
+def test_a_file_object_in_text_mode_is_refused(files: Path) -> None:
+    with open(files / "clip.mp4", encoding="latin-1") as file:
+        assert "binary mode" in refusal(file)
+
+
+def test_audio_only_is_refused(tmp_path: Path) -> None:
+    for name, codec in (("sound.mp4", "aac"), ("sound.wav", "pcm_s16le"), ("sound.mp3", "libmp3lame")):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=16000)
+            layout = "s16" if codec == "pcm_s16le" else "fltp"
+            tone = av.AudioFrame.from_ndarray(
+                np.zeros((1, 16000), dtype=np.int16 if layout == "s16" else np.float32), format=layout, layout="mono"
+            )
+            tone.sample_rate = 16000
+            container.mux(stream.encode(tone))
+            container.mux(stream.encode())
+        assert "holds no video, only audio" in refusal(tmp_path / name)
+
+
+def test_a_video_track_without_frames_is_refused(tmp_path: Path, files: Path) -> None:
+    for name in ("none.mp4", "none.mkv"):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            sound = container.add_stream("aac", rate=16000)
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+            tone.sample_rate = 16000
+            container.mux(sound.encode(tone))
+            container.mux(sound.encode())
+        message = refusal(tmp_path / name)
+        assert "no frame" in message or "holds no video" in message
+
+
+def test_one_frame_is_a_video(files: Path) -> None:
+    video = read_video(files / "one_frame.mp4", num_frames=8)
+    assert read_numbers(video.frames) == [0] and video.timestamps.tolist() == [0.0] and video.total_frames == 1
+    assert video.duration == pytest.approx(1 / 25, abs=1e-3)
+    assert len(read_video(files / "one_frame.mp4", fps=100.0)) == 1
+
+
+def test_an_unknown_codec_is_refused(files: Path, tmp_path: Path) -> None:
+    data = (files / "clip.mp4").read_bytes()
+    assert data.count(b"avc1") >= 1
+    path = write(tmp_path, "future.mp4", data.replace(b"avc1", b"zzz9").replace(b"avcC", b"zzzC"))
+    assert "codec" in refusal(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("name", ["clip.mp4", "moov_first.mp4", "fragmented.mp4", "clip.mkv", "clip.avi"])
+def test_a_cut_off_file_is_refused_with_how_much_is_there(
+    name: str, share: float, files: Path, tmp_path: Path
+) -> None:
+    data = (files / name).read_bytes()
+    message = refusal(write(tmp_path, name, data[: int(len(data) * share)]), num_frames=4)
+    assert name in message and "cut off" in message and " of its " in message
+    if name == "moov_first.mp4":
+        assert "of its 72 frames" in message
+
+
+def test_a_file_is_whole_with_something_behind_it(files: Path, tmp_path: Path) -> None:
+    for name in ("clip.mp4", "clip.mkv"):
+        path = write(tmp_path, name, (files / name).read_bytes() + b"\0\0\0\0trailing junk")
+        assert read_numbers(read_video(path, num_frames=3).frames) == uniform_indices(NUM_FRAMES, 3)
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def damaged(source: Path, target: Path, first: int, last: int, intact_share: float = 0.0) -> Path:
+    """Overwrite packets `first` to `last` (in file order), each behind its first share, and leave the container."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        noise = random.Random(first)
+        for packet in packets[first : last + 1]:
+            start, kept = data.index(bytes(packet)), max(5, int(intact_share * packet.size))
+            data[start + kept : start + packet.size] = noise.randbytes(packet.size - kept)
+    target.write_bytes(data)
+    return target
+
+
+def test_frames_around_broken_packets_are_read_and_the_damage_is_reported(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Key frames are 0, 24 and 48: what is broken at 30 spoils up to 47, and nothing else."""
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 30, 33)
+    video = read_video(path, num_frames=200)
+    numbers = read_numbers(video.frames)
+    assert numbers == sorted(numbers) and -1 not in numbers
+    assert set(range(28)) | set(range(48, NUM_FRAMES)) <= set(numbers)
+    assert not set(range(31, 48)) & set(numbers)
+    np.testing.assert_allclose(video.timestamps, np.asarray(numbers) / 25, atol=1e-6)
+    assert video.num_broken_packets >= 4 and video.total_frames >= NUM_FRAMES - 4
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "hurt.mp4" in warnings[0]
+    assert f"{video.num_broken_packets} broken packets" in warnings[0]
+
+
+def test_frames_that_the_decoder_patches_up_are_not_passed_off_as_intact(files: Path, tmp_path: Path) -> None:
+    """Half a packet decodes to half a picture; FFmpeg fills the rest in, marks the frame, and goes on from there."""
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 30, 30, intact_share=0.5)
+    with av.open(str(path)) as container:
+        decoded = list(container.decode(video=0))
+    assert len(decoded) == NUM_FRAMES and any(frame.is_corrupt for frame in decoded)
+    numbers = read_numbers(read_video(path, num_frames=200).frames)
+    assert set(range(28)) | set(range(48, NUM_FRAMES)) <= set(numbers)
+    assert not set(range(34, 48)) & set(numbers)
+    for index in (35, 41, 47):  # sought one by one, they come after the damage in their group of pictures
+        assert "damaged" in refusal(path, start=index / 25 + 0.01, end=index / 25 + 0.02)
+    assert read_video(path, start=0.0, end=1.0).num_broken_packets == 0
+
+
+def test_sampling_goes_around_the_damage_and_still_gives_the_number_asked_for(files: Path, tmp_path: Path) -> None:
+    video = read_video(damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 30, 33), num_frames=16)
+    numbers = read_numbers(video.frames)
+    assert len(set(numbers)) == 16 and -1 not in numbers
+    np.testing.assert_allclose(video.timestamps, np.asarray(numbers) / 25, atol=1e-6)
+
+
+def test_a_window_before_the_damage_is_read_as_if_nothing_were_there(files: Path, tmp_path: Path) -> None:
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 30, 33)
+    for start, end, first in ((0.0, 0.8, 0), (2.0, 2.4, 50)):
+        video = read_video(path, start=start, end=end)
+        assert read_numbers(video.frames) == list(range(first, first + len(video)))
+        assert video.num_broken_packets == 0
+
+
+def test_a_window_with_nothing_intact_is_refused(files: Path, tmp_path: Path) -> None:
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 24, 47)
+    message = refusal(path, start=1.2, end=1.6)
+    assert "hurt.mp4" in message and "damaged" in message and "broken packets" in message
+
+
+def test_other_backends_do_not_return_damaged_frames(files: Path, tmp_path: Path) -> None:
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 0, 71)
+    for backend in ("pyav", "decord", "torchcodec"):
+        refusal(path, backend=backend)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_damage_never_hangs_and_gives_frames_in_order_or_an_error(
+    seed: int, files: Path, tmp_path: Path
+) -> None:
+    noise = random.Random(seed)
+    name = noise.choice(["clip.mp4", "moov_first.mp4", "fragmented.mp4", "clip.mkv", "clip.avi"])
+    data = bytearray((files / name).read_bytes())
+    for _ in range(noise.choice([1, 10, 100, 1000])):
+        data[noise.randrange(len(data))] = noise.randrange(256)
+    began = time.monotonic()
+    try:
+        video = read_video(write(tmp_path, name, bytes(data)), num_frames=9)
+        assert (np.diff(video.timestamps) > 0).all() and video.frames.shape[0] == len(video.timestamps) > 0
+    except VideoReadError:
+        pass
+    assert time.monotonic() - began < 20
+
+
+# Limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_over_the_limit_of_bytes_is_refused_however_it_comes(files: Path) -> None:
+    path, limits = files / "clip.mp4", VideoLimits(max_bytes=1000)
+    assert "over the limit of 1000" in refusal(path, limits=limits)
+    assert "over the limit of 1000" in refusal(path.read_bytes(), limits=limits)
+    with path.open("rb") as file:
+        assert "more than the limit of 1000 bytes" in refusal(file, limits=limits)
+
+
+def test_a_video_of_two_hours_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    encode(path, Recipe(ticks=[number * 120 * 25 for number in range(61)]))
+    began = time.monotonic()
+    message = refusal(path)
+    assert "film.mp4" in message and "over the limit of 3600 s" in message
+    assert time.monotonic() - began < 2
+    assert len(read_video(path, num_frames=4, limits=VideoLimits(max_duration=None))) == 4
+
+
+def test_frames_of_8k_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "huge.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 7680, 4320, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame(7680, 4320, "yuvj420p")))
+        container.mux(stream.encode())
+    assert "7680x4320" in refusal(path)
+
+
+def test_memory_and_number_of_frames_are_limited(files: Path) -> None:
+    assert "limit of 1000000" in refusal(files / "clip.mp4", num_frames=60, limits=VideoLimits(max_output_bytes=10**6))
+    assert "limit of 4 frames" in refusal(files / "clip.mp4", num_frames=5, limits=VideoLimits(max_frames=4))
+    assert len(read_video(files / "clip.mp4", fps=25, limits=VideoLimits(max_frames=4))) == 4
+    assert len(read_video(files / "clip.mp4", limits=VideoLimits(max_frames=4))) == 4
+
+
+def test_decoding_stops_when_its_time_is_over(files: Path) -> None:
+    assert "took longer than the limit" in refusal(files / "clip.mp4", limits=VideoLimits(max_decode_seconds=1e-9))
+
+
+@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"max_duration": -1.0}, {"max_pixels": "many"}])
+def test_limits_that_are_no_limits_are_refused(wrong: dict) -> None:
+    with pytest.raises(VideoReadError, match="a limit is a positive number"):
+        VideoLimits(**wrong)
+
+
+def test_a_frame_size_that_changes_on_the_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "two_sizes.h264"
+    with path.open("wb") as target:
+        for size in ((HEIGHT, WIDTH), (2 * HEIGHT, 2 * WIDTH)):
+            encode(tmp_path / "part.h264", Recipe(size=size, container="h264"))
+            target.write((tmp_path / "part.h264").read_bytes())
+    assert "changes its frame size from 160x96 to 320x192" in refusal(path)
+
+
+def test_a_backend_that_is_not_installed_is_refused_with_the_way_out(files: Path, monkeypatch) -> None:
+    import sys
+
+    for name in ("decord", "torchcodec"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}.decoders", None)
+        message = refusal(files / "clip.mp4", backend=name)
+        assert f"pip install {name}" in message and 'backend="pyav"' in message
+
+
+def test_importing_the_reader_does_not_import_torch() -> None:
+    import subprocess
+    import sys
+
+    source = Path(video_reading.__file__)
+    code = (
+        "import sys, types, importlib.util as u\n"
+        "package = types.ModuleType('p'); package.__path__ = [sys.argv[1]]; sys.modules['p'] = package\n"
+        "import p.video_reading\n"
+        "assert not {'torch', 'decord', 'torchcodec', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(source.parent)], check=True, timeout=25)
+
+
+# Addresses -----------------------------------------------------------------------------------------------------------
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    data: bytes = b""
+    private: str = ""
+    seen: list[tuple[str, str | None]] = []
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        type(self).seen.append((self.path, self.headers.get("Host")))
+        path = self.path.partition("?")[0]
+        if path.startswith("/again"):
+            left = int(path.removeprefix("/again") or 0)
+            self._answer(302, Location=f"/again{left - 1}" if left > 1 else "/clip.mp4")
+        elif path == "/to_file":
+            self._answer(302, Location="file:///etc/hostname")
+        elif path == "/to_private":
+            self._answer(302, Location="http://10.1.2.3/clip.mp4")
+        elif path == "/nowhere":
+            self._answer(301)
+        elif path == "/404":
+            self._answer(404)
+        elif path == "/clip.mp4":
+            self._answer(200, self.data, Content_Length=str(len(self.data)))
+        elif path == "/no_length":
+            self._answer(200, self.data)
+        elif path == "/endless":
+            self._answer(200)
+            self._drip(b"x" * 65536, 0.0)
+        elif path == "/says_more":
+            self._answer(200, self.data, Content_Length=str(2 * len(self.data)))
+        elif path == "/says_huge":
+            self._answer(200, Content_Length=str(1 << 50))
+        elif path == "/says_less":
+            self._answer(200, self.data, Content_Length="1000")
+        elif path == "/slow":
+            self._answer(200)
+            self._drip(b"x", 0.05)
+        elif path == "/page":
+            self._answer(200, b"<html>please log in</html>")
+
+    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _drip(self, piece: bytes, pause: float) -> None:
+        try:
+            for _ in range(400):
+                self.wfile.write(piece)
+                time.sleep(pause)
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def server(files: Path) -> Iterator[str]:
+    _Handler.data, _Handler.seen = (files / "clip.mp4").read_bytes(), []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+        running.block_on_close = False
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+LOCAL = VideoLimits(allow_private_addresses=True, max_bytes=1_000_000, max_download_seconds=10.0)
+
+
+def test_an_address_is_refused_unless_allowed() -> None:
+    message = refusal("https://user:secret@example.com/clip.mp4?token=secret#part")
+    assert "allow_urls=True" in message and "example.com/clip.mp4" in message and "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://example.com/a.mp4", "rtsp://example.com/a", "s3://b/a"]
+)
+def test_other_protocols_are_refused_even_when_addresses_are_allowed(url: str) -> None:
+    assert "only http and https" in refusal(url, allow_urls=True)
+
+
+@pytest.mark.parametrize("path", ["/clip.mp4", "/no_length", "/again1", "/again5", "/clip.mp4?a=b c&d=%20"])
+def test_a_video_is_read_from_an_address(path: str, server: str) -> None:
+    video = read_video(server + path, num_frames=3, allow_urls=True, limits=LOCAL)
+    assert read_numbers(video.frames) == uniform_indices(NUM_FRAMES, 3)
+    assert video.source == server + path.partition("?")[0]
+    assert _Handler.seen[0][1] == server.removeprefix("http://")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/again6", "redirects more than 5 times"),
+        ("/to_file", "only http and https"),
+        ("/nowhere", "without saying where to"),
+        ("/404", "answered 404"),
+        ("/endless", "more than the limit of 1000000 bytes"),
+        ("/says_huge", "announces 1125899906842624 bytes"),
+        ("/says_more", "broke off after"),
+        ("/says_less", "cut off"),
+        ("/page", "web page (HTML)"),
+    ],
+)
+def test_addresses_that_answer_badly_are_refused(path: str, words: str, server: str) -> None:
+    assert words in refusal(server + path, allow_urls=True, limits=LOCAL)
+
+
+def test_a_server_that_answers_byte_by_byte_is_cut_off(server: str) -> None:
+    began = time.monotonic()
+    limits = VideoLimits(allow_private_addresses=True, max_download_seconds=0.5)
+    assert "did not arrive within the limit of 0.5 s" in refusal(server + "/slow", allow_urls=True, limits=limits)
+    assert time.monotonic() - began < 3
+
+
+def test_a_server_that_accepts_and_says_nothing_is_cut_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/clip.mp4"
+        limits = VideoLimits(allow_private_addresses=True, max_download_seconds=0.5)
+        assert "did not arrive within" in refusal(url, allow_urls=True, limits=limits)
+
+
+def test_an_address_where_nobody_listens_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert "no connection" in refusal(f"http://127.0.0.1:{port}/a.mp4", allow_urls=True, limits=LOCAL)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "localhost", "10.0.0.1", "172.16.5.4", "192.168.1.1", "169.254.169.254", "0.0.0.0",
+        "100.64.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "2130706433", "0x7f.1", "[::1]", "[::]",
+        "[fe80::1]", "[fc00::1]", "[::ffff:127.0.0.1]", "[::ffff:10.0.0.1]", "[2002:7f00:1::]", "[64:ff9b::7f00:1]",
+        "[ff02::1]",
+    ],
+)  # fmt: skip
+def test_private_local_and_reserved_addresses_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        raise AssertionError(f"connected to {arguments}")
+
+    monkeypatch.setattr(socket, "create_connection", never)
+    message = refusal(f"http://{host}:8080/clip.mp4", allow_urls=True)
+    assert "private, local or reserved" in message or "was not found" in message
+
+
+@pytest.mark.parametrize(
+    "url", ["http:///a.mp4", "http://a:b@93.184.216.34/", "http://93.184.216.34:99999/", "http://[::1/"]
+)
+def test_malformed_addresses_are_refused(url: str) -> None:
+    refusal(url, allow_urls=True)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, table: dict[str, list[str]]) -> list[str]:
+    """Replace name resolution by a table (the last entry of a name repeats); the names asked for are returned."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, *more: object, **named: object) -> list[tuple]:
+        asked.append(host)
+        found = table.get(host, [host])
+        address = found.pop(0) if len(found) > 1 else found[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (part, port)) for part in address.split()]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return asked
+
+
+def test_a_host_with_one_private_address_among_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"mixed.example": ["93.184.216.34 10.0.0.7"]})
+    assert "leads to 10.0.0.7" in refusal("http://mixed.example/clip.mp4", allow_urls=True)
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that resolves to a public address first and to a private one afterwards (DNS rebinding) gains nothing."""
+    port = int(server.rpartition(":")[2])
+    asked = answers(monkeypatch, {"rebind.example": ["93.184.216.34", "127.0.0.1"]})
+    connected: list[tuple] = []
+
+    def connect(address: tuple, timeout: float | None = None) -> socket.socket:
+        connected.append(address)
+        plain = socket.socket()
+        plain.connect(("127.0.0.1", port))  # stands for the public server
+        return plain
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    video = read_video(f"http://rebind.example:{port}/clip.mp4", num_frames=2, allow_urls=True)
+    assert len(video) == 2
+    assert connected == [("93.184.216.34", port)] and asked == ["rebind.example"]
+    assert _Handler.seen == [("/clip.mp4", f"rebind.example:{port}")]
+
+
+@pytest.mark.parametrize("path", ["/to_private", "/again2"])
+def test_a_redirect_to_a_private_address_is_refused(path: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stop is public (the test server behind a public name); the next one is checked like the first."""
+    port = int(server.rpartition(":")[2])
+    answers(monkeypatch, {"public.example": ["93.184.216.34", "127.0.0.1"]})
+
+    def connect(address: tuple, timeout: float | None = None) -> socket.socket:
+        assert address[0] == "93.184.216.34"
+        plain = socket.socket()
+        plain.connect(("127.0.0.1", port))
+        return plain
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    message = refusal(f"http://public.example:{port}{path}", allow_urls=True)
+    assert "private, local or reserved" in message
+    assert len(_Handler.seen) == 1
+
+
+def test_https_checks_the_certificate_against_the_name(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loopback server speaks no TLS; what matters is that the handshake names the host and not the address."""
+    import ssl
+
+    names: list[str | None] = []
+    original = ssl.SSLContext.wrap_socket
+
+    def wrap(self: ssl.SSLContext, plain: socket.socket, **named: object) -> socket.socket:
+        names.append(named.get("server_hostname"))
+        assert self.verify_mode == ssl.CERT_REQUIRED and self.check_hostname
+        return original(self, plain, **named)
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap)
+    answers(monkeypatch, {"secure.example": ["127.0.0.1"]})
+    port = server.rpartition(":")[2]
+    assert "no connection" in refusal(f"https://secure.example:{port}/clip.mp4", allow_urls=True, limits=LOCAL)
+    assert names == ["secure.example"]
