@@ -28,7 +28,7 @@ _MODULE_OF = {
     "VideoEvidence": "evidence",
     "VideoFeatures": "model.video_features",
     "VideoFrames": "model.video_reading",
-    "VideoLimits": "model.video_reading",
+    "VideoLimits": "model.video_limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "model.errors",
     "embedded_base_path": "embedded",
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
     from .model.video_features import VideoFeatures
-    from .model.video_reading import VideoFrames, VideoLimits, read_video
+    from .model.video_limits import VideoLimits
+    from .model.video_reading import VideoFrames, read_video
     from .pipeline import VideoQuestionAnsweringPipeline
 
 

@@ -305,8 +305,8 @@ class LinVTModel(LinVTPreTrainedModel):
         length, limit = input_ids.shape[1], context_length(self.base_vlm)
         if limit is not None and length > limit:
             raise LinVTInputError(
-                f"The prompt has {length} tokens ({self.config.num_video_tokens} of each video), the base takes {limit} "
-                "(max_position_embeddings). Shorten the question, or use fewer videos or video tokens."
+                f"The prompt has {length} tokens ({self.config.num_video_tokens} of each video), the base takes "
+                f"{limit} (max_position_embeddings). Shorten the question, or use fewer videos or video tokens."
             )
 
     def _video_mask(
@@ -729,8 +729,8 @@ def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
         if of(found) != of(saved):
             raise CheckpointError(
                 f"The base {base.name_or_path!r} is not the one this checkpoint was made with: its {what} is "
-                f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you changed "
-                "the base, save with include_base=True."
+                f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you "
+                "changed the base, save with include_base=True."
             )
 
 
