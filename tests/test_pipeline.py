@@ -416,6 +416,46 @@ def test_score_is_the_geometric_mean_of_the_probabilities_of_the_answer(pipe, mo
     assert batch[0][0]["score"] == pytest.approx(result["score"], rel=1e-3)
 
 
+def test_videos_of_one_batch_may_have_different_grids(tmp_path):
+    torch.manual_seed(0)
+    base, base_processor = build("qwen2_vl")
+    model = LinVTForVideoQA.from_base(base, num_video_tokens=6, bottleneck_size=8, num_heads=2, init="free")
+    processor = LinVTProcessor.from_base(base_processor, num_video_tokens=6)
+    ask = VideoQuestionAnsweringPipeline(model=model, processor=processor, device="cpu", max_new_tokens=3)
+    frames = np.random.default_rng(0).integers(0, 255, (4, 56, 112, 3), dtype=np.uint8)
+    videos = [frames, frames[:3, :, ::2].repeat(2, axis=1)]  # wide and tall, of 4 and 3 frames
+    alone = [ask(video=one, question="Who?", fps=2, return_evidence=True)[0] for one in videos]
+    batch = [one[0] for one in ask(video=videos, question="Who?", fps=2, return_evidence=True, batch_size=2)]
+    grids = [one["evidence"].grid_size for one in alone]
+    assert grids[0] != grids[1]
+    for one, other in zip(alone, batch, strict=True):
+        evidence, expected = other.pop("evidence"), one.pop("evidence")
+        assert other == one
+        assert (evidence.grid_size, evidence.tokens_per_frame) == (expected.grid_size, expected.tokens_per_frame)
+        np.testing.assert_array_equal(evidence.kept_indices, expected.kept_indices)
+        np.testing.assert_allclose(evidence.kept_weights, expected.kept_weights, atol=1e-5)
+        rows, columns = evidence.grid_size
+        assert other["frame_tokens"] == other["frames_seen"] * rows * columns
+
+
+def test_times_in_the_prompt_are_those_of_a_chat(model, processor, clips, monkeypatch):
+    timed = LinVTProcessor.from_base(processor.base_processor, num_video_tokens=VIDEO_TOKENS, add_timestamps=True)
+    ask = VideoQuestionAnsweringPipeline(model=model, processor=timed, device="cpu", max_new_tokens=NEW_TOKENS)
+    prompts = []
+    generate = model.base_vlm.generate
+
+    def spy(**kwargs):
+        prompts.append(timed.batch_decode(kwargs["input_ids"])[0])
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model.base_vlm, "generate", spy)
+    results = ask(video=clips["a"], question=list(QUESTIONS[:2]), return_evidence=True, return_score=True)
+    chats = [ask([chat(video(clips["a"]), question)])[0] for question in QUESTIONS[:2]]
+    assert answers_of(results) == answers_of(chats)
+    assert prompts[:2] == prompts[2:] and all("0.5" in prompt for prompt in prompts)  # the last frame is at 0.5 s
+    assert [one["evidence"].question for one in results] == list(QUESTIONS[:2])
+
+
 # --- generation ------------------------------------------------------------------------------------------------------
 
 

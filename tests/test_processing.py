@@ -32,6 +32,14 @@ M = 6
 QUESTION = "What is in the video?"
 CHAT = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
 FAMILIES = list(BASES)
+FRAME_INPUTS = {  # what the vision tower takes; families that are not here take the pixels alone
+    "qwen2_vl": {"pixel_values", "image_grid_thw"},
+    "qwen2_5_vl": {"pixel_values", "image_grid_thw"},
+    "qwen3_vl": {"pixel_values", "image_grid_thw"},
+    "llava_onevision": {"pixel_values", "image_sizes"},
+    "smolvlm": {"pixel_values", "pixel_attention_mask"},
+    "molmo2": {"pixel_values", "image_token_pooling", "image_grids", "image_num_crops"},
+}
 TYPE_IDS_AT_VIDEOS = {  # name and value; families that are not here have none
     "qwen2_vl": ("mm_token_type_ids", 0),
     "qwen2_5_vl": ("mm_token_type_ids", 0),
@@ -309,6 +317,12 @@ def test_every_frame_is_one_tile_and_the_same_as_alone(processor: LinVTProcessor
     assert torch.equal(inputs["frame_pixel_values"], torch.cat([one["frame_pixel_values"] for one in alone]))
 
 
+def test_frames_come_under_the_names_of_the_base_with_a_prefix(processor: LinVTProcessor, name: str):
+    """What the image processor only makes to write the prompt (Gemma's `num_crops`) is no input of the model."""
+    frames = {f"frame_{one}" for one in FRAME_INPUTS.get(name, {"pixel_values"})}
+    assert set(processor.video_inputs(clip(2))) == {*frames, "frames_per_video", "video_timestamps"}
+
+
 def _frames(video: VideoFrames, places: list[int]) -> VideoFrames:
     return VideoFrames(video.frames[places], video.timestamps[places], "", "memory", 1.0, len(places), None)
 
@@ -573,6 +587,17 @@ def test_padding_is_on_the_left_for_answers_and_where_it_is_asked_for_otherwise(
         assert padded[key].shape == (2, 150), key
     assert asked(processor, padded).strip() == "Who?"
     assert processor.tokenizer.padding_side == side
+
+
+def test_answers_are_padded_on_the_left_also_where_the_tokenizer_pads_on_the_right(llava: LinVTProcessor):
+    other = copy.deepcopy(llava)
+    other.tokenizer.padding_side = "right"
+    batch = [user(clip(2), "Who?"), user(clip(2), "What happens at the end of the video?")]
+    assert other.apply_chat_template(batch, **CHAT)["attention_mask"][0, 0] == 0
+    assert other.apply_chat_template(batch, tokenize=True, return_dict=True)["attention_mask"][0, 0] == 1
+    right = other.apply_chat_template(batch, padding_side="right", **CHAT)
+    assert right["attention_mask"][0, 0] == 1
+    assert asked(other, right).strip() == "Who?"
 
 
 def test_lists_and_arrays_come_back_where_they_are_asked_for(processor: LinVTProcessor):
@@ -978,6 +1003,16 @@ def test_a_base_is_wrapped_from_its_folder_or_its_object(tmp_path: Path):
     )
     rewrapped = LinVTProcessor.from_base(tmp_path / "wrapped", num_video_tokens=3)
     assert (rewrapped.base_model_type, type(rewrapped.base_processor).__name__) == ("gemma3", "Gemma3Processor")
+
+
+def test_the_model_beside_a_processor_says_what_architecture_it_is(tmp_path: Path):
+    """One class of processors serves several architectures."""
+    build_processor("qwen3_vl").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl_moe"}))
+    assert LinVTProcessor.from_base(tmp_path).base_model_type == "qwen3_vl_moe"
+    assert LinVTProcessor.from_base(tmp_path, base_model_type="qwen3_vl").base_model_type == "qwen3_vl"
+    (tmp_path / "config.json").unlink()
+    assert LinVTProcessor.from_base(tmp_path).base_model_type == "qwen3_vl"
 
 
 def test_a_subfolder_and_a_revision_get_through(processors: dict[str, LinVTProcessor], tmp_path: Path):

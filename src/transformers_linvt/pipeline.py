@@ -114,8 +114,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Questions (rows) that go through the language model at once. Several questions about one video are split
             into such batches too; the video is decoded and encoded once in any case.
         num_workers (`int`, *optional*, defaults to 0):
-            Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes, which
-            dead-lock when they are forked from a program that has threads already.
+            Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
+            forked from a program that has threads already, they can dead-lock.
         max_new_tokens, do_sample, num_beams, ... (*optional*):
             Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
     """

@@ -526,19 +526,12 @@ class LinVTProcessor(ProcessorMixin):
         accepted = getattr(self.image_processor, "valid_kwargs", None)
         image_names = set(getattr(accepted, "__annotations__", ())) - {"return_tensors"}
         result, kwargs = _Arguments(), dict(kwargs)
-        for group in ("videos_kwargs", "images_kwargs", "text_kwargs"):
-            for name, value in dict(kwargs.pop(group, None) or {}).items():
-                if group == "videos_kwargs" and name in _SAMPLING:
-                    result.sampling[name] = value
-                elif group == "videos_kwargs" and name in image_names:
-                    result.frames[name] = value
-                elif group != "videos_kwargs":
-                    if group == "text_kwargs":
-                        result.text[name] = value
-                    else:
-                        result.pictures[name] = value
-                else:
-                    raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*_SAMPLING, *image_names))}")
+        result.text.update(kwargs.pop("text_kwargs", None) or {})
+        result.pictures.update(kwargs.pop("images_kwargs", None) or {})
+        for name, value in dict(kwargs.pop("videos_kwargs", None) or {}).items():
+            if name not in _SAMPLING and name not in image_names:
+                raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*_SAMPLING, *image_names))}")
+            (result.sampling if name in _SAMPLING else result.frames)[name] = value
         known = (*_SAMPLING, *_TOKENIZER_ARGUMENTS, "add_timestamps", "images", "videos", "text")
         for name, value in kwargs.items():
             if name in _SAMPLING:

@@ -1,0 +1,352 @@
+"""
+The command line: what it prints, what it writes, and that every expected failure is one line and an exit status.
+
+Most commands run inside this process, where they are quick; what only a process of its own shows (the exit status,
+text of native libraries, a closed pipe) is run as one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers.utils import logging
+
+import transformers_linvt
+from transformers_linvt import (
+    LinVTError,
+    LinVTForVideoQA,
+    LinVTProcessor,
+    cli,
+    embedded_base_path,
+    embedded_model_path,
+)
+from transformers_linvt.shapes import make_clip, write_clip
+
+
+SOURCES = Path(transformers_linvt.__file__).parents[1]
+FRAMES, QUESTION = 12, "Is there a red circle?"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_embedded_model() -> None:
+    try:
+        embedded_model_path()
+    except LinVTError as error:
+        pytest.skip(f"no embedded model: {error}")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> tuple[str, str, str]:
+    """A file, a question about the colour in it, and the right answer."""
+    path = str(tmp_path_factory.mktemp("clip") / "clip.mp4")
+    frames, questions = make_clip("static", seed=1, num_frames=FRAMES)
+    write_clip(path, frames)
+    return path, *questions[0]
+
+
+@pytest.fixture
+def linvt(capfd, monkeypatch, tmp_path):
+    """Runs a command in an empty folder; returns exit status, stdout and the lines of stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, list[str]]:
+        capfd.readouterr()
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        return status, out, err.splitlines()
+
+    return run
+
+
+def in_a_process(*words: object, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "transformers_linvt.cli", *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, **options)
+
+
+# --- ask -------------------------------------------------------------------------------------------------------------
+
+
+def test_ask_prints_the_answer_and_says_what_the_embedded_model_knows(linvt, clip):
+    path, question, answer = clip
+    status, out, err = linvt("ask", path, question)
+    assert (status, out) == (0, f"{answer}\n")
+    assert len(err) == 1 and "coloured shapes and nothing else" in err[0]
+
+
+def test_ask_prints_every_question_with_its_answer(linvt, clip):
+    path, question, answer = clip
+    status, out, _ = linvt("ask", path, question, QUESTION)
+    lines = out.splitlines()
+    assert status == 0 and lines[:3] == [question, f"  {answer}", QUESTION] and len(lines) == 4
+
+
+def test_ask_json_is_one_object_on_stdout_and_nothing_on_stderr(linvt, clip):
+    path, question, answer = clip
+    status, out, err = linvt("ask", path, question, QUESTION, "--json", "--num-frames", 5)
+    assert (status, err) == (0, [])
+    result = json.loads(out)
+    assert (result["video"], result["model"]) == (path, "embedded")
+    first = result["answers"][0]
+    assert (first["question"], first["answer"], first["frames_seen"], first["video_tokens"]) == (
+        question, answer, 5, 64
+    )  # fmt: skip
+    assert first["frame_tokens"] == 5 * 16
+    assert len(first["evidence"]["timestamps"]) == 5
+    assert sum(first["evidence"]["frame_weights"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_ask_draws_the_evidence_of_every_question(linvt, clip, tmp_path):
+    path, question, _ = clip
+    status, out, _ = linvt("ask", path, question, "--evidence", "one.png", "--num-frames", 4)
+    assert status == 0 and "one.png" in out
+    assert linvt("ask", path, question, QUESTION, "--evidence", "two.png", "--num-frames", 4)[0] == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.png", "two-1.png", "two-2.png"]
+    for file in tmp_path.iterdir():
+        with Image.open(file) as picture:
+            assert picture.width >= 1000
+
+
+def test_sampling_and_generation_options_reach_the_pipeline(linvt, clip, monkeypatch):
+    seen = {}
+
+    class Pipe:
+        def __call__(self, **given):
+            seen.update(given)
+            return [{"question": "?", "answer": "!"}]
+
+    monkeypatch.setattr(cli, "_load", lambda *model: seen.update(model=model) or Pipe())
+    words = "--fps 2 --max-frames 9 --start 0.5 --end 1 --video-backend pyav --max-new-tokens 3 --model m --device cpu"
+    assert linvt("ask", clip[0], "Who?", *words.split(), "--dtype", "bfloat16")[0] == 0
+    assert seen == {
+        "model": ("m", "cpu", "bfloat16"), "video": clip[0], "question": ["Who?"], "return_evidence": False,
+        "fps": 2.0, "max_frames": 9, "start": 0.5, "end": 1.0, "video_backend": "pyav", "max_new_tokens": 3,
+    }  # fmt: skip
+
+
+def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
+    class Pipe:
+        def __call__(self, **given):
+            logging.get_logger("transformers_linvt.pipeline").warning("2 broken\npackets")
+            logging.get_logger("transformers.generation").warning("something about pad tokens")
+            return [{"question": "?", "answer": "!"}]
+
+    monkeypatch.setattr(cli, "_load", lambda *model: Pipe())
+    level = logging.get_verbosity()
+    _, out, err = linvt("ask", clip[0], "Who?", "--model", "m")
+    assert (out, err) == ("!\n", ["linvt: note: 2 broken packets"])
+    assert logging.get_verbosity() == level  # and everything is as it was
+
+
+# --- the other commands ----------------------------------------------------------------------------------------------
+
+
+def test_inspect_draws_with_and_without_a_question(linvt, clip, tmp_path):
+    status, out, err = linvt("inspect", clip[0], "frames.png", "--num-frames", 6)
+    assert (status, err) == (0, [])
+    assert "frames.png: 6 frames" in out and "64 video tokens" in out
+    assert linvt("inspect", clip[0], "asked.png", "--num-frames", 6, "--question", QUESTION)[0] == 0
+    with Image.open(tmp_path / "frames.png") as one, Image.open(tmp_path / "asked.png") as other:
+        assert one.format == other.format == "PNG"
+
+
+@pytest.mark.parametrize("include_base", [False, True])
+def test_wrap_makes_a_checkpoint_that_ask_takes(linvt, clip, tmp_path, include_base):
+    numbers = {"num-video-tokens": 12, "pooling-scales": "1,2", "num-heads": 2, "bottleneck-size": 16, "init": "free"}
+    options = [word for name, value in numbers.items() for word in (f"--{name}", value)]
+    (tmp_path / "wrapped").mkdir()  # an empty folder is as good as none
+    status, out, err = linvt(
+        "wrap", embedded_base_path(), "wrapped", *options, *(["--include-base"] if include_base else [])
+    )
+    assert (status, err) == (0, []) and "12 tokens" in out
+    assert [file.name for file in tmp_path.iterdir()] == ["wrapped"]
+    model = LinVTForVideoQA.from_pretrained("wrapped")
+    assert model.config.includes_base == include_base
+    assert (model.config.num_video_tokens, model.config.pooling_scales, model.config.init) == (12, (1, 2), "free")
+    assert LinVTProcessor.from_pretrained("wrapped").num_video_tokens == 12
+    status, out, err = linvt("ask", clip[0], QUESTION, "--model", "wrapped", "--json")
+    assert (status, err) == (0, [])
+    assert json.loads(out)["answers"][0]["video_tokens"] == 12
+
+
+def test_nothing_is_left_when_wrapping_breaks_off(linvt, tmp_path, monkeypatch):
+    def full_disk(self, folder):
+        (Path(folder) / "half.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LinVTProcessor, "save_pretrained", full_disk)
+    status, out, err = linvt("wrap", embedded_base_path(), "wrapped", "--num-heads", 2)
+    assert (status, out) == (1, "") and len(err) == 1 and "No space left" in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_compares_with_the_right_answers_and_says_what_it_is(linvt, tmp_path):
+    status, out, err = linvt("demo", "--output", "shown")
+    assert (status, err) == (0, [])
+    assert "coloured shapes and nothing else" in out and "untrained" in out
+    assert "512 frame tokens -> 64 video tokens" in out
+    verdicts = [line.split()[-1] for line in out.splitlines() if line.endswith((" ok", " wrong"))]
+    assert f"{verdicts.count('ok')} of {len(verdicts)} right" in out
+    assert len(verdicts) >= 20 and verdicts.count("ok") / len(verdicts) > 0.6
+    kinds = ["needle", "order", "scenes", "static"]
+    assert sorted(file.name for file in (tmp_path / "shown").iterdir()) == sorted(
+        [f"{kind}.mp4" for kind in kinds] + [f"{kind}.png" for kind in kinds]
+    )
+    video = transformers_linvt.read_video(tmp_path / "shown" / "scenes.mp4", num_frames=4)
+    assert (video.total_frames, video.duration) == (32, 4.0)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path, clip) -> None:
+    """What the bad commands name."""
+    (tmp_path / "clip.mp4").write_bytes(Path(clip[0]).read_bytes())
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "page.mp4").write_text("<!DOCTYPE html><html><body>Not found</body></html>" * 50)
+    (tmp_path / "cut.mp4").write_bytes(Path(clip[0]).read_bytes()[:700])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("here")
+
+
+BAD_COMMANDS = {  # command: exit status, what its line says
+    "": (2, "required: COMMAND"),
+    "bench": (2, "invalid choice: 'bench'"),
+    "ask": (2, "required: VIDEO, QUESTION"),
+    "ask clip.mp4": (2, "required: QUESTION"),
+    "ask clip.mp4 ''": (2, "the question is empty"),
+    "ask clip.mp4 Who? --num-frames 0": (2, "'0' is not a whole number of 1 or more"),
+    "ask clip.mp4 Who? --num-frames 2 --fps 1": (2, "not allowed with"),
+    "ask clip.mp4 Who? --fps nan": (2, "'nan' is not a number above 0"),
+    "ask clip.mp4 Who? --start -1": (2, "'-1' is not a number of 0 or more"),
+    "ask clip.mp4 Who? --video-backend vlc": (2, "invalid choice: 'vlc'"),
+    "ask clip.mp4 Who? --pixels 3": (2, "unrecognized arguments: --pixels 3"),
+    "wrap base": (2, "required: OUT"),
+    "wrap base out --pooling-scales 1,x": (2, "'x' is not a whole number"),
+    "ask missing.mp4 Who?": (1, "missing.mp4"),
+    "ask full Who?": (1, "full is a directory"),
+    "ask empty.mp4 Who?": (1, "empty.mp4 is empty"),
+    "ask page.mp4 Who?": (1, "page.mp4"),
+    "ask cut.mp4 Who?": (1, "cut.mp4"),
+    "ask https://example.com/clip.mp4 Who?": (1, "allow_urls"),
+    "ask http://127.0.0.1:9/clip.mp4 Who? --allow-urls": (1, "127.0.0.1"),
+    "ask clip.mp4 Who? --start 99": (1, "beyond its end"),
+    "ask clip.mp4 'Who is <image>?'": (1, "<image>"),
+    "ask clip.mp4 Who? --model nowhere": (1, "'nowhere' could not be loaded"),
+    "ask clip.mp4 Who? --model full": (1, "'full' could not be loaded"),
+    "ask clip.mp4 Who? --device nothing": (1, "on the device 'nothing'"),
+    "ask clip.mp4 Who? --evidence nowhere/out.png": (1, "the folder nowhere does not exist"),
+    "ask clip.mp4 Who? --evidence out.jpg": (1, "does not end in .png"),
+    "inspect clip.mp4 out.gif": (1, "does not end in .png"),
+    "inspect missing.mp4 out.png": (1, "missing.mp4"),
+    "wrap nowhere out": (1, "nowhere"),
+    "wrap nowhere full": (1, "full exists already"),
+    "wrap nowhere missing/out": (1, "does not exist"),
+    "wrap nowhere out --num-video-tokens 2": (1, "num_video_tokens=2"),
+    "demo --output clip.mp4": (1, "clip.mp4"),
+}
+
+
+@pytest.mark.parametrize("command", BAD_COMMANDS)
+def test_expected_failure_is_one_line_and_leaves_nothing(linvt, files, tmp_path, command):
+    expected, message = BAD_COMMANDS[command]
+    before = sorted(tmp_path.rglob("*"))
+    words = ["" if word == "''" else word for word in command.replace("'Who is <image>?'", "Who:is:<image>?").split()]
+    status, out, err = linvt(*(word.replace(":is:", " is ") for word in words))
+    assert (status, out, len(err)) == (expected, "", 1), err
+    assert message in err[0] and err[0].startswith("linvt: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda *model: pytest.fail("the model was loaded"))
+    for command in ("ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?"):
+        assert linvt(*command.split())[0] == 1
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
+    def broken(*model):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_load", broken)
+    with pytest.raises(ZeroDivisionError):
+        linvt("ask", "clip.mp4", "Who?")
+
+
+def test_interrupting_is_one_line(linvt, files, monkeypatch):
+    def interrupted(*model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load", interrupted)
+    assert linvt("ask", "clip.mp4", "Who?") == (130, "", ["linvt: interrupted"])
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------------
+
+
+def test_version_and_help_are_printed_quickly():
+    done = in_a_process("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"linvt {transformers_linvt.__version__}\n"
+    code = (
+        "import sys; from transformers_linvt import cli\n"
+        "try: cli.main(['ask', '--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'av', 'transformers.pipelines'} & set(sys.modules)))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]" and "--evidence" in done.stdout
+
+
+def test_process_answers_and_fails_with_its_exit_status(clip, tmp_path):
+    path, question, answer = clip
+    done = in_a_process("ask", path, question, "--evidence", tmp_path / "evidence.png", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["answers"][0]["answer"] == answer
+    assert (tmp_path / "evidence.png").is_file()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(Path(path).read_bytes()[:700])
+    done = in_a_process("inspect", cut, tmp_path / "frames.png")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert not (tmp_path / "frames.png").exists()
+
+
+def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):
+    code = (
+        "import sys; from transformers_linvt import cli\n"
+        "cli._load = lambda *model: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
+        f"sys.exit(cli.main(['ask', {clip[0]!r}, 'Who?']))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# --- real clips ------------------------------------------------------------------------------------------------------
+
+CLIPS = (
+    "av1_video.mkv", "baby_reads.mp4", "h264_10bits.mp4", "h265_video.mp4", "juggle.mp4", "nasa_13013.mp4",
+    "sample_demo_3.mp4", "sample_demo_9.mp4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_ask_takes_real_clips_with_every_backend_or_names_another(linvt, videos_dir, name):
+    status, out, _ = linvt("ask", videos_dir / name, QUESTION, "--num-frames", 8, "--video-backend", "pyav")
+    assert (status, len(out.splitlines())) == (0, 1)
+    for backend in ("decord", "torchcodec"):
+        status, other, err = linvt("ask", videos_dir / name, QUESTION, "--num-frames", 8, "--video-backend", backend)
+        assert other == out if status == 0 else (status, len(err)) == (1, 1) and "pyav" in err[0]
