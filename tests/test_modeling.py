@@ -130,7 +130,10 @@ def test_resized_embeddings_reach_the_base_and_its_config(deep: Wrapped, tmp_pat
     assert deep.base.config.get_text_config().vocab_size == 333
     deep.model.model.freeze_base()
     check_comes_back(saved(deep, tmp_path / "whole", include_base=True), inputs, logits)
-    # The base this checkpoint would refer to has the old vocabulary: said at loading, not silently put in.
+    with pytest.raises(CheckpointError, match="include_base=True"):
+        deep.model.save_pretrained(tmp_path / "small")
+    # Where a checkpoint refers to a base with another vocabulary, loading says so and puts nothing in silently.
+    deep.model._base_as_loaded = {}
     with pytest.raises(CheckpointError, match="vocabulary is 311, not 333"):
         AutoModel.from_pretrained(saved(deep, tmp_path / "small"))
 
@@ -422,6 +425,13 @@ def test_another_revision_of_the_checkpoint_is_not_asked_of_the_base(
 
 # peft 0.21 asks whether checkpointing is on by the old name.
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+def test_an_adapter_of_a_model_that_was_never_saved_is_not_loaded_onto_the_plain_base(family: Wrapped, tmp_path: Path):
+    adapter = LoraConfig(target_modules=language_linears(family.model), modules_to_save=["linvt"])
+    get_peft_model(LinVTForVideoQA.from_base(family.base_folder), adapter).save_pretrained(tmp_path)
+    assert not json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_an_adapter_saves_merges_and_comes_back(family: Wrapped, tmp_path: Path):
     inputs = ask(family)
     folder = saved(family, tmp_path / "model")
@@ -447,6 +457,9 @@ def test_an_adapter_saves_merges_and_comes_back(family: Wrapped, tmp_path: Path)
     merged = model.merge_and_unload()
     assert isinstance(merged, LinVTForVideoQA)
     assert relative_difference(merged(**inputs).logits, logits) < 1e-5
+    with pytest.raises(CheckpointError, match="include_base=True"):
+        merged.save_pretrained(tmp_path / "lost")
+    assert not (tmp_path / "lost").exists()
     merged.save_pretrained(tmp_path / "merged", include_base=True)
     assert torch.equal(AutoModel.from_pretrained(tmp_path / "merged")(**inputs).logits, merged(**inputs).logits)
 

@@ -29,6 +29,7 @@ from transformers_linvt import (
     embedded_model_path,
 )
 from transformers_linvt.model import processing_linvt
+from transformers_linvt.pipeline import _belongs_to_answer
 from transformers_linvt.shapes import make_clip, write_clip
 
 
@@ -414,6 +415,38 @@ def test_score_is_the_geometric_mean_of_the_probabilities_of_the_answer(pipe, mo
     assert result["score"] == pytest.approx(log_probs.mean().exp().item(), rel=1e-3)
     batch = pipe([{"video": clips[name], "question": "Who?"} for name in "ab"], return_score=True, batch_size=2)
     assert batch[0][0]["score"] == pytest.approx(result["score"], rel=1e-3)
+
+
+def test_score_of_a_short_answer_does_not_count_what_fills_its_batch(pipe, clips, monkeypatch):
+    made = []
+    generate = pipe.model.base_vlm.generate
+
+    def spy(**kwargs):
+        made.append(generate(**kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(pipe.model.base_vlm, "generate", spy)
+    inputs = [{"video": clips[name], "question": question} for name, question in zip("ab", QUESTIONS, strict=False)]
+    for one in inputs:
+        pipe(**one)
+    first, second = (output.sequences[0, -NEW_TOKENS:].tolist() for output in made)
+    assert first[0] not in second  # so that, as the end token, it ends the first answer only, at once
+    alone = [pipe(**one, return_score=True, eos_token_id=first[0])[0]["score"] for one in inputs]
+    batch = pipe(inputs, return_score=True, eos_token_id=first[0], batch_size=2)
+    assert (made[-1].sequences[0, -NEW_TOKENS + 1 :] == made[-1].sequences[0, -1]).all()  # filled
+    assert [one[0]["score"] for one in batch] == pytest.approx(alone, rel=1e-3)
+
+
+def test_tokens_of_an_answer_end_with_the_end_token_or_where_the_padding_starts():
+    tokens = torch.tensor([[5, 2, 0, 0], [5, 6, 7, 0], [5, 0, 7, 2], [2, 2, 2, 2]])
+
+    def lengths(**generation) -> list[int]:
+        return _belongs_to_answer(tokens, generation).sum(dim=1).tolist()
+
+    assert lengths(eos_token_id=2, pad_token_id=0) == [2, 3, 4, 1]
+    assert lengths(eos_token_id=[2, 7], pad_token_id=0) == [2, 3, 3, 1]
+    assert lengths(eos_token_id=2, pad_token_id=2) == [2, 4, 4, 1]
+    assert lengths() == [4, 4, 4, 4]
 
 
 def test_videos_of_one_batch_may_have_different_grids(tmp_path):

@@ -160,9 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_wrap(commands)
 
     demo = commands.add_parser("demo", help="draw clips, ask about them, and compare with the right answers")
-    demo.add_argument(
-        "--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)"
-    )
+    demo.add_argument("--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)")
     _add_verbose(demo)
     demo.set_defaults(run=_demo)
     return parser

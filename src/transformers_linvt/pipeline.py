@@ -443,10 +443,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         log_probs = base.compute_transition_scores(
             output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
         )
-        ends = model.generation_config.eos_token_id
-        ends = torch.tensor(ends if isinstance(ends, list) else [-1 if ends is None else ends], device=self.device)
-        ended = torch.isin(new_tokens, ends).long().cumsum(dim=1) - torch.isin(new_tokens, ends).long()
-        counts = (ended == 0) & log_probs.isfinite()
+        counts = _belongs_to_answer(new_tokens, self._get_set_generation_params(kwargs)) & log_probs.isfinite()
         mean = log_probs.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
         return texts, mean.exp().tolist()
 
@@ -743,6 +740,19 @@ def _name_of(video: Any) -> str:
 
 def _is_continued(messages: Sequence[Mapping[str, Any]] | None) -> bool:
     return bool(messages) and messages[-1]["role"] == "assistant"
+
+
+def _belongs_to_answer(tokens: torch.Tensor, generation: Mapping[str, Any]) -> torch.Tensor:
+    """True up to and with the token that ended each row of `(rows, length)`; what follows fills the batch."""
+    ends, pad = generation.get("eos_token_id"), generation.get("pad_token_id")
+    ends = [] if ends is None else torch.as_tensor(ends).flatten().tolist()
+    is_end = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
+    before_end = is_end.long().cumsum(dim=1) - is_end.long() == 0
+    if pad is None or pad in ends:
+        return before_end
+    # a row that a stop string ended has no end token, only padding behind it
+    is_filled = (tokens != pad).long().flip(1).cumsum(dim=1).flip(1) > 0
+    return before_end & is_filled
 
 
 def _as_chats(read: _Read) -> list[_Read]:

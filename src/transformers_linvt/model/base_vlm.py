@@ -167,6 +167,30 @@ def context_length(base: PreTrainedModel) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+def sample_weights(base: nn.Module) -> dict[str, tuple[torch.Size, torch.Tensor]]:
+    """
+    The shape and three numbers of every weight of a base, to tell later whether it is still the same.
+
+    Weights that are not plain floating-point tensors in memory (quantised, sharded, on the meta device) are left out.
+    """
+    sample = {}
+    for name, weight in base.named_parameters():
+        if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta and weight.numel():
+            flat = weight.detach().reshape(-1)
+            sample[name] = weight.shape, flat[[0, len(flat) // 2, -1]].cpu()
+    return sample
+
+
+def changed_weights(base: nn.Module, sample: Mapping[str, tuple[torch.Size, torch.Tensor]]) -> list[str]:
+    """Names of the weights that differ from a sample taken earlier; those of another precision are not compared."""
+    changed, now = [], sample_weights(base)
+    for name in sample.keys() & now.keys():
+        (shape, before), (shape_now, after) = sample[name], now[name]
+        if shape != shape_now or (before.dtype == after.dtype and not torch.equal(before, after)):
+            changed.append(name)
+    return sorted(changed)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Frames -> frame tokens
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from transformers.utils.hub import resolve_revision
 from .base_vlm import (
     FRAME_PREFIX,
     EncodedFrames,
+    changed_weights,
     check_base,
     context_length,
     encode_frames,
@@ -38,6 +39,7 @@ from .base_vlm import (
     forget_positions,
     load_base,
     pack_visuals,
+    sample_weights,
     split_videos,
     visual_width,
 )
@@ -407,6 +409,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         # How the loss is scaled under gradient accumulation is the base's business.
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
         self.generation_config = self.model.base_vlm.generation_config
+        self._base_as_loaded: dict[str, tuple[torch.Size, torch.Tensor]] = {}
         self.post_init()
 
     @property
@@ -550,12 +553,14 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             base_config=base.config,
             base_model_name_or_path=name,
             base_revision=revision,
-            name_or_path=name or "",
+            # Not the base's name: an adapter trained on this model would be loaded onto the plain base, without LinVT.
+            name_or_path="",
             dtype=base.dtype,
             **fields,
         )
         model = cls(config, base_vlm=base)
         model._place_linvt()
+        model._base_as_loaded = sample_weights(base)
         return model.eval()
 
     def _place_linvt(self) -> None:
@@ -586,20 +591,31 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
         Raises:
-            CheckpointError: no name to refer to the base by, and not `include_base`.
+            CheckpointError: not `include_base`, and the base has no name to refer to it by, or was changed since.
         """
-        if not include_base and not self.config.base_model_name_or_path:
-            raise CheckpointError(
-                "The base of this model has no name to load it by again (it was built in memory). Save with "
-                "include_base=True, or set config.base_model_name_or_path."
-            )
+        whole = include_base or getattr(self, "_hf_peft_config_loaded", False)  # transformers saves adapters by itself
+        if not whole:
+            self._check_reference()
         self.config.auto_map = dict(_AUTO_MAP)
         self.config.includes_base = include_base
-        if not include_base:
+        if not whole:
             state_dict = {
                 name: value for name, value in (state_dict or self.state_dict()).items() if LINVT_PREFIX in name
             }
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+
+    def _check_reference(self) -> None:
+        """Whether a reference to the base is enough to get this model back."""
+        if not self.config.base_model_name_or_path:
+            raise CheckpointError(
+                "The base of this model has no name to load it by again (it was built in memory). Save with "
+                "include_base=True, or set config.base_model_name_or_path."
+            )
+        if changed := changed_weights(self.base_vlm, self._base_as_loaded):
+            raise CheckpointError(
+                f"{len(changed)} weights of the base have changed since it was loaded, such as {changed[0]!r} (a "
+                "merged adapter, or training); a reference to it would lose that. Save with include_base=True."
+            )
 
     @classmethod
     def from_pretrained(
@@ -644,6 +660,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         config.base_config = base_vlm.config
         model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
+        model._base_as_loaded = sample_weights(base_vlm)
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
         model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
         try:
