@@ -3,9 +3,9 @@ Time and peak memory of the whole pipeline, per clip and per video backend.
 
     python benchmarks/read_clips.py FOLDER [--num-frames 32]
 
-Runs the embedded model on every video of a folder, each (clip, backend) in a process of its own: seconds are those from
-the path to the answer, after the model was loaded; memory is the peak of the process, with that of a process that
-loaded the model and read nothing beside it.
+Runs the embedded model on every video of a folder, each (clip, backend) in a process of its own: seconds are those
+from the path to the answer, after the model was loaded; memory is the peak of the process, and beside it what it was
+when the model had been loaded and nothing been read.
 """
 
 import argparse
@@ -61,9 +61,7 @@ def main() -> None:
     for clip in sorted(path for path in arguments.folder.iterdir() if path.suffix in SUFFIXES):
         for backend in BACKENDS:
             command = [sys.executable, __file__, str(arguments.folder), "--num-frames", str(arguments.num_frames)]
-            done = subprocess.run(
-                [*command, "--one", str(clip), backend], capture_output=True, text=True, check=True
-            )
+            done = subprocess.run([*command, "--one", str(clip), backend], capture_output=True, text=True, check=True)
             result = json.loads(done.stdout.splitlines()[-1])
             if "refused" in result:
                 print(f"{clip.name:24} {backend:11} refused: {result['refused'][:150]}")

@@ -23,8 +23,8 @@ from transformers_linvt import LinVTForVideoQA, LinVTProcessor, shapes
 
 ASSETS = Path(shapes.__file__).parent / "assets"
 CLIP_KINDS = ("static", "scenes", "order", "needles", "needle")
-# Four segments of 4 x 4 places, as the base saw runs of one to four pictures; all tokens of 32 frames are kept, because
-# the untrained significance is novelty, which would drop what stands still.
+# Four segments of 4 x 4 places, as the base saw runs of one to four pictures; all tokens of 32 frames are kept,
+# because the untrained significance is novelty, which would drop what stands still.
 LINVT = {
     "num_video_tokens": 64,
     "num_kept_tokens": 512,
@@ -88,7 +88,8 @@ def main() -> None:
     model = LinVTForVideoQA.from_pretrained(arguments.output)
     processor = LinVTProcessor.from_pretrained(arguments.output)
     print(f"machine: {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"LinVT {sum(p.numel() for p in model.linvt.parameters()):,} parameters, base {model.base_vlm.num_parameters():,}")
+    linvt = sum(parameter.numel() for parameter in model.linvt.parameters())
+    print(f"{linvt:,} parameters of LinVT, {model.base_vlm.num_parameters():,} of the base")
     for kind in CLIP_KINDS if arguments.clips else ():
         evaluate(model, processor, kind, arguments.clips, arguments.frames)
 

@@ -166,6 +166,18 @@ def test_sampling_arguments_decide_what_is_read(pipe, clips):
     assert len(seen()) == LENGTHS["b"]  # the processor's 16, of which there are 8
 
 
+def test_sampling_of_a_call_replaces_that_of_the_construction(model, processor, clips):
+    ask = VideoQuestionAnsweringPipeline(
+        model=model, processor=processor, device="cpu", num_frames=2, max_new_tokens=1
+    )
+
+    def seen(**sampling) -> int:
+        return ask(video=clips["b"], question="Who?", **sampling)[0]["frames_seen"]
+
+    assert [seen(), seen(num_frames=3), seen(fps=4), seen()] == [2, 3, 4, 2]
+    assert ask.inspect(clips["b"], fps=4).num_frames == 4 and ask.inspect(clips["b"]).num_frames == 2
+
+
 def test_frames_in_memory_are_a_video(pipe, clips):
     frames = pipe.processor.read_video(clips["c"])
     path = pipe(video=clips["c"], question="Who?")
@@ -430,10 +442,10 @@ def test_score_of_a_short_answer_does_not_count_what_fills_its_batch(pipe, clips
     for one in inputs:
         pipe(**one)
     first, second = (output.sequences[0, -NEW_TOKENS:].tolist() for output in made)
-    assert first[0] not in second  # so that, as the end token, it ends the first answer only, at once
-    alone = [pipe(**one, return_score=True, eos_token_id=first[0])[0]["score"] for one in inputs]
-    batch = pipe(inputs, return_score=True, eos_token_id=first[0], batch_size=2)
-    assert (made[-1].sequences[0, -NEW_TOKENS + 1 :] == made[-1].sequences[0, -1]).all()  # filled
+    end = next(token for token in first[: NEW_TOKENS - 1] if token not in second)  # ends the first answer only
+    alone = [pipe(**one, return_score=True, eos_token_id=end)[0]["score"] for one in inputs]
+    batch = pipe(inputs, return_score=True, eos_token_id=end, batch_size=2)
+    assert made[-1].sequences[0, -1] != first[-1]  # filled
     assert [one[0]["score"] for one in batch] == pytest.approx(alone, rel=1e-3)
 
 

@@ -21,14 +21,14 @@ from transformers.utils import is_torchvision_available
 from tiny_bases import (
     BASES,
     Molmo2NumpyImageProcessor,
-    NoVideoProcessor,
     build,
     build_model,
     build_processor,
     build_tokenizer,
-    load_base_processor_without_torchvision,
     save_base,
 )
+from transformers_linvt.model.base_processor import NoVideoProcessor, load_base_processor
+from transformers_linvt.model.errors import LinVTInputError
 
 
 FAMILIES = sorted(BASES)
@@ -407,7 +407,7 @@ def test_a_saved_processor_loads_without_torchvision_and_does_the_same(
     name: str, directory: Path, tmp_path: Path
 ) -> None:
     source = saved_base(name, directory)
-    processor, loaded = build_processor(name), load_base_processor_without_torchvision(source)
+    processor, loaded = build_processor(name), load_base_processor(str(source))
     assert type(loaded) is type(processor) and loaded.chat_template == processor.chat_template
     picture = make_pictures(1, BASES[name].frame_size)[0]
     expected, found = picture_inputs(processor, picture), picture_inputs(loaded, picture)
@@ -427,7 +427,7 @@ def test_a_processor_with_the_older_files_loads_without_torchvision(name: str, t
     (tmp_path / "processor_config.json").unlink()
     older = {**settings["image_processor"], "processor_class": settings["processor_class"]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(older))
-    loaded = load_base_processor_without_torchvision(tmp_path)
+    loaded = load_base_processor(str(tmp_path))
     assert type(loaded).__name__ == BASES[name].processor_class
     assert loaded.image_processor.to_dict() == build_processor(name).image_processor.to_dict()
 
@@ -443,7 +443,7 @@ def test_auto_processor_needs_torchvision_for_a_family_with_a_video_processor(na
 def test_the_stand_in_for_a_video_processor_says_what_is_missing() -> None:
     processor = build_processor("qwen2_vl")
     assert isinstance(processor.video_processor, NoVideoProcessor)
-    with pytest.raises(RuntimeError, match="Qwen2VLVideoProcessor is not there.*install torchvision"):
+    with pytest.raises(LinVTInputError, match="torchvision"):
         processor.video_processor(np.zeros((2, 48, 80, 3), dtype=np.uint8))
 
 

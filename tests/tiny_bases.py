@@ -11,12 +11,11 @@ torchvision is not needed. Processors that insist on a video processor get [`NoV
 image processor exists for torchvision only, gets [`Molmo2NumpyImageProcessor`].
 """
 
-import contextlib
 import copy
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,18 @@ import tokenizers
 import torch
 import transformers
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     BatchFeature,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
-    processing_utils,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.video_processing_utils import VideoProcessorMixin
+
+from transformers_linvt.model.base_processor import NoVideoProcessor, video_processors_known
 
 
 # Sentences the byte-level BPE learns its merges from. Any other text is still tokenised: the alphabet is all bytes.
@@ -845,58 +841,6 @@ def build_model(name: str, seed: int = 0) -> PreTrainedModel:
 # ------------------------------------------------------------------------------------------------------- processors
 
 
-class NoVideoProcessor(VideoProcessorMixin):
-    """
-    Takes the place of a video processor where torchvision is missing; calling it is an error.
-
-    The video processors of `transformers` need torchvision, and a processor class that has one refuses to be built
-    without it.
-
-    Args:
-        settings (`dict`): Of the real video processor, with its class under `"video_processor_type"`. They are saved
-            with the processor as they are, so that nothing is lost for a machine that has torchvision. Those that a
-            processor reads are there as attributes (SmolVLM's chat template reads `num_frames` and `fps`).
-    """
-
-    num_frames: int | None = None
-    fps: float | None = None
-
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.settings = dict(settings or {})
-        for name, value in self.settings.items():
-            setattr(self, name, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings it was built from."""
-        return copy.deepcopy(self.settings)
-
-    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
-        raise RuntimeError(
-            f"This processor was built without torchvision, so its {self.settings.get('video_processor_type')} is not "
-            "there. Pass the frames through its image processor, or install torchvision."
-        )
-
-
-@contextlib.contextmanager
-def video_processors_known() -> Iterator[None]:
-    """
-    Let `ProcessorMixin.__init__` check the class of a video processor when torchvision is missing.
-
-    It looks `VideoProcessorMixin` up among the top-level names of `transformers`, which has it only with torchvision,
-    and ends in `AttributeError: type object 'VIDEO_PROCESSOR_MAPPING' has no attribute '_extra_content'` (5.23).
-    """
-    module = processing_utils.transformers_module
-    if hasattr(module, "VideoProcessorMixin"):
-        yield
-        return
-    module.VideoProcessorMixin = VideoProcessorMixin
-    try:
-        yield
-    finally:
-        del module.VideoProcessorMixin
-
-
 class Molmo2NumpyImageProcessor(BaseImageProcessor):
     """
     Molmo2's image processor in numpy: the same outputs as `Molmo2ImageProcessor`, which exists for torchvision only.
@@ -1108,49 +1052,10 @@ def save_base(name: str, directory: str | Path) -> Path:
 
     Returns:
         `Path`: The directory. `AutoModelForImageTextToText.from_pretrained` loads the model;
-        [`load_base_processor_without_torchvision`] loads the processor.
+        `transformers_linvt`'s `load_base_processor` loads the processor.
     """
     directory = Path(directory)
     model, processor = build(name)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
-
-
-def load_base_processor_without_torchvision(directory: str | Path) -> ProcessorMixin:
-    """
-    What `AutoProcessor.from_pretrained` would load, on a machine without torchvision.
-
-    For a family with a video processor `AutoProcessor` ends in `ImportError: Qwen2VLVideoProcessor requires the
-    Torchvision library`, although the tokenizer and the image processor, which has a PIL twin, could be loaded. Here
-    the parts are loaded one by one, and [`NoVideoProcessor`] with the saved settings stands in for the video one.
-
-    Args:
-        directory (`str` or `Path`): A directory as `save_pretrained` writes it (a Hub id works the same way).
-
-    Returns:
-        `ProcessorMixin`: Of the class that `AutoProcessor` would give.
-
-    Raises:
-        `ImportError`: The image processor exists for torchvision only.
-        `KeyError`: The model type has no processor.
-    """
-    source = str(directory)
-    settings, _ = ProcessorMixin.get_processor_dict(source)
-    class_name = settings.get("processor_class")
-    if class_name is not None:
-        processor_class = getattr(transformers, class_name)
-    else:
-        processor_class = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source))]
-    parts: list[Any] = []
-    for attribute in processor_class.get_attributes():
-        if attribute == "tokenizer":
-            parts.append(AutoTokenizer.from_pretrained(source))
-        elif attribute == "image_processor":
-            parts.append(AutoImageProcessor.from_pretrained(source, backend="pil"))
-        elif attribute == "video_processor":
-            parts.append(NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source)[0]))
-        else:
-            raise KeyError(f"{processor_class.__name__} needs a {attribute}, which cannot be loaded here.")
-    with video_processors_known():
-        return processor_class.from_args_and_dict(parts, settings)

@@ -255,6 +255,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
         preprocess = {name: own[name] for name in SAMPLING_ARGUMENTS if name in own}
+        for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
+            if one in preprocess:  # they exclude each other: that of a call replaces either of the construction
+                preprocess.setdefault(other, None)
         forward = {name: own[name] for name in ("return_evidence", "return_score") if name in own}
         if generate_kwargs or kwargs:
             forward["generate_kwargs"] = {**generate_kwargs, **kwargs}

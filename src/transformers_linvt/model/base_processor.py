@@ -59,7 +59,8 @@ class NoVideoProcessor(VideoProcessorMixin):
 
 
 @contextlib.contextmanager
-def _video_processors_known() -> Iterator[None]:
+def video_processors_known() -> Iterator[None]:
+    """Let processors with a video processor be built where torchvision is missing."""
     # Processors check the class of their parts among the top-level names of transformers, and without torchvision this
     # one is missing there (5.23: AttributeError in ProcessorMixin.check_argument_for_proper_class).
     names = processing_utils.transformers_module
@@ -176,7 +177,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
             f"{class_name} needs torchvision (it has a {', '.join(unknown)} as well). Install it."
         )
     parts = [loaders[attribute]() for attribute in attributes]
-    with _video_processors_known():
+    with video_processors_known():
         return processor_class.from_args_and_dict(parts, settings)
 
 
