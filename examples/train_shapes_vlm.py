@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     AutoModelForImageTextToText,
@@ -124,6 +124,8 @@ def build_processor() -> LlavaProcessor:
         model_max_length=2048,
         model_input_names=["input_ids", "attention_mask"],
     )
+    # A corner is one token: with "top" written, "left" would have to be looked up a second time, from another place.
+    fast.add_tokens([AddedToken(corner, single_word=True, normalized=True) for corner in shapes.QUADRANTS])
     side = {"height": shapes.PICTURE_SIZE, "width": shapes.PICTURE_SIZE}
     image_processor = CLIPImageProcessorPil(
         size=side,
@@ -245,7 +247,7 @@ class QuestionBatches(IterableDataset):
         progress = step / self.num_steps
         rng = shapes.seeded_generator("train", self.seed * 1_000_000 + step)
         # First to find the one thing a question names among several, in the plainest words; then everything.
-        early = progress < 0.12
+        early = progress < 0.15
         num_pictures = 1 if early else int(np.searchsorted([0.35, 0.5, 0.65], rng.random(), side="right")) + 1
         num_runs = {1: 24, 2: 20, 3: 16, 4: 12}[num_pictures]
         if early:
@@ -323,10 +325,12 @@ class QuestionBatches(IterableDataset):
             weights.append([0.4 if question.kind == "description" else 1.0] * len(branches[-1]))
             named = [index for index, word in enumerate(words) if word in subjects]
             if named and hinted:
-                # The answer is the label of the word that names the subject, too. There it takes one step (look for
-                # the tokens that look like this word), at the end of the question two, and the first makes the second
-                # easy: with it answers are looked up after 300 steps, without it they were still guessed after 800.
-                labels[-1][named[-1]], weights[-1][named[-1]] = answer[0], 0.5
+                # The answer is the label of the word that names the subject, too (its second word that of the next one).
+                # There it takes one step (look for the tokens that look like this word), at the end of the question two,
+                # and the first makes the second easy: with it answers are looked up after 300 steps, without it they
+                # were still guessed after 800.
+                for place, word in enumerate(answer[:2], start=named[-1]):
+                    labels[-1][place], weights[-1][place] = word, 0.5
         num_slots = self.num_branches
         if not early and rng.random() < 0.15:  # one chat of several turns instead, whose later turns see the earlier
             branches = join_turns(branches, user, num_slots)
@@ -382,7 +386,7 @@ def mix_visual_tokens(tokens: torch.Tensor, blank: torch.Tensor, generator: torc
         return torch.rand(size, generator=generator)
 
     # An object that is visible for a part of its segment only: its picture averaged with the empty one.
-    dim = (draw(runs, pictures, 1, 1) < 0.15) * 0.6 * draw(runs, pictures, 1, 1)
+    dim = (draw(runs, pictures, 1, 1) < 0.2) * 0.75 * draw(runs, pictures, 1, 1)
     # A fifth of background at random places.
     dirt = (
         (draw(runs, pictures, places, 1) < 0.3) * (draw(runs, 1, 1, 1) < 0.4) * 0.2 * draw(runs, pictures, places, 1)
@@ -406,15 +410,15 @@ class CellReader(torch.nn.Module):
     Reads shape, colour and place of a cell from its visual token; used in training only.
 
     It plays the part that contrastive pretraining plays for a real vision tower: sixteen labels per picture teach it
-    in a minute what the answers alone teach slowly. Shape, colour, "top" and "left" are read by the language model's
-    own word embeddings, so that the token of a red circle looks to the language model like "red" and "circle", and a
+    in a minute what the answers alone teach slowly. Shape, colour and corner are read by the language model's own word
+    embeddings, so that the token of a red circle looks to the language model like "red" and "circle", and a
     question finds it by its words. All readings are linear: what is linear in a token survives in an average.
     """
 
     def __init__(self, processor: LlavaProcessor, dim: int) -> None:
         super().__init__()
-        words = [("nothing", *shapes.SHAPES), ("nothing", *shapes.COLOURS), ("top", "bottom"), ("left", "right")]
-        self.words = [torch.tensor(processor.tokenizer.convert_tokens_to_ids(group)) for group in words]
+        words = [("nothing", *shapes.SHAPES), ("nothing", *shapes.COLOURS), shapes.QUADRANTS]
+        self.words = [torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(group))) for group in words]
         self.place = torch.nn.Linear(dim, TOKENS_PER_PICTURE)
 
     def forward(self, tokens: torch.Tensor, contents: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
@@ -424,7 +428,7 @@ class CellReader(torch.nn.Module):
         right = (place % shapes.GRID_SIZE >= shapes.GRID_SIZE // 2).long()
         tokens = torch.nn.functional.rms_norm(tokens, tokens.shape[-1:])  # or the tokens grow without end
         logits = [tokens @ embeddings[words].T for words in self.words] + [self.place(tokens)]
-        targets = [contents[..., 0], contents[..., 1], low, right, place]
+        targets = [contents[..., 0], contents[..., 1], 2 * low + right, place]
         losses = sum(
             torch.nn.functional.cross_entropy(logit.transpose(1, 2), target, reduction="none")
             for logit, target in zip(logits, targets, strict=True)

@@ -148,6 +148,11 @@ def test_the_head_is_the_bases_own(deep: Wrapped):
     assert deep.model.can_generate()
 
 
+def test_encode_video_refuses_what_belongs_to_a_prompt(family: Wrapped):
+    with pytest.raises(LinVTInputError, match="input_ids.*belongs to a prompt"):
+        family.model.encode_video(**ask(family))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Loading arguments
 # ---------------------------------------------------------------------------------------------------------------------

@@ -186,10 +186,11 @@ class LinVTModel(LinVTPreTrainedModel):
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
         """
         tokens, mask = _pad_videos([video.tokens for video in videos])
-        device, dtype = tokens.device, next(self.linvt.parameters()).dtype
+        weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
+        device, dtype = weight.device, weight.dtype
         outputs = self.linvt(
-            frame_tokens=tokens.to(dtype),
-            frame_mask=mask,
+            frame_tokens=tokens.to(device, dtype),
+            frame_mask=mask.to(device),
             timestamps=_pad_rows(timestamps, tokens.shape[1]).to(device) if timestamps is not None else None,
             grid_sizes=[video.grid_size for video in videos],
             question_embeds=question_embeds.to(device, dtype) if question_embeds is not None else None,
@@ -198,7 +199,7 @@ class LinVTModel(LinVTPreTrainedModel):
         layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
         return CondensedVideos(
             tokens=outputs.video_tokens,
-            deepstack=[outputs.weights.apply(layer) for layer in layers],
+            deepstack=[outputs.weights.apply(layer.to(device)) for layer in layers],
             container=videos[0].container,
             outputs=outputs,
         )
@@ -286,7 +287,8 @@ class LinVTModel(LinVTPreTrainedModel):
         question_mask: torch.Tensor | None = None,
     ) -> CondensedVideos:
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
-        device, dtype = self.get_input_embeddings().weight.device, next(self.linvt.parameters()).dtype
+        weight = next(self.linvt.parameters())
+        device, dtype = weight.device, weight.dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
         if stacked.width != visual_width(self.base_vlm):
             raise LinVTInputError(
@@ -294,7 +296,7 @@ class LinVTModel(LinVTPreTrainedModel):
                 "made by another model. Encode the video again with this one."
             )
         if question_embeds is not None:
-            question_embeds = question_embeds.to(dtype)
+            question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)
         outputs = self.linvt.aggregate(stacked.refined, question_embeds, question_mask)
         return CondensedVideos(
             tokens=outputs.video_tokens,
@@ -471,14 +473,20 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             frames_per_video, video_timestamps, inputs: what [`LinVTProcessor.video_inputs`] returns.
 
         Raises:
-            LinVTInputError: not exactly one video.
+            LinVTInputError: not exactly one video, or inputs that belong to a prompt.
         """
         counts = torch.as_tensor(frames_per_video if frames_per_video is not None else []).tolist()
         if len(counts) != 1:
             raise LinVTInputError(f"encode_video takes one video, {len(counts)} were given. Call it once per video.")
+        if foreign := [name for name in inputs if not name.startswith(FRAME_PREFIX)]:
+            raise LinVTInputError(
+                f"encode_video takes what processor.video_inputs(video) returns, but {', '.join(foreign)} belongs to a "
+                "prompt."
+            )
         frame_inputs = {name.removeprefix(FRAME_PREFIX): value.to(self.device) for name, value in inputs.items()}
         video = self.model.encode_videos(counts, frame_inputs)[0]
-        tokens = video.tokens[None].to(next(self.linvt.parameters()).dtype)
+        weight = next(self.linvt.parameters())
+        tokens = video.tokens[None].to(weight.device, weight.dtype)
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
         refined = self.linvt.refine(
             tokens,
@@ -807,6 +815,7 @@ def _pad_rows(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
 
 def _interleave(is_video: torch.Tensor, videos: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     """Rows of two tensors in the order of a mask."""
+    is_video = is_video.to(videos.device)
     merged = videos.new_empty(len(is_video), videos.shape[-1])
     merged[is_video] = videos
     merged[~is_video] = pictures.to(videos)

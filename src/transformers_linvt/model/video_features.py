@@ -43,7 +43,7 @@ class VideoFeatures:
         kept = refined.kept_indices[0]
         return cls(
             refined=refined,
-            deepstack=[layer.flatten(0, 1)[kept][None] for layer in video.deepstack],
+            deepstack=[layer.flatten(0, 1)[kept.to(layer.device)][None] for layer in video.deepstack],
             container=video.container,
             timestamps=timestamps,
             grid_size=video.grid_size,
