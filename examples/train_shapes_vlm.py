@@ -247,7 +247,7 @@ class QuestionBatches(IterableDataset):
         progress = step / self.num_steps
         rng = shapes.seeded_generator("train", self.seed * 1_000_000 + step)
         # First to find the one thing a question names among several, in the plainest words; then everything.
-        early = progress < 0.15
+        early = progress < 0.12
         num_pictures = 1 if early else int(np.searchsorted([0.35, 0.5, 0.65], rng.random(), side="right")) + 1
         num_runs = {1: 24, 2: 20, 3: 16, 4: 12}[num_pictures]
         if early:
@@ -325,12 +325,10 @@ class QuestionBatches(IterableDataset):
             weights.append([0.4 if question.kind == "description" else 1.0] * len(branches[-1]))
             named = [index for index, word in enumerate(words) if word in subjects]
             if named and hinted:
-                # The answer is the label of the word that names the subject, too (its second word that of the next one).
-                # There it takes one step (look for the tokens that look like this word), at the end of the question two,
-                # and the first makes the second easy: with it answers are looked up after 300 steps, without it they
-                # were still guessed after 800.
-                for place, word in enumerate(answer[:2], start=named[-1]):
-                    labels[-1][place], weights[-1][place] = word, 0.5
+                # The answer is the label of the word that names the subject, too. There it takes one step (look for
+                # the tokens that look like this word), at the end of the question two, and the first makes the second
+                # easy: with it answers are looked up after 300 steps, without it they were still guessed after 800.
+                labels[-1][named[-1]], weights[-1][named[-1]] = answer[0], 0.5
         num_slots = self.num_branches
         if not early and rng.random() < 0.15:  # one chat of several turns instead, whose later turns see the earlier
             branches = join_turns(branches, user, num_slots)
@@ -386,7 +384,7 @@ def mix_visual_tokens(tokens: torch.Tensor, blank: torch.Tensor, generator: torc
         return torch.rand(size, generator=generator)
 
     # An object that is visible for a part of its segment only: its picture averaged with the empty one.
-    dim = (draw(runs, pictures, 1, 1) < 0.2) * 0.75 * draw(runs, pictures, 1, 1)
+    dim = (draw(runs, pictures, 1, 1) < 0.15) * 0.6 * draw(runs, pictures, 1, 1)
     # A fifth of background at random places.
     dirt = (
         (draw(runs, pictures, places, 1) < 0.3) * (draw(runs, 1, 1, 1) < 0.4) * 0.2 * draw(runs, pictures, places, 1)

@@ -480,7 +480,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             raise LinVTInputError(f"encode_video takes one video, {len(counts)} were given. Call it once per video.")
         if foreign := [name for name in inputs if not name.startswith(FRAME_PREFIX)]:
             raise LinVTInputError(
-                f"encode_video takes what processor.video_inputs(video) returns, but {', '.join(foreign)} belongs to a "
+                f"encode_video takes what processor.video_inputs(video) returns; {', '.join(foreign)} belongs to a "
                 "prompt."
             )
         frame_inputs = {name.removeprefix(FRAME_PREFIX): value.to(self.device) for name, value in inputs.items()}
