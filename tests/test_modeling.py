@@ -41,7 +41,14 @@ from promises import (
     wrapped,
 )
 from tiny_bases import build_model, save_base
-from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
+from transformers_linvt import (
+    CheckpointError,
+    LinVTForVideoQA,
+    LinVTInputError,
+    LinVTModel,
+    LinVTProcessor,
+    UnsupportedBaseError,
+)
 from transformers_linvt.model import modeling_linvt
 
 
@@ -151,6 +158,84 @@ def test_the_head_is_the_bases_own(deep: Wrapped):
 def test_encode_video_refuses_what_belongs_to_a_prompt(family: Wrapped):
     with pytest.raises(LinVTInputError, match="input_ids.*belongs to a prompt"):
         family.model.encode_video(**ask(family))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A reference to the base is saved only where it brings back the same model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_held_its_base_holds_it_again_when_saved(family: Wrapped, tmp_path: Path):
+    with torch.no_grad():
+        family.model.get_output_embeddings().weight[3:5] += 1.0
+    inputs = ask(family)
+    logits = family.model(**inputs).logits
+    loaded = AutoModel.from_pretrained(saved(family, tmp_path / "whole", include_base=True))
+    loaded.save_pretrained(tmp_path / "again")
+    assert torch.equal(AutoModel.from_pretrained(tmp_path / "again")(**inputs).logits, logits)
+    with pytest.raises(CheckpointError, match="include_base=True"):
+        loaded.save_pretrained(tmp_path / "lost", include_base=False)
+
+
+def test_saving_whole_once_does_not_make_the_next_save_whole(family: Wrapped, tmp_path: Path):
+    saved(family, tmp_path / "whole", include_base=True)
+    family.model.save_pretrained(tmp_path / "small")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "small")]
+    assert sizes[0] > sizes[1]
+    assert not json.loads((tmp_path / "small" / "config.json").read_text())["includes_base"]
+
+
+def test_a_change_in_any_row_of_the_base_is_noticed(family: Wrapped, tmp_path: Path):
+    with torch.no_grad():
+        family.model.get_output_embeddings().weight[7, 11] += 1e-3
+    with pytest.raises(CheckpointError, match="1 weights of the base have changed"):
+        saved(family, tmp_path / "lost")
+
+
+def test_a_loaded_base_is_referred_to_only_if_somebody_vouches_for_its_name(family: Wrapped, tmp_path: Path):
+    base = AutoModelForImageTextToText.from_pretrained(family.base_folder)
+    with pytest.raises(CheckpointError, match="came as a loaded model"):
+        LinVTForVideoQA.from_base(base).save_pretrained(tmp_path / "lost")
+    vouched = LinVTForVideoQA.from_base(base, base_model_name_or_path=str(family.base_folder))
+    vouched.save_pretrained(tmp_path / "small")
+    again = AutoModel.from_pretrained(tmp_path / "small")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), vouched.parameters(), strict=True))
+
+
+def test_the_backbone_loads_with_its_base_and_never_with_a_random_one(family: Wrapped, tmp_path: Path):
+    backbone, report = LinVTModel.from_pretrained(saved(family, tmp_path / "small"), output_loading_info=True)
+    assert not report["missing_keys"]
+    inputs = ask(family)
+    assert torch.equal(backbone(**inputs).last_hidden_state, family.model.model(**inputs).last_hidden_state)
+
+
+def test_a_truncated_base_is_one_clear_error(family: Wrapped, tmp_path: Path):
+    shutil.copytree(family.base_folder, tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        LinVTForVideoQA.from_base(tmp_path / "base")
+
+
+def test_saving_onto_a_file_is_refused(family: Wrapped, tmp_path: Path):
+    (tmp_path / "taken").write_text("kept")
+    with pytest.raises(CheckpointError, match="is a file"):
+        saved(family, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "kept"
+
+
+def test_a_misspelt_field_and_a_wrong_value_are_refused_with_a_hint(family: Wrapped):
+    with pytest.raises(LinVTInputError, match="Did you mean 'num_video_tokens'"):
+        LinVTForVideoQA.from_base(family.base_folder, num_video_token=8)
+    with pytest.raises(LinVTInputError, match="init"):
+        LinVTForVideoQA.from_base(family.base_folder, init="x")
+
+
+def test_a_folder_of_another_model_is_named_as_such(family: Wrapped, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="holds a llava model, no LinVT checkpoint"):
+        LinVTForVideoQA.from_pretrained(family.base_folder)
+    with pytest.raises(CheckpointError, match="config.json"):
+        LinVTForVideoQA.from_pretrained(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

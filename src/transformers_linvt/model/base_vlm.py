@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -90,7 +91,7 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     Load a base model by repository id or folder; `kwargs` go to `AutoModelForImageTextToText.from_pretrained`.
 
     Raises:
-        CheckpointError: nothing loadable at `name_or_path`.
+        CheckpointError: nothing loadable at `name_or_path`, or damaged weights.
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
@@ -99,6 +100,10 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
             "HF_HUB_OFFLINE, and that the revision still exists; a model saved with include_base=True needs no base."
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights of the base model {name_or_path!r} are damaged: {error}. Download or save it again."
         ) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error) or "Unrecognized model" in str(error):
@@ -167,26 +172,30 @@ def context_length(base: PreTrainedModel) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
-def sample_weights(base: nn.Module) -> dict[str, tuple[torch.Size, torch.Tensor]]:
+Fingerprint = tuple[torch.Size, torch.dtype, int]
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
     """
-    The shape and three numbers of every weight of a base, to tell later whether it is still the same.
+    Shape, precision and a sum over the bits of every weight of a base, to tell later whether it is still the same.
 
     Weights that are not plain floating-point tensors in memory (quantised, sharded, on the meta device) are left out.
     """
-    sample = {}
+    prints = {}
     for name, weight in base.named_parameters():
-        if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta and weight.numel():
-            flat = weight.detach().reshape(-1)
-            sample[name] = weight.shape, flat[[0, len(flat) // 2, -1]].cpu()
-    return sample
+        if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:
+            bits = weight.detach().contiguous().view(_INTEGERS[weight.element_size()])
+            prints[name] = weight.shape, weight.dtype, int(bits.sum(dtype=torch.int64))
+    return prints
 
 
-def changed_weights(base: nn.Module, sample: Mapping[str, tuple[torch.Size, torch.Tensor]]) -> list[str]:
-    """Names of the weights that differ from a sample taken earlier; those of another precision are not compared."""
-    changed, now = [], sample_weights(base)
-    for name in sample.keys() & now.keys():
-        (shape, before), (shape_now, after) = sample[name], now[name]
-        if shape != shape_now or (before.dtype == after.dtype and not torch.equal(before, after)):
+def changed_weights(base: nn.Module, before: Mapping[str, Fingerprint]) -> list[str]:
+    """Names of the weights that differ from earlier fingerprints; those of another precision now are not compared."""
+    changed, now = [], fingerprint_weights(base)
+    for name in before.keys() & now.keys():
+        (shape, dtype, bits), (shape_now, dtype_now, bits_now) = before[name], now[name]
+        if shape != shape_now or (dtype == dtype_now and bits != bits_now):
             changed.append(name)
     return sorted(changed)
 

@@ -5,6 +5,7 @@ LinVT around an image-text model: frames -> frame tokens -> M video tokens -> th
 trainers call the backbone directly (TRL does), and a wrapper that condensed in its head would train without LinVT.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -30,16 +32,17 @@ from transformers.utils.hub import resolve_revision
 from .base_vlm import (
     FRAME_PREFIX,
     EncodedFrames,
+    Fingerprint,
     changed_weights,
     check_base,
     context_length,
     encode_frames,
     encode_pictures,
     encoder_inputs,
+    fingerprint_weights,
     forget_positions,
     load_base,
     pack_visuals,
-    sample_weights,
     split_videos,
     visual_width,
 )
@@ -137,6 +140,12 @@ class LinVTModel(LinVTPreTrainedModel):
         self.linvt = LinearVideoTokenizer(visual_width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """The backbone of a checkpoint: see [`LinVTForVideoQA.from_pretrained`], which loads it with its base."""
+        loaded = LinVTForVideoQA.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
 
     def freeze_base(self) -> None:
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
@@ -411,7 +420,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         # How the loss is scaled under gradient accumulation is the base's business.
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
         self.generation_config = self.model.base_vlm.generation_config
-        self._base_as_loaded: dict[str, tuple[torch.Size, torch.Tensor]] = {}
+        self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self.post_init()
 
     @property
@@ -536,7 +545,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         Put LinVT around an image-text model.
 
         Args:
-            base: a repository id, a folder, or a loaded model (which is wrapped, not copied).
+            base: a repository id, a folder, or a loaded model (which is wrapped, not copied). Only with
+                `base_model_name_or_path=...` (and maybe `base_revision`), which vouches for where its weights can be
+                found, is a loaded model saved as a reference.
             kwargs: fields of [`LinVTConfig`] (`num_video_tokens`, `num_kept_tokens`, ...); everything else goes to the
                 base's `from_pretrained` (`dtype`, `device_map`, `attn_implementation`, `quantization_config`,
                 `revision`, `token` ...).
@@ -544,31 +555,38 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         Raises:
             UnsupportedBaseError: the base cannot take video tokens; the message says why and what would work.
             CheckpointError: the base was not found.
-            LinVTInputError: loading arguments together with a loaded model.
+            LinVTInputError: loading arguments together with a loaded model, or a wrong field of [`LinVTConfig`].
         """
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in _LINVT_FIELDS}
+        for name in kwargs:
+            if close := difflib.get_close_matches(name, _LINVT_FIELDS, n=1, cutoff=0.85):
+                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {close[0]!r}?")
         if isinstance(base, str | os.PathLike):
-            name = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base)
+            name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
             base = load_base(name, **kwargs)
         else:
+            named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
             check_base(base)
-            name, revision = base.name_or_path or None, None
+            name, is_known = named or base.name_or_path or None, named is not None
         check_base(base)
-        config = LinVTConfig(
-            base_config=base.config,
-            base_model_name_or_path=name,
-            base_revision=revision,
-            # Not the base's name: an adapter trained on this model would be loaded onto the plain base, without LinVT.
-            name_or_path="",
-            dtype=base.dtype,
-            **fields,
-        )
+        try:
+            config = LinVTConfig(
+                base_config=base.config,
+                base_model_name_or_path=name,
+                base_revision=revision,
+                # Not the base's name: an adapter trained on this model would be loaded onto the base without LinVT.
+                name_or_path="",
+                dtype=base.dtype,
+                **fields,
+            )
+        except StrictDataclassError as error:
+            raise LinVTInputError(f"A field of LinVTConfig has a value it cannot have: {error}") from error
         model = cls(config, base_vlm=base)
         model._place_linvt()
-        model._base_as_loaded = sample_weights(base)
+        model._base_as_loaded = fingerprint_weights(base) if is_known else None
         return model.eval()
 
     def _place_linvt(self) -> None:
@@ -584,7 +602,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
-        include_base: bool = False,
+        include_base: bool | None = None,
         state_dict: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -594,23 +612,31 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         Args:
             save_directory: folder, made if missing.
             include_base: write the base's weights too, so that the checkpoint needs nothing else. Do this when the
-                base was changed (a merged adapter), or has no name to load it by.
+                base was changed (a merged adapter), or has no name to load it by. By default as the checkpoint had it
+                that this model was loaded from, and False for a new model.
             state_dict: weights to save instead of the model's own.
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
         Raises:
-            CheckpointError: not `include_base`, and the base has no name to refer to it by, or was changed since.
+            CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
+                for, or was changed; or `save_directory` is a file.
         """
+        if os.path.isfile(save_directory):
+            raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
+        include_base = self.config.includes_base if include_base is None else include_base
         whole = include_base or getattr(self, "_hf_peft_config_loaded", False)  # transformers saves adapters by itself
         if not whole:
             self._check_reference()
-        self.config.auto_map = dict(_AUTO_MAP)
-        self.config.includes_base = include_base
         if not whole:
             state_dict = {
                 name: value for name, value in (state_dict or self.state_dict()).items() if LINVT_PREFIX in name
             }
-        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        self.config.auto_map = dict(_AUTO_MAP)
+        as_loaded, self.config.includes_base = self.config.includes_base, include_base
+        try:
+            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        finally:
+            self.config.includes_base = as_loaded
 
     def _check_reference(self) -> None:
         """Whether a reference to the base is enough to get this model back."""
@@ -618,6 +644,12 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             raise CheckpointError(
                 "The base of this model has no name to load it by again (it was built in memory). Save with "
                 "include_base=True, or set config.base_model_name_or_path."
+            )
+        if self._base_as_loaded is None:
+            raise CheckpointError(
+                "The base came as a loaded model or out of a checkpoint that holds it, so it may not be what "
+                f"{self.config.base_model_name_or_path!r} stands for, and a reference could lose it. Save with "
+                "include_base=True; or say where it is: from_base(base, base_model_name_or_path=...)."
             )
         if changed := changed_weights(self.base_vlm, self._base_as_loaded):
             raise CheckpointError(
@@ -650,7 +682,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
         if not isinstance(config, PreTrainedConfig):
-            config = LinVTConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_arguments)
+            config = _read_config(config or pretrained_model_name_or_path, hub_arguments)
         for name in _LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
             setattr(config, name, kwargs.pop(name))
         if config.includes_base and base_vlm is None:
@@ -662,13 +694,13 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
                 kwargs.pop(name, None)
         state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
-        if base_vlm is None:
+        if is_referenced := base_vlm is None:
             base_vlm = cls._load_referenced_base(config, os.fspath(pretrained_model_name_or_path), kwargs)
         _check_same_kind(base_vlm, config)
         config.base_config = base_vlm.config
         model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
-        model._base_as_loaded = sample_weights(base_vlm)
+        model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
         model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
         try:
@@ -688,9 +720,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
-        except (OSError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"The weights in {os.fspath(path)!r} cannot be read: {error} Save or download the checkpoint again."
+                f"The weights in {os.fspath(path)!r} cannot be loaded: {error} Save or download the checkpoint again."
             ) from error
         if info["missing_keys"]:
             raise CheckpointError(
@@ -766,6 +798,22 @@ def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:
     where = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
     revision = resolve_revision(name, kwargs.get("revision"), **where)
     return getattr(revision, "commit_hash", None) or kwargs.get("revision")
+
+
+def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinVTConfig:
+    """The config of a LinVT checkpoint; that of another model is refused."""
+    try:
+        settings, _ = LinVTConfig.get_config_dict(path, **hub_arguments)
+    except OSError as error:
+        raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
+    if (found := settings.get("model_type")) is None:
+        raise CheckpointError(f"{os.fspath(path)!r} has no config.json that names a model. Is it a checkpoint?")
+    if found != LinVTConfig.model_type:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} holds a {found} model, no LinVT checkpoint. Put LinVT around it with "
+            "LinVTForVideoQA.from_base."
+        )
+    return LinVTConfig.from_dict(settings)
 
 
 def _read_linvt_weights(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> dict[str, torch.Tensor]:

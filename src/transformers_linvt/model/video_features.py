@@ -91,14 +91,22 @@ class VideoFeatures:
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write to one safetensors file."""
+        """
+        Write to one safetensors file.
+
+        Raises:
+            LinVTInputError: the file cannot be written.
+        """
         tensors = self.refined.to_tensors()
         tensors |= {f"deepstack.{i}": layer.contiguous() for i, layer in enumerate(self.deepstack)}
         if self.timestamps is not None:
             tensors["timestamps"] = self.timestamps.contiguous()
         rows, columns = self.grid_size
         metadata = {"format": _FORMAT, "container": self.container, "grid_size": f"{rows}x{columns}"}
-        save_file(tensors, path, metadata=metadata)
+        try:
+            save_file(tensors, path, metadata=metadata)
+        except (OSError, SafetensorError) as error:
+            raise LinVTInputError(f"{os.fspath(path)!r} cannot be written: {error}. Does its folder exist?") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "VideoFeatures":
