@@ -116,6 +116,17 @@ def test_without_arguments_thirty_two_frames_are_sampled(files: Path) -> None:
     assert len(read_video(files / "clip.mp4", max_frames=5)) == 5
 
 
+def test_the_limit_of_frames_looks_at_those_returned_not_at_those_asked_for(files: Path) -> None:
+    limits = VideoLimits(max_frames=NUM_FRAMES)
+    assert len(read_video(files / "clip.mp4", num_frames=2000)) == NUM_FRAMES
+    assert len(read_video(files / "clip.mp4", num_frames=NUM_FRAMES + 1, limits=limits)) == NUM_FRAMES
+    assert len(read_video(files / "clip.mp4", fps=25, max_frames=NUM_FRAMES + 1, limits=limits)) == NUM_FRAMES
+    limits = VideoLimits(max_frames=NUM_FRAMES - 1)
+    for arguments in ({"num_frames": 2000}, {"fps": 25, "max_frames": 2000}):
+        message = refusal(files / "clip.mp4", limits=limits, **arguments)
+        assert f"{NUM_FRAMES} frames are over the limit of {NUM_FRAMES - 1} frames" in message
+
+
 def test_sampling_by_rate_follows_the_clock(files: Path) -> None:
     assert read_numbers(read_video(files / "clip.mp4", fps=5).frames) == list(range(0, NUM_FRAMES, 5))
     # 25 frames per second do not divide by 4: 0, 0.25, 0.5 s are on screen in frames 0, 6 (0.24 s), 12 (0.48 s)
@@ -156,7 +167,6 @@ def test_windows_include_the_frames_on_screen_at_both_ends(files: Path) -> None:
         ({"num_frames": 0}, "num_frames=0"),
         ({"num_frames": 2.5}, "num_frames=2.5"),
         ({"num_frames": True}, "num_frames=True"),
-        ({"num_frames": 5000}, "limit of 1024 frames"),
         ({"num_frames": 8, "fps": 1.0}, "both given"),
         ({"num_frames": 8, "max_frames": 4}, "more than max_frames=4"),
         ({"fps": 0.0}, "fps=0.0"),
@@ -275,6 +285,9 @@ def test_too_many_frames_in_memory_are_refused_unless_sampled(clip: np.ndarray) 
     limits = VideoLimits(max_frames=5)
     assert "Pass num_frames" in refusal(clip, fps=1.0, limits=limits)
     assert len(read_video(clip, num_frames=5, limits=limits)) == 5
+    for arguments in ({"num_frames": 6}, {"num_frames": 2000}, {"max_frames": 2000}):
+        assert "over the limit of 5" in refusal(clip, limits=limits, **arguments)
+    assert len(read_video(clip, num_frames=2000)) == len(read_video(clip, max_frames=2000)) == COUNT
 
 
 class _FakeDecoder:
@@ -394,6 +407,32 @@ def test_a_name_that_looks_like_a_protocol_is_only_a_name(files: Path, tmp_path:
     assert "does not exist" in refusal(f"concat:{files}/clip.mp4")
     write(tmp_path, "subfile,,start,0,end,9,,:clip.mp4", (files / "clip.mp4").read_bytes())
     assert len(read_video("subfile,,start,0,end,9,,:clip.mp4", num_frames=2)) == 2
+
+
+@pytest.mark.parametrize("head", ["data:video/mp4;base64,", "DATA:video/x-matroska;codecs=avc1;base64,", "data:,"])
+def test_a_video_inside_a_string_is_refused_without_repeating_it(head: str) -> None:
+    message = refusal(head + "AAAAIGZ0eXBpc29t/+" * 1000)
+    assert "Pass its bytes" in message and head in message and "GZ0eXBpc29t" not in message
+    assert "does not exist" not in message
+
+
+def test_a_path_that_begins_with_data_is_a_path(files: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data:").mkdir()
+    write(tmp_path / "data:", "a,b.mp4", (files / "clip.mp4").read_bytes())
+    assert len(read_video("data:/a,b.mp4", num_frames=2)) == 2
+
+
+def test_long_names_are_shortened_in_messages_but_not_in_the_result(files: Path, tmp_path: Path) -> None:
+    long = "x" * 3000
+    for name in (long, f"/{long}/clip.mp4", f"http://example.com/{long}.mp4", f"{long}://clip.mp4"):
+        message = refusal(name)
+        assert "..." in message and "x" * 200 not in message
+    folder = tmp_path / ("y" * 240)
+    folder.mkdir()
+    path = write(folder, "clip.mp4", (files / "clip.mp4").read_bytes())
+    assert "y" * 200 not in refusal(path, start=50.0)
+    assert read_video(path, num_frames=2).source == str(path)
 
 
 def test_a_file_object_in_text_mode_is_refused(files: Path) -> None:
@@ -535,6 +574,45 @@ def test_other_backends_do_not_return_damaged_frames(files: Path, tmp_path: Path
         refusal(path, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+def test_damage_that_pyav_reports_is_an_error_with_the_other_backends(
+    backend: str, files: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend, exc_type=ImportError)
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", 30, 30, intact_share=0.5)
+    for arguments in ({"num_frames": NUM_FRAMES}, {"num_frames": 4}):
+        assert read_video(path, **arguments).num_broken_packets > 0
+        message = refusal(path, backend=backend, **arguments)
+        assert "the file is damaged" in message and 'backend="pyav"' in message
+
+
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+@pytest.mark.parametrize("intact_share", [0.0, 0.5])
+@pytest.mark.parametrize("first", [26, 35, 47])
+def test_damage_in_one_group_of_pictures_gives_the_frames_of_pyav_or_an_error(
+    backend: str, intact_share: float, first: int, files: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend, exc_type=ImportError)
+    path = damaged(files / "clip.mp4", tmp_path / "hurt.mp4", first, first, intact_share)
+    num_read = 0
+    for arguments in ({"num_frames": NUM_FRAMES}, {"num_frames": 4}, {"fps": 5}, {"end": 0.8}, {"start": 2.0}):
+        try:
+            expected = read_video(path, **arguments)
+        except VideoReadError:
+            expected = None
+        if expected is None or expected.num_broken_packets:
+            refusal(path, backend=backend, **arguments)
+            continue
+        try:
+            video = read_video(path, backend=backend, **arguments)
+        except VideoReadError:
+            continue
+        num_read += 1
+        np.testing.assert_allclose(video.timestamps, expected.timestamps, atol=1e-6)
+        assert np.abs(video.frames.astype(int) - expected.frames).mean(axis=(1, 2, 3)).max() < 1.0
+    assert num_read >= 2  # at least the windows in front of the damage and behind it
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_damage_never_hangs_and_gives_frames_in_order_or_an_error(
     seed: int, files: Path, tmp_path: Path
@@ -618,6 +696,22 @@ def test_a_backend_that_is_not_installed_is_refused_with_the_way_out(files: Path
         monkeypatch.setitem(sys.modules, f"{name}.decoders", None)
         message = refusal(files / "clip.mp4", backend=name)
         assert f"pip install {name}" in message and 'backend="pyav"' in message
+
+
+def test_decord_is_asked_for_only_where_it_has_wheels() -> None:
+    markers = pytest.importorskip("packaging.markers", reason="evaluates the condition")
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    (condition,) = [line.split(";", 1)[1].rstrip('",\n ') for line in text.splitlines() if '"decord>=' in line]
+    marker = markers.Marker(condition.strip())
+    expected = {
+        ("Linux", "x86_64"): True,
+        ("Linux", "aarch64"): False,
+        ("Windows", "AMD64"): True,
+        ("Windows", "ARM64"): False,
+        ("Darwin", "arm64"): False,
+    }
+    for (system, machine), is_there in expected.items():
+        assert marker.evaluate({"platform_system": system, "platform_machine": machine}) is is_there
 
 
 def test_importing_the_reader_does_not_import_torch() -> None:

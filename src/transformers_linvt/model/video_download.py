@@ -11,7 +11,7 @@ import urllib.parse
 from contextlib import suppress
 
 from .errors import VideoReadError
-from .video_limits import VideoLimits
+from .video_limits import VideoLimits, shorten_name
 
 
 _DOWNLOAD_CHUNK = 1 << 20
@@ -28,8 +28,8 @@ def check_url_allowed(url: str, scheme: str, allow_urls: bool) -> None:
     """
     if scheme not in ("http", "https"):
         raise VideoReadError(
-            f"{_shown(url)}: addresses of the kind {scheme}:// are not read, only http and https. Give a path, or "
-            "download the file first."
+            f"{_shown(url)}: addresses of the kind {shorten_name(scheme)}:// are not read, only http and https. "
+            "Give a path, or download the file first."
         )
     if not allow_urls:
         raise VideoReadError(
@@ -38,7 +38,7 @@ def check_url_allowed(url: str, scheme: str, allow_urls: bool) -> None:
         )
 
 
-def _shown(url: str) -> str:
+def _without_secrets(url: str) -> str:
     """The address without user, query and fragment, which often hold secrets and would end up in logs."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -46,6 +46,11 @@ def _shown(url: str) -> str:
         raise VideoReadError(f"An address that begins with {url[:8]!r} is malformed: {error}. Check it.") from error
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _shown(url: str) -> str:
+    """The address as messages show it: nothing secret, and not too long."""
+    return shorten_name(_without_secrets(url))
 
 
 def _is_public(address: str) -> bool:
@@ -65,7 +70,9 @@ def _resolve(host: str, port: int, url: str, limits: VideoLimits) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise VideoReadError(f"{_shown(url)}: the host {host!r} was not found. Check the address.") from error
+        raise VideoReadError(
+            f"{_shown(url)}: the host {shorten_name(host)!r} was not found. Check the address."
+        ) from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
         if not limits.allow_private_addresses and not _is_public(address):
@@ -195,7 +202,7 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
         limits ([`VideoLimits`]): `max_bytes`, `max_download_seconds` and `allow_private_addresses` are looked at.
 
     Returns:
-        `str`: The address first asked for, without its query, as a name for messages.
+        `str`: The address first asked for, without user, query and fragment.
 
     Raises:
         [`VideoReadError`]: if the address may not be opened, does not answer with a file, or goes over a limit.
@@ -211,7 +218,7 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
         for _ in range(_MAX_REDIRECTS + 1):
             address = download.fetch(address, path)
             if address is None:
-                return name
+                return _without_secrets(url)
             check_url_allowed(address, urllib.parse.urlsplit(address).scheme.lower(), allow_urls=True)
         raise VideoReadError(f"{name} redirects more than {_MAX_REDIRECTS} times. Give the final address.")
     except VideoReadError as error:

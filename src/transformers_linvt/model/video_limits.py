@@ -1,8 +1,29 @@
-"""What a video may cost at most."""
+"""What a video may cost at most, and how long its name may be in a message."""
 
 from dataclasses import dataclass, fields
 
 from .errors import VideoReadError
+
+
+_MAX_NAME_LENGTH = 200
+
+
+def shorten_name(name: str) -> str:
+    """
+    A path or an address as messages show it: its beginning and end if it has more than 200 characters.
+
+    Args:
+        name (`str`): Whatever was given, of any length.
+
+    Returns:
+        `str` of at most 200 characters.
+
+    Example:
+
+    >>> shorten_name("clip.mp4"), len(shorten_name("a" * 5000))
+    ('clip.mp4', 183)
+    """
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:120]}...{name[-60:]}"
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,7 @@ class VideoLimits:
         max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
         max_duration (`float`, defaults to 3600): Length of the file in seconds, whatever part of it is asked for.
         max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
-        max_frames (`int`, defaults to 1024): Frames returned.
+        max_frames (`int`, defaults to 1024): Frames returned, however many were asked for.
         max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
         max_decode_seconds (`float`, defaults to 120): Wall time for reading and decoding, looked at between packets.
         max_download_seconds (`float`, defaults to 120): Wall time for fetching a URL.

@@ -8,7 +8,8 @@ AVI, intra-refresh streams, lying headers) the file is decoded from its start in
 broken packet to the next key frame, so that a picture built on a broken one is never returned as if it were whole.
 
 decord and torchcodec are asked for the frames of the same table, on the files where they are known to be right, and
-refuse on all others. Everything here is ours; the paper does not say how its videos were read.
+after PyAV has decoded what is wanted and met no damage (neither of the two tells of any); they refuse on all
+others. Everything here is ours; the paper does not say how its videos were read.
 """
 
 import bisect
@@ -31,7 +32,7 @@ import PIL.Image
 
 from .errors import VideoReadError
 from .video_download import check_url_allowed, download_video
-from .video_limits import VideoLimits
+from .video_limits import VideoLimits, shorten_name
 
 
 logger = logging.getLogger(__name__)
@@ -160,13 +161,17 @@ def read_video(
             `(num_frames, 3, height, width)`, `uint8` or floating point in [0, 1], or a list of PIL images or of arrays
             of one frame each.
         num_frames (`int`, *optional*): Frames to sample uniformly. All frames if the window has fewer.
+            `limits.max_frames` looks at the frames that would be returned.
         fps (`float`, *optional*):
             Frames to sample per second. For frames in memory without `timestamps` it is instead the rate of the given
             frames, which are then all kept.
         start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
         end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
         max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
-        backend (`str`, defaults to `"auto"`): `"pyav"` (what `"auto"` means), `"decord"` or `"torchcodec"`.
+        backend (`str`, defaults to `"auto"`):
+            `"pyav"` (what `"auto"` means), `"decord"` or `"torchcodec"`. The other two return the frames that
+            `"pyav"` returns or refuse. They do not tell of damage, so PyAV decodes what is wanted before them: they
+            are slower than `"pyav"`, by about the time that they take themselves.
         limits ([`VideoLimits`], *optional*): What the video may cost at most.
         allow_urls (`bool`, defaults to `False`): Whether `video` may be an http or https address.
         timestamps (`Sequence[float]`, *optional*):
@@ -229,12 +234,6 @@ class _Request:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise VideoReadError(f"{name}={value!r}: give a whole number of frames, 1 or more.")
-            limit = self.limits.max_frames
-            if limit is not None and value > limit:
-                raise VideoReadError(
-                    f"{name}={value} is over the limit of {limit} frames. Ask for fewer, or pass "
-                    f"limits=VideoLimits(max_frames={value})."
-                )
             setattr(self, name, int(value))
         if self.num_frames is not None and self.fps is not None:
             raise VideoReadError(
@@ -262,6 +261,15 @@ class _Request:
     def cap(self) -> int | None:
         """Most frames that sampling by time may return."""
         return self.limits.max_frames if self.max_frames is None else self.max_frames
+
+    def check_count(self, count: int, name: str) -> None:
+        """Refuse to return more frames than the limit; asking for more than there are costs nothing."""
+        limit = self.limits.max_frames
+        if limit is not None and count > limit:
+            raise VideoReadError(
+                f"{name}: {count} frames are over the limit of {limit} frames. Ask for fewer, or pass "
+                f"limits=VideoLimits(max_frames={count})."
+            )
 
     def window(self, seconds: np.ndarray, duration: float, name: str) -> tuple[int, int]:
         """First and last index of the frames on screen between `start` and `end`, both inclusive."""
@@ -293,12 +301,15 @@ class _Request:
         if self.fps is not None:
             chosen = within[self._is_on_screen_at_a_target(seconds[within], duration)]
             if self.cap is None or len(chosen) <= self.cap:
+                self.check_count(len(chosen), name)
                 return chosen.tolist()
             count = self.cap
         elif self.num_frames is not None:
             count = self.num_frames
         else:
             count = DEFAULT_NUM_FRAMES if self.cap is None else min(DEFAULT_NUM_FRAMES, self.cap)
+        count = min(count, len(within))
+        self.check_count(count, name)
         return within[uniform_indices(len(within), count)].tolist()
 
     def _is_on_screen_at_a_target(self, seconds: np.ndarray, duration: float) -> np.ndarray:
@@ -340,13 +351,17 @@ class _Clock:
 
 @dataclass
 class _Source:
-    """A video file as a path or as bytes, under the name that messages use for it."""
+    """A video file as a path or as bytes, under its full name and the one that messages use for it."""
 
-    name: str
+    full_name: str
     path: str | None = None
     data: bytes | None = None
     head: bytes = field(default=b"", repr=False)
     num_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        return shorten_name(self.full_name)
 
     def for_reading(self) -> str | io.BytesIO:
         """What PyAV and decord open; each call gives an independent reader."""
@@ -368,7 +383,8 @@ def _check_num_bytes(name: str, num_bytes: int, limits: VideoLimits) -> None:
 
 def _source_from_path(path: str, limits: VideoLimits, name: str | None = None) -> _Source:
     """Check that `path` is a readable file of a bearable size, before any decoder sees it."""
-    name = path if name is None else name
+    full_name = path if name is None else name
+    name = shorten_name(full_name)
     if "\0" in path:
         raise VideoReadError(f"{name!r} holds a null character, which no file name can. Was it meant as bytes?")
     # An absolute path cannot be taken for a protocol ("concat:a|b") by the decoders.
@@ -392,13 +408,13 @@ def _source_from_path(path: str, limits: VideoLimits, name: str | None = None) -
     except OSError as error:
         raise VideoReadError(f"{name} cannot be opened: {error.strerror or error}.") from error
     _check_num_bytes(name, status.st_size, limits)
-    return _Source(name=name, path=path, head=head, num_bytes=status.st_size)
+    return _Source(full_name=full_name, path=path, head=head, num_bytes=status.st_size)
 
 
 def _source_from_bytes(data: Any, limits: VideoLimits, name: str) -> _Source:
     data = bytes(data)
     _check_num_bytes(name, len(data), limits)
-    return _Source(name=name, data=data, head=data[:4096], num_bytes=len(data))
+    return _Source(full_name=name, data=data, head=data[:4096], num_bytes=len(data))
 
 
 @contextmanager
@@ -445,6 +461,7 @@ def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterato
         video = os.fspath(video)
     with ExitStack() as stack:
         if isinstance(video, str):
+            _check_no_data_url(video)
             scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", video)
             if scheme is None:
                 yield _source_from_path(video, limits)
@@ -459,13 +476,24 @@ def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterato
             path = stack.enter_context(_temporary_path())
             name = getattr(video, "name", None)
             name = name if isinstance(name, str) else "<file object>"
-            _copy_file_object(video, path, name, limits)
+            _copy_file_object(video, path, shorten_name(name), limits)
             yield _source_from_path(path, limits, name=name)
         else:
             raise VideoReadError(
                 f"A video of type {type(video).__name__} is not understood. Give a path, bytes, a file object, an "
                 "array or tensor of frames, a list of PIL images, or an entry of a `datasets` video column."
             )
+
+
+def _check_no_data_url(text: str) -> None:
+    """Refuse a video inside of a string (RFC 2397) without repeating it."""
+    # no slash behind the type: `data:` may also be the beginning of a path
+    found = re.match(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[^,/]*)?,", text, re.IGNORECASE)
+    if found is not None:
+        raise VideoReadError(
+            f"A string that begins with {found.group()[:60]!r} ({len(text)} characters) holds a video itself and is "
+            'no path. Pass its bytes, for example base64.b64decode(text.partition(",")[2]).'
+        )
 
 
 def _from_datasets_dict(entry: dict) -> Any:
@@ -925,6 +953,13 @@ class _Album:
         self.put(place, image if matrix is None else _upright(image, matrix, self.name))
 
 
+class _NoAlbum(_Album):
+    """Takes frames and keeps none: for decoding that only looks for damage."""
+
+    def put_frame(self, place: int, frame: Any) -> None:
+        _check_frame_size(self.name, frame.height, frame.width, self.limits)
+
+
 class _PyAVReader:
     """Reads chosen frames of one file: by seeking if the table allows it, else from the start."""
 
@@ -1134,8 +1169,11 @@ def _read_source(source: _Source, request: _Request, backend: str, num_threads: 
             "`ffmpeg -i FILE -c copy NEW_FILE`."
         )
     if backend == "pyav":
-        return _read_pyav(source, table, request, clock, num_threads)
-    return _read_other(source, table, request, clock, num_threads, backend)
+        result = _read_pyav(source, table, request, clock, num_threads)
+    else:
+        result = _read_other(source, table, request, clock, num_threads, backend)
+    result.source = source.full_name  # messages have it shorter
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1190,6 +1228,24 @@ def _check_key_frames(
     return (None, first_frame) if first_frame is not None else ("it does not begin with a key frame", None)
 
 
+def _why_damaged(
+    source: _Source, table: _FrameTable, wanted: list[int], request: _Request, clock: _Clock, num_threads: int
+) -> str | None:
+    """
+    Why the wanted frames are not all intact, or `None`: PyAV decodes them as if it were to return them.
+
+    decord and torchcodec hand out what their decoder patched up for a broken picture, and say nothing. The pictures
+    are decoded here once more for that, but not converted to RGB.
+    """
+    reader = _PyAVReader(source, table, request, clock, num_threads)
+    places = {pts: place for place, pts in enumerate(wanted)}
+    album = _NoAlbum(source.name, len(wanted), request.limits)
+    is_whole = reader.by_seeking(places, album) or reader.from_start(places, album)
+    if reader.damage.broken:
+        return f"the file is damaged ({len(reader.damage.broken)} broken packets), which it does not tell"
+    return None if is_whole else "not all the frames that its packets promise come out of decoding"
+
+
 def _read_other(
     source: _Source, table: _FrameTable, request: _Request, clock: _Clock, num_threads: int, backend: str
 ) -> VideoFrames:
@@ -1203,6 +1259,8 @@ def _read_other(
         chosen = request.choose(seconds, table.duration, source.name)
         wanted = [table.pts[index] for index in chosen]
         reason, first = _check_key_frames(backend, source, table, wanted, clock)
+    if reason is None:
+        reason = _why_damaged(source, table, wanted, request, clock, num_threads)
     if reason is None:
         _check_frame_size(source.name, first.height, first.width, request.limits)
         expected = _Album(source.name, 1, request.limits)
@@ -1237,7 +1295,7 @@ def _import_backend(backend: str) -> Any:
     except Exception as error:  # OSError and RuntimeError where a shared library is missing, besides ImportError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         how = {
-            "decord": "`pip install decord` (Linux on x86-64, and Windows)",
+            "decord": "`pip install decord` (Linux on x86-64, Windows on AMD64)",
             "torchcodec": "`pip install torchcodec` in the version that fits your torch, and FFmpeg 4 to 7",
         }
         raise VideoReadError(
@@ -1494,6 +1552,7 @@ def _read_memory(video: Any, request: _Request, timestamps: Sequence[float] | np
                 f"{len(chosen)} frames in memory are over the limit of {request.cap}. Pass num_frames to sample them, "
                 "or raise max_frames or VideoLimits(max_frames=...)."
             )
+        request.check_count(len(chosen), _IN_MEMORY)
     else:
         chosen = request.choose(seconds, duration, _IN_MEMORY)
     album = _Album(_IN_MEMORY, len(chosen), limits)
