@@ -9,7 +9,15 @@ parameters, a word-level tokenizer) trained end to end from random weights on pi
 other in one row, as a LinVT with four segments hands them over. Visual tokens are averaged with neighbours, with empty
 background and with a second noisy view of the same picture while training, because averages are what LinVT gives.
 
-@@RESULT@@
+It takes 20 minutes on one thread of a 2-core machine, and a few more for the final report. Held out, 1,000 questions
+per kind about one picture, by greedy generation through the saved checkpoint: colour 100.0 %, shape 100.0, existence
+99.6, position 98.5, count 99.9; counting one colour or shape ("how many are red") is harder, 83.2. With four
+pictures in a row (500 per kind): colour 100.0, shape 100.0, existence 98.8, position 95.2; which of two came first
+62.6, little better than chance. `docs/shapes_vlm_training.log` has the curves. Held out means other seeds: pixels,
+background and wording are new, but a picture with one object has only 256 symbolic states, so those were seen. The
+recipe was settled with these questions in view; on seeds not looked at before, the same checkpoint gave 100.0,
+100.0, 99.5, 99.0, 100.0 and 84.2. The question has to follow the picture, as it did in training; asked before it,
+the answer is a guess.
 """
 
 import argparse
@@ -327,7 +335,8 @@ class QuestionBatches(IterableDataset):
             if named and hinted:
                 # The answer is the label of the word that names the subject, too. There it takes one step (look for
                 # the tokens that look like this word), at the end of the question two, and the first makes the second
-                # easy: with it answers are looked up after 300 steps, without it they were still guessed after 800.
+                # easy: after 800 steps colour and existence stood at 100 and 87 % with it, at 79 and 72 % without
+                # (one run each, seed 0, 100 questions).
                 labels[-1][named[-1]], weights[-1][named[-1]] = answer[0], 0.5
         num_slots = self.num_branches
         if not early and rng.random() < 0.15:  # one chat of several turns instead, whose later turns see the earlier

@@ -24,7 +24,7 @@ from transformers_linvt import (
     embedded_base_path,
     embedded_model_path,
 )
-from transformers_linvt.shapes import make_clip, write_clip
+from transformers_linvt.shapes import COLOURS, SHAPES, make_clip, write_clip
 
 
 SOURCES = Path(transformers_linvt.__file__).parents[1]
@@ -101,6 +101,21 @@ def test_ask_json_is_one_object_on_stdout_and_nothing_on_stderr(linvt, clip):
     assert first["frame_tokens"] == 5 * 16
     assert len(first["evidence"]["timestamps"]) == 5
     assert sum(first["evidence"]["frame_weights"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["static", "scenes"])
+def test_ask_is_right_about_colour_and_shape(linvt, tmp_path, kind):
+    """The first three clips of the kind, none picked; their first questions are the colour's and the shape's."""
+    found = {}
+    for seed in range(3):
+        frames, questions = make_clip(kind, seed=seed, num_frames=FRAMES)
+        write_clip(tmp_path / "clip.mp4", frames)
+        known = [(text, answer) for text, answer in questions if answer in {*COLOURS, *SHAPES}]
+        assert {answer in COLOURS for _, answer in known} == {True, False}
+        status, out, _ = linvt("ask", "clip.mp4", *(text for text, _ in known), "--json")
+        assert status == 0
+        found[seed] = [(one["question"], one["answer"]) for one in json.loads(out)["answers"]], known
+    assert {seed: got for seed, (got, _) in found.items()} == {seed: known for seed, (_, known) in found.items()}
 
 
 def test_ask_draws_the_evidence_of_every_question(linvt, clip, tmp_path):
@@ -317,6 +332,20 @@ def test_process_answers_and_fails_with_its_exit_status(clip, tmp_path):
     done = in_a_process("inspect", cut, tmp_path / "frames.png")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert not (tmp_path / "frames.png").exists()
+
+
+@pytest.mark.parametrize("command", ["wrap nobody/none out", "ask CLIP Who? --model nobody/none"])
+def test_unreachable_hub_is_one_line_and_soon(clip, tmp_path, command):
+    env = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    env |= {"PYTHONPATH": str(SOURCES), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    words = [clip[0] if word == "CLIP" else word for word in command.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "transformers_linvt.cli", *words],
+        env=env, cwd=tmp_path, capture_output=True, text=True, timeout=45,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
+    assert "'nobody/none' could not be loaded: http://127.0.0.1:9 was not reached" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import logging
 
@@ -596,6 +596,25 @@ BAD_CALLS = {
         "max_new_tokens was given twice",
     ),
     "batch of nothing": ({"video": "CLIP", "question": "Who?", "batch_size": -1}, "batch_size=-1"),
+    "no new tokens": ({"video": "CLIP", "question": "Who?", "max_new_tokens": -1}, "max_new_tokens=-1"),
+    "length in words": ({"video": "CLIP", "question": "Who?", "max_new_tokens": "3"}, "max_new_tokens='3'"),
+    "no beams": ({"video": "CLIP", "question": "Who?", "num_beams": 0}, "num_beams=0"),
+    "below zero": ({"video": "CLIP", "question": "Who?", "temperature": -1}, "temperature=-1"),
+    "no temperature": (
+        {"video": "CLIP", "question": "Who?", "temperature": 0.0, "do_sample": True},
+        "temperature=0.0",
+    ),
+    "more than all": (
+        {"video": "CLIP", "question": "Who?", "generate_kwargs": {"top_p": 3, "do_sample": True}},
+        "top_p=3",
+    ),
+    "penalty": ({"video": "CLIP", "question": "Who?", "repetition_penalty": "a"}, "repetition_penalty='a'"),
+    "no such cache": ({"video": "CLIP", "question": "Who?", "cache_implementation": "x"}, "cache_implementation='x'"),
+    "no configuration": ({"video": "CLIP", "question": "Who?", "generation_config": 3}, "generation_config is a int"),
+    "answers alike": (
+        {"video": "CLIP", "question": "Who?", "num_return_sequences": 3},
+        "num_return_sequences=3",
+    ),
     "way to fail": ({"video": "CLIP", "question": "Who?", "on_error": "ignore"}, "'raise' or 'record'"),
 }
 
@@ -621,6 +640,29 @@ def test_wrong_types_are_noticed_before_anything_is_read(pipe, clips, calls):
     with pytest.raises(LinVTInputError, match="got int"):
         pipe(inputs)
     assert calls == {}
+
+
+@pytest.mark.parametrize("arguments", [{"max_new_tokens": -1}, {"temperature": -1}, {"top_k": -3, "do_sample": True}])
+def test_bad_generation_arguments_are_noticed_before_anything_is_read(model, processor, clips, pipe, calls, arguments):
+    """They are the call's mistake, not that of an input: also where errors of inputs are recorded."""
+    inputs = [{"video": clips["a"], "question": "Who?"}, {"video": clips["b"], "question": "Where?"}]
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(LinVTInputError, match=f"{name}={value}"):
+        pipe(inputs, on_error="record", **arguments)
+    with pytest.raises(LinVTInputError, match=f"{name}={value}"):
+        pipe((one for one in inputs), **arguments)
+    with pytest.raises(LinVTInputError, match=f"{name}={value}"):
+        VideoQuestionAnsweringPipeline(model=model, processor=processor, device="cpu", **arguments)
+    assert calls == {}
+
+
+def test_generation_arguments_that_are_fine_are_not_refused(pipe, clips):
+    expected = pipe(video=clips["c"], question="Who?")
+    assert pipe(video=clips["c"], question="Who?", temperature=0.0, top_k=None) == expected
+    config = GenerationConfig(do_sample=True, max_new_tokens=2, num_return_sequences=3)
+    assert len(pipe(video=clips["c"], question="Who?", generation_config=config)) == 3
+    sampled = {"do_sample": True, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_new_tokens": np.int64(2)}
+    assert len(pipe(video=clips["c"], question="Who?", **sampled)) == 1
 
 
 def test_one_bad_input_does_not_lose_the_answers_of_the_others(pipe, clips, caplog):

@@ -6,10 +6,14 @@ Videos are random pixels, so that two frames are never the same, and no two size
 
 import base64
 import copy
+import http.server
+import io
 import json
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,14 @@ import PIL.Image
 import pytest
 import torch
 from transformers import AutoProcessor, AutoTokenizer
+from transformers.utils import logging
 
 from tiny_bases import BASES, build_processor, save_base
 from transformers_linvt import LinVTProcessor
 from transformers_linvt.model.base_vlm import family_of
 from transformers_linvt.model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, VideoReadError
 from transformers_linvt.model.processing_linvt import VIDEO_TOKEN, RenderedPrompt
-from transformers_linvt.model.video_reading import VideoFrames
+from transformers_linvt.model.video_reading import VideoFrames, VideoLimits
 
 
 M = 6
@@ -279,8 +284,24 @@ def test_a_plain_prompt_takes_the_given_question_where_it_stands_last(llava: Lin
     inputs = llava(text=text, videos=[clip(2), clip(3, 1)], question="Who?")
     assert asked(llava, inputs).strip() == "Who?"
     assert inputs["question_mask"][0].nonzero().min() > inputs["video_mask"][0].nonzero().max()
-    everything = asked(llava, llava(text=text, videos=[clip(2), clip(3, 1)]))
-    assert everything.count("Who?") == 2
+
+
+def test_a_plain_prompt_marks_nothing_and_says_so_once(llava: LinVTProcessor, caplog: pytest.LogCaptureFixture):
+    """All of its text would hold the answer too, when it is a prompt to learn from."""
+    rendered = llava.apply_chat_template(user(clip(2), QUESTION), add_generation_prompt=True)
+    joined = rendered + " A red ball."
+    type(logging.get_logger("transformers_linvt")).warning_once.cache_clear()
+    caplog.clear()
+    for text in (joined, rendered[:-3], f"{VIDEO_TOKEN} Who?"):
+        assert llava(text=text, videos=clip(2))["question_mask"].sum() == 0
+    (warned,) = [one.getMessage() for one in caplog.records]
+    assert "question=" in warned and "apply_chat_template" in warned
+    mixed = llava(text=[rendered, joined], videos=[clip(2), clip(2)], padding=True)
+    assert [asked(llava, mixed, row).strip() for row in range(2)] == [QUESTION, ""]
+    assert asked(llava, llava(text=joined, videos=clip(2), question=QUESTION)).strip() == QUESTION
+    caplog.clear()
+    assert asked(llava, llava(text=rendered, videos=clip(2))).strip() == QUESTION
+    assert not caplog.records
 
 
 def test_question_inputs_are_the_prompt_of_a_chat_without_its_frames(processor: LinVTProcessor):
@@ -827,6 +848,62 @@ def test_bad_messages_get_one_clear_error(llava: LinVTProcessor, chat: Any, mess
     with pytest.raises(LinVTInputError, match=message) as caught:
         llava.apply_chat_template(chat, **CHAT)
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.7", "169.254.169.254", "localhost"])
+def test_a_private_address_of_a_picture_is_refused_without_a_connection(
+    llava: LinVTProcessor, monkeypatch: pytest.MonkeyPatch, host: str
+):
+    connected = []
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", lambda self, to: connected.append(to) or connect(self, ("", 1)))
+    url = f"http://{host}:9/x"
+    ways = [{"url": url}, {"image": url}, {"image": {"path": url, "bytes": None}}, {"url": url.replace("h", "H", 1)}]
+    for way in ways:
+        for parts in ([], [part(clip(2))]):
+            content = [*parts, {"type": "image", **way}, part(QUESTION)]
+            with pytest.raises(LinVTInputError, match="private, local or reserved"):
+                llava.apply_chat_template([{"role": "user", "content": content}], allow_urls=True, **CHAT)
+    for call in ({"text": f"<image>{VIDEO_TOKEN} a", "videos": clip(2)}, {"text": "<image> a"}):
+        with pytest.raises(LinVTInputError, match="private, local or reserved"):
+            llava(images=[url], allow_urls=True, **call)
+        with pytest.raises(LinVTInputError, match="allow_urls=True"):
+            llava(images=[url], **call)
+    assert connected == []
+
+
+def test_a_picture_is_fetched_within_the_limits(llava: LinVTProcessor):
+    stream = io.BytesIO()
+    picture().save(stream, "PNG")
+    data = stream.getvalue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            away = self.path == "/away"
+            self.send_response(302 if away else 200)
+            if away:
+                self.send_header("Location", "file:///etc/hostname")
+            self.end_headers()
+            self.wfile.write(b"" if away else data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def fetched(path: str, **limits: Any) -> Any:
+            address = {"type": "image", "url": f"http://127.0.0.1:{server.server_port}{path}"}
+            messages = [{"role": "user", "content": [address, part(clip(2)), part(QUESTION)]}]
+            allowed = VideoLimits(allow_private_addresses=True, **limits)
+            return llava.apply_chat_template(messages, allow_urls=True, limits=allowed, **CHAT)
+
+        same(fetched("/picture"), llava.apply_chat_template(user(picture(), clip(2), QUESTION), **CHAT))
+        with pytest.raises(LinVTInputError, match=f"limit of {len(data) - 1} bytes"):
+            fetched("/picture", max_bytes=len(data) - 1)
+        with pytest.raises(LinVTInputError, match="only http and https"):
+            fetched("/away")
+        server.shutdown()
 
 
 def test_an_empty_question_is_refused_for_the_encoded_video_too(llava: LinVTProcessor):

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import huggingface_hub
 import transformers
 
 import transformers_linvt
@@ -31,6 +32,9 @@ from .shapes import make_clip, write_clip
 
 # What may go wrong with a user's files and models; anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (LinVTError, OSError)
+# They tell of every attempt to reach the network; how it ends is in the error.
+_TALKATIVE = ("huggingface_hub", "httpx", "httpx2", "httpcore", "urllib3", "filelock")
+_CONNECT_SECONDS = 10
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 # Kinds of clips of the demo with what they show. The first seed of each kind: nothing was picked.
@@ -98,6 +102,9 @@ def _quiet(verbose: bool, notes: list[str]) -> Iterator[None]:
     verbosity = log.get_verbosity()
     log.set_verbosity_error()
     log.disable_progress_bar()
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     own.addHandler(collector)
     own.propagate = False
     try:
@@ -108,6 +115,8 @@ def _quiet(verbose: bool, notes: list[str]) -> Iterator[None]:
         own.removeHandler(collector)
         own.propagate = propagated
         log.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         if had_bars:
             log.enable_progress_bar()
 
@@ -333,6 +342,7 @@ def _wrap(arguments: argparse.Namespace) -> None:
     given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
     revision = {"revision": arguments.revision} if arguments.revision else {}
     config = transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a base is loaded
+    _check_reachable(arguments.base, arguments.revision)
     processor = transformers_linvt.LinVTProcessor.from_base(
         arguments.base, num_video_tokens=config.num_video_tokens, **revision
     )
@@ -406,6 +416,7 @@ def _print_answers(video: Path, shows: str, results: list[dict[str, Any]], right
 def _load(model: str | None, device: str | None, dtype: str) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
     name = transformers_linvt.embedded_model_path() if model is None else model
+    _check_reachable(name)
     try:
         return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype)
     except LinVTError:
@@ -413,6 +424,38 @@ def _load(model: str | None, device: str | None, dtype: str) -> Any:
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         on = f" on the device {device!r}" if device else ""
         raise CheckpointError(f"The model {name!r} could not be loaded{on}: {error}") from error
+
+
+def _check_reachable(name: str, revision: str | None = None) -> None:
+    """
+    Ask once for a repository that is to be downloaded, without trying again.
+
+    The loaders try six times for each of a dozen files, which takes minutes where there is no network.
+    """
+    hub = huggingface_hub
+    if os.path.exists(name) or name.startswith(("/", ".", "~")) or hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        hub.utils.validate_repo_id(name)
+    except ValueError:  # no id of a repository: the loader says so
+        return
+    if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json", revision=revision), timeout=_CONNECT_SECONDS)
+    except hub.errors.EntryNotFoundError:  # there, without this file: the loader says what is missing
+        return
+    except hub.errors.HfHubHTTPError as error:
+        reason = str(error).strip()
+        raise CheckpointError(
+            f"The model {name!r} could not be loaded: the hub answered {reason} Check the name, and that you may "
+            "read it."
+        ) from error
+    except Exception as error:  # of the HTTP library, which is not the same in all versions of the hub's
+        raise CheckpointError(
+            f"The model {name!r} could not be loaded: {hub.constants.ENDPOINT} was not reached "
+            f"({error or type(error).__name__}). Check the network, or give a folder."
+        ) from error
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ from .base_processor import (
     picture_inputs,
 )
 from .base_vlm import FRAME_PREFIX, family_of
-from .errors import CheckpointError, LinVTInputError
+from .errors import CheckpointError, LinVTInputError, VideoReadError
+from .video_download import check_url_allowed, download_video
 from .video_reading import VideoFrames, VideoLimits, read_video
 
 
@@ -90,6 +92,7 @@ _OTHER_NAMES = {
     "video_metadata": "timestamps",
     "video_start": "start",
 }
+_MAX_PICTURE_BYTES = 64 << 20  # of a picture from an address, where the caller gives no limits; ours
 _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
 # Written around the question while a template renders, to see where it ends up. Private-use characters: templates
 # neither strip nor change them.
@@ -490,8 +493,9 @@ class LinVTProcessor(ProcessorMixin):
             videos: one video, or a list in the order of the placeholders, or a list of such lists, one per prompt; see
                 [`read_video`](LinVTProcessor.read_video) for what a video may be.
             question: the question inside each prompt, which TTA looks at (where it stands last). A prompt as
-                `apply_chat_template` returned it knows its question. For other strings without `question` it is all
-                of their text, so pass it when training on prompts that hold the answer.
+                `apply_chat_template` returned it knows its question. In any other string (one that was cut or joined
+                too) nothing is marked without `question`, with a warning: it may hold the answer to be learnt, which
+                must not condition its own video tokens.
             kwargs: sampling, tokenizer and image-processor arguments, as in `apply_chat_template`. `return_tensors` is
                 `"pt"` where there is a video and the base's own default where there is none.
 
@@ -509,6 +513,7 @@ class LinVTProcessor(ProcessorMixin):
         sources = _nested_videos(videos)
         num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
         if not any(sources) and not num_placeholders:
+            images = self._loaded(images, arguments)
             return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
         if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
@@ -594,21 +599,23 @@ class LinVTProcessor(ProcessorMixin):
             return source
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            if not arguments.sampling.get("allow_urls"):
-                raise LinVTInputError(
-                    f"The picture {_shown(source)} is an address, and addresses are not opened unless the caller "
-                    "allows it. Pass allow_urls=True if you trust where it comes from, or download the picture first."
-                )
+        if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):
+            source = _download_picture(source, scheme.group(1).lower(), arguments.sampling)
         elif not isinstance(source, str | bytes):
             raise LinVTInputError(
                 f"A picture is {_shown(source)}. Give a path, an address, base64, bytes, a PIL picture, an array or a "
                 "tensor."
             )
         try:
-            return load_image(PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source, timeout=60)
-        except Exception as error:  # of PIL, base64, httpx: whatever it is, it is no picture
+            return load_image(PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source)
+        except Exception as error:  # of PIL or base64: whatever it is, it is no picture
             raise LinVTInputError(f"{_shown(source)} could not be read as a picture: {_first_line(error)}") from error
+
+    def _loaded(self, images: Any, arguments: _Arguments) -> Any:
+        """Pictures as they were nested; the base would open a path or an address itself, whatever it leads to."""
+        if isinstance(images, list | tuple):
+            return type(images)([self._loaded(one, arguments) for one in images])
+        return self._load_picture(images, arguments) if isinstance(images, str | os.PathLike) else images
 
     # -- prompts --
 
@@ -1194,9 +1201,16 @@ def _times_in_words(video: VideoFrames) -> str:
 
 
 def _with_questions(texts: Sequence[str], question: str | Sequence[str] | None) -> list[RenderedPrompt]:
-    """Prompts that know their question: the given one where it stands last, their own, or all of their text."""
+    """Prompts that know their question: the given one where it stands last, their own, or none."""
     if question is None:
-        return [one if isinstance(one, RenderedPrompt) else RenderedPrompt(one, [(0, len(one))]) for one in texts]
+        if any(VIDEO_TOKEN in one and not isinstance(one, RenderedPrompt) for one in texts):
+            # all of the text would be a leak: it holds the answer when the prompt is one to learn from
+            logger.warning_once(
+                "A prompt is a plain string, in which the question cannot be told from an answer, so no question is "
+                "marked and the video tokens are not conditioned on it. Pass question=..., or what "
+                "apply_chat_template returned, neither cut nor joined."
+            )
+        return [one if isinstance(one, RenderedPrompt) else RenderedPrompt(one) for one in texts]
     questions = [question] if isinstance(question, str) else list(question)
     if len(questions) != len(texts) or not all(isinstance(one, str) for one in questions):
         raise LinVTInputError(
@@ -1264,6 +1278,24 @@ def _per_prompt(images: Any, texts: Sequence[str], markers: VisualMarkers) -> li
         )
     pictures = iter(flat)
     return [[next(pictures) for _ in range(count)] for count in counts]
+
+
+def _download_picture(url: str, scheme: str, sampling: Mapping[str, Any]) -> bytes:
+    """What an address answers, fetched as a video is: public addresses only, each redirect checked, within limits."""
+    if scheme in ("http", "https") and not sampling.get("allow_urls"):
+        raise LinVTInputError(
+            f"The picture {_shown(url)} is an address, and addresses are not opened unless the caller allows it. Pass "
+            "allow_urls=True if you trust where it comes from, or download the picture first."
+        )
+    limits = sampling.get("limits") or VideoLimits(max_bytes=_MAX_PICTURE_BYTES)
+    try:
+        check_url_allowed(url, scheme, allow_urls=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "picture"
+            download_video(url, str(path), limits)
+            return path.read_bytes()
+    except VideoReadError as error:
+        raise LinVTInputError(f"A picture could not be fetched. {error}") from error
 
 
 def _check_frames(video: VideoFrames) -> None:
