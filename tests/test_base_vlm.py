@@ -19,11 +19,13 @@ from transformers_linvt.model.base_vlm import (
     DENIED,
     FAMILIES,
     Family,
+    changed_weights,
     check_base,
     context_length,
     encode_frames,
     encoder_inputs,
     family_of,
+    fingerprint_weights,
     pack_visuals,
     split_videos,
 )
@@ -332,3 +334,24 @@ def test_the_context_is_the_language_models():
     assert context_length(base) == base.config.text_config.max_position_embeddings
     unknown = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace()))
     assert context_length(unknown) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whether a base is still what it was
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 3, 8, 21])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_change_of_any_one_number_is_noticed(dtype: torch.dtype, size: int, offset: int):
+    base = torch.nn.Module()
+    base.weight = torch.nn.Parameter(torch.randn(size + offset).to(dtype)[offset:])
+    before = fingerprint_weights(base)
+    assert changed_weights(base, before) == []
+    for index in range(size):
+        kept = base.weight[index].item()
+        base.weight.data[index] = kept + 1.0
+        assert changed_weights(base, before) == ["weight"]
+        base.weight.data[index] = kept
+    assert changed_weights(base, before) == []

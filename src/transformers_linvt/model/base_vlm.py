@@ -173,7 +173,6 @@ def context_length(base: PreTrainedModel) -> int | None:
 
 
 Fingerprint = tuple[torch.Size, torch.dtype, int]
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
@@ -185,9 +184,18 @@ def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
     prints = {}
     for name, weight in base.named_parameters():
         if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:
-            bits = weight.detach().contiguous().view(_INTEGERS[weight.element_size()])
-            prints[name] = weight.shape, weight.dtype, int(bits.sum(dtype=torch.int64))
+            prints[name] = weight.shape, weight.dtype, _sum_of_bits(weight.detach())
     return prints
+
+
+def _sum_of_bits(weight: torch.Tensor) -> int:
+    # Eight bytes at a time: a hundred times faster on a CPU than number by number, and this reads the whole base.
+    weight = weight.contiguous().reshape(-1)
+    if weight.storage_offset() * weight.element_size() % 8:
+        weight = weight.clone()
+    data = weight.view(torch.uint8)
+    whole = len(data) - len(data) % 8
+    return int(data[:whole].view(torch.int64).sum()) + int(data[whole:].sum())
 
 
 def changed_weights(base: nn.Module, before: Mapping[str, Fingerprint]) -> list[str]:
@@ -254,8 +262,7 @@ def encode_frames(
         stop = min(start + frames_per_chunk, num_frames)
         chunk = _slice_frames(family, inputs, rows, start, stop)
         output = _image_encoder(base)(**encoder_inputs(base, chunk), return_dict=True)
-        features = output.pooler_output
-        container = type(features).__name__ if isinstance(features, list | tuple) else "tensor"
+        features, container = output.pooler_output, _container_of(output.pooler_output)
         encoded = max(stop - start, family.min_frames_per_call)
         tokens.append(_by_frame(features, encoded)[: stop - start])
         deepstack.append(
@@ -337,9 +344,7 @@ def _slice_frames(
 
 def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     """Visual features of `num_frames` frames, however packed -> `(num_frames, tokens_per_frame, D)`."""
-    if isinstance(features, list | tuple):
-        features = torch.cat(list(features))
-    rows = features.reshape(-1, features.shape[-1])
+    rows = _flat(features)
     if len(rows) % num_frames:
         raise LinVTInputError(
             f"The base made {len(rows)} visual tokens of {num_frames} frames, which is no whole number per frame: the "
@@ -392,10 +397,12 @@ def pack_visuals(
 def encode_pictures(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor], str]:
     """Pictures beside a video -> their tokens `(total, D)`, the same per deep layer, and the base's container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
-    features = output.pooler_output
-    container = type(features).__name__ if isinstance(features, list | tuple) else "tensor"
     deepstack = getattr(output, "deepstack_features", None) or []
-    return _flat(features), [_flat(layer) for layer in deepstack], container
+    return _flat(output.pooler_output), [_flat(layer) for layer in deepstack], _container_of(output.pooler_output)
+
+
+def _container_of(features: Any) -> str:
+    return type(features).__name__ if isinstance(features, list | tuple) else "tensor"
 
 
 def _flat(features: Any) -> torch.Tensor:
