@@ -191,9 +191,13 @@ def test_every_word_of_questions_and_answers_is_in_the_vocabulary():
                 assert set(re.findall(r"\w+", f"{question.question} {question.answer}".lower())) <= words
 
 
-@pytest.mark.parametrize("num_frames", [2, 5, 16, 33])
+@pytest.mark.parametrize("num_frames", [2, 5, 8, 16, 33])
 @pytest.mark.parametrize("kind", shapes.CLIP_KINDS)
 def test_clip_questions_are_answered_by_what_the_clip_shows(kind, num_frames):
+    if kind in ("direction", "count") and num_frames < 8:
+        with pytest.raises(LinVTError, match="8 frames"):
+            shapes.script_clip(kind, 0, num_frames)
+        return
     for seed in range(3):
         script = shapes.script_clip(kind, seed, num_frames)
         frames, questions = shapes.make_clip(kind, seed, num_frames)
@@ -235,6 +239,51 @@ def test_needles_share_neither_shape_nor_colour():
     assert len(things) == len({o.shape for o in things}) == len({o.colour for o in things}) == 4
 
 
+def test_a_moving_object_says_its_direction_only_by_moving():
+    """Eight cells along a row of four: twice around, so that every place is seen equally often and start meets end."""
+    answers = collections.Counter()
+    for seed in range(60):
+        script = shapes.script_clip("direction", seed, 16)
+        (question,) = script.questions
+        places = [(picture[0].row, picture[0].column) for picture in script.pictures]
+        assert collections.Counter(places).most_common() == [(place, 4) for place in dict.fromkeys(places)]
+        (row, column), (next_row, next_column) = places[0], places[2]
+        right = {(0, 1): "right", (0, 3): "left", (1, 0): "down", (3, 0): "up"}
+        assert question.answer == right[(next_row - row) % 4, (next_column - column) % 4]
+        assert script.caption.endswith(f"moves {question.answer}")
+        answers[question.answer] += 1
+    assert len(answers) == 4 and min(answers.values()) >= 6
+
+
+def test_an_object_is_seen_as_often_as_the_answer_says_for_times_that_say_nothing():
+    answers, shown = collections.Counter(), collections.defaultdict(list)
+    for seed in range(200):
+        script = shapes.script_clip("count", seed, 16)
+        (question,) = script.questions
+        seen = [bool(picture) for picture in script.pictures]
+        times = sum(now and not before for before, now in zip([False, *seen], seen, strict=False))
+        assert question.answer == ["zero", "one", "two", "three", "four"][times]
+        answers[times] += 1
+        shown[times].append(sum(seen))
+    assert set(answers) == {1, 2, 3, 4} and min(answers.values()) >= 30
+    assert max(shown[1]) > min(shown[4])  # one long stay and four short ones: the share of frames is no answer
+
+
+@pytest.mark.parametrize("kind", shapes.CLIP_KINDS)
+def test_clips_to_train_on_and_to_choose_on_are_not_those_that_are_reported(kind):
+    first, *others = ([shapes.script_clip(kind, seed, 8, split) for seed in range(40)] for split in shapes.CLIP_SPLITS)
+    for other in others:
+        assert len({repr(script.pictures) for script in first} & {repr(script.pictures) for script in other}) <= 2
+    frames = [shapes.make_clip(kind, 3, 8, split=split)[0] for split in shapes.CLIP_SPLITS]
+    assert not any(np.array_equal(frames[0], other) for other in frames[1:])
+
+
+def test_reported_clips_are_the_ones_they_were_when_there_were_five_kinds():
+    """Figures of the README are of these clips."""
+    sums = [int(shapes.make_clip(kind, 7, 5)[0].sum()) for kind in ("scenes", "static", "needle", "needles", "order")]
+    assert sums == [6334899, 2813332, 11600202, 5176142, 9237506]
+
+
 def test_frames_of_a_static_clip_differ_by_noise_only():
     frames, _ = shapes.make_clip("static", 8, 7)
     assert not np.array_equal(frames[0], frames[1])
@@ -263,6 +312,7 @@ def test_a_written_clip_is_h264_and_shows_the_frames(tmp_path):
         lambda: shapes.make_clip("film", 0, 8),
         lambda: shapes.make_clip("static", 0, 0),
         lambda: shapes.make_clip("order", 0, 1),
+        lambda: shapes.make_clip("static", 0, 8, split="train"),
         lambda: shapes.ask("smell", [()], np.random.default_rng(0)),
         lambda: shapes.write_clip("nowhere.mp4", []),
         lambda: shapes.write_clip("nowhere.mp4", np.zeros((2, 5, 5, 3), np.uint8), scale=1),

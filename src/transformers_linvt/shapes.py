@@ -14,7 +14,7 @@ import os
 import re
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +34,16 @@ MAX_OBJECTS = 4  # objects in one picture, so that every count has a word in NUM
 
 PICTURE_KINDS = ("colour", "shape", "existence", "position", "count", "attribute_count")
 RUN_KINDS = ("colour", "shape", "existence", "position", "order")
-QUESTION_KINDS = PICTURE_KINDS + ("order", "description")
-CLIP_KINDS = ("scenes", "static", "needle", "needles", "order")
+QUESTION_KINDS = PICTURE_KINDS + ("order", "direction", "occurrences", "description")
+CLIP_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "count")
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) per step
 
-_SPLITS = {"train": 0, "test": 1, "clip": 2}  # first word of every seed: the streams of two splits never meet
+# First word of every seed: the streams of two splits never meet. Pictures have "train" and "test", clips the others:
+# "clip" is what figures are reported on, "clip_train" what models are trained on, "clip_choose" what recipes are
+# chosen on.
+_SPLITS = {"train": 0, "test": 1, "clip": 2, "clip_train": 3, "clip_choose": 4}
+CLIP_SPLITS = ("clip", "clip_train", "clip_choose")
+_CLIP_STREAMS = 5  # kinds of clips whose streams are interleaved; a kind added later has a word of its own
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "colour": (
@@ -85,6 +91,18 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What came {end}, {the_thing} or {the_other}?",
         "Which appeared {end}, {the_thing} or {the_other}?",
         "Which was shown {end}: {the_thing} or {the_other}?",
+    ),
+    "direction": (
+        "In which direction does {the_thing} move?",
+        "Which direction does {the_thing} move?",
+        "In which direction is {the_thing} moving?",
+        "Tell me the direction of {the_thing}.",
+    ),
+    "occurrences": (
+        "How many times does {the_thing} appear?",
+        "How many times can you see {the_thing}?",
+        "How many times is {the_thing} shown?",
+        "How often does {the_thing} appear?",
     ),
     "description": (
         "Describe the {medium}.",
@@ -156,6 +174,15 @@ class ClipScript:
     pictures: tuple[Picture, ...]
     background: Background
     questions: tuple[Question, ...]
+
+    @property
+    def caption(self) -> str:
+        """What happens, in the words of [`describe`]; one sentence about a motion, which has no words there."""
+        for question in self.questions:
+            if question.kind == "direction":
+                (thing,) = self.pictures[0]
+                return f"a {thing.colour} {thing.shape} moves {question.answer}"
+        return describe(self.pictures)
 
 
 def seeded_generator(split: str, seed: int) -> np.random.Generator:
@@ -359,6 +386,35 @@ def describe(pictures: Sequence[Picture]) -> str:
     return " then ".join(sentences)
 
 
+def _direction_options(pictures: Sequence[Picture]) -> list[tuple[str, dict]]:
+    if len(pictures) < 2 or any(len(picture) != 1 for picture in pictures):
+        return []
+    things = [picture[0] for picture in pictures]
+    if len({(thing.shape, thing.colour) for thing in things}) > 1:
+        return []
+    steps = {
+        ((after.row - before.row) % GRID_SIZE, (after.column - before.column) % GRID_SIZE)
+        for before, after in zip(things, things[1:], strict=False)
+    } - {(0, 0)}
+    for direction, (down, right) in DIRECTIONS.items():
+        if steps == {(down % GRID_SIZE, right % GRID_SIZE)}:
+            return [
+                (direction, {"the_thing": f"the {_name(*pair)}"})
+                for pair in ((things[0].colour, None), (None, things[0].shape))
+            ]
+    return []
+
+
+def _occurrence_options(pictures: Sequence[Picture]) -> list[tuple[str, dict]]:
+    options = []
+    for colour, shape in _SINGLES:
+        seen = [any(_matches(thing, colour, shape) for thing in picture) for picture in pictures]
+        times = sum(now and not before for before, now in zip([False, *seen], seen, strict=False))
+        if 0 < times < len(NUMBERS):
+            options.append((NUMBERS[times], {"the_thing": f"the {_name(colour, shape)}"}))
+    return options
+
+
 def _description_options(pictures: Sequence[Picture]) -> list[tuple[str, dict]]:
     return [(describe(pictures), {})]
 
@@ -371,6 +427,8 @@ _OPTIONS = {
     "count": _count_options,
     "attribute_count": _attribute_count_options,
     "order": _order_options,
+    "direction": _direction_options,
+    "occurrences": _occurrence_options,
     "description": _description_options,
 }
 ANSWERS: dict[str, tuple[str, ...]] = {
@@ -381,6 +439,8 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "count": NUMBERS,
     "attribute_count": NUMBERS,
     "order": SHAPES + tuple(COLOURS),
+    "direction": tuple(DIRECTIONS),
+    "occurrences": NUMBERS[1:],
 }
 
 
@@ -667,27 +727,85 @@ def _order(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tu
     return [(earlier,)] * change + [(later,)] * (num_frames - change), ("order", "colour", "shape", "existence")
 
 
-_CLIPS = {"scenes": _scenes, "static": _static, "needle": _needle, "needles": _needles, "order": _order}
+def _direction(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
+    if num_frames < 2 * GRID_SIZE:
+        raise LinVTInputError(
+            f"num_frames={num_frames} is too few to show {2 * GRID_SIZE} steps. Ask for {2 * GRID_SIZE} frames or more."
+        )
+    (thing,) = random_picture(rng, 1)
+    down, right = DIRECTIONS[_pick(rng, tuple(DIRECTIONS))]
+    pictures: list[Picture] = []
+    for step, (start, stop) in enumerate(segment_bounds(num_frames, 2 * GRID_SIZE)):
+        row, column = (thing.row + step * down) % GRID_SIZE, (thing.column + step * right) % GRID_SIZE
+        pictures += [(replace(thing, row=row, column=column),)] * (stop - start)
+    return pictures, ("direction",)
 
 
-def script_clip(kind: str, seed: int, num_frames: int) -> ClipScript:
+def _count(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
+    if num_frames < 2 * MAX_OBJECTS:
+        raise LinVTInputError(
+            f"num_frames={num_frames} is too few to show an object {MAX_OBJECTS} times. Ask for {2 * MAX_OBJECTS} "
+            "frames or more."
+        )
+    times = 1 + int(rng.integers(MAX_OBJECTS))
+    thing = random_picture(rng, 1)
+    # 2 * times + 1 stretches of random length, absent and present in turn; the outer absences may be empty
+    spare = num_frames - (2 * times - 1)
+    cuts = np.sort(rng.integers(0, spare + 1, 2 * times))
+    lengths = np.diff([0, *cuts, spare]) + np.array([0, *[1] * (2 * times - 1), 0])
+    pictures: list[Picture] = []
+    for stretch, length in enumerate(lengths):
+        pictures += [thing if stretch % 2 else ()] * int(length)
+    return pictures, ("occurrences",)
+
+
+_CLIPS = {
+    "scenes": _scenes,
+    "static": _static,
+    "needle": _needle,
+    "needles": _needles,
+    "order": _order,
+    "direction": _direction,
+    "count": _count,
+}
+
+
+def _clip_generator(kind: str, seed: int, split: str, stream: int = 0) -> np.random.Generator:
+    """Random numbers of one clip; those of the first five kinds in the split "clip" are as they always were."""
+    if kind not in CLIP_KINDS:
+        raise LinVTInputError(f"kind={kind!r} is no kind of clip. Use one of {', '.join(CLIP_KINDS)}.")
+    if split not in CLIP_SPLITS:
+        raise LinVTInputError(f"split={split!r} is no split of clips. Use one of {', '.join(CLIP_SPLITS)}.")
+    index = CLIP_KINDS.index(kind)
+    if index < _CLIP_STREAMS:
+        return seeded_generator(split, (stream << 40) + seed * _CLIP_STREAMS + index)
+    return np.random.default_rng([_SPLITS[split], (stream << 40) + seed, index])
+
+
+def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> ClipScript:
     """
     What a clip shows and what is asked about it, before any pixel is drawn.
 
     Kinds: `"scenes"`, four equal segments with one or two objects each; `"static"`, one picture all along; `"needle"`,
     one object for at most an eighth of the clip, else nothing; `"needles"`, four objects without a shape or colour in
-    common, one in each quarter, each for at most half of it; `"order"`, one object, then another.
+    common, one in each quarter, each for at most half of it; `"order"`, one object, then another; `"direction"`, one
+    object that moves eight cells one way and comes in again on the other side, so that where it starts and ends says
+    nothing; `"count"`, one object that comes and goes one to four times, for random durations.
 
     One question of every kind the clip answers, two about existence (yes and no), in the same order for every seed.
 
+    Args:
+        kind (`str`), seed (`int`), num_frames (`int`):
+            The same three, and the split, give the same clip.
+        split (`str`, defaults to `"clip"`):
+            One of `CLIP_SPLITS`; clips of two splits share no random stream.
+
     Raises:
-        `LinVTInputError`: for an unknown kind or too few frames.
+        `LinVTInputError`: for an unknown kind or split, or too few frames.
     """
-    if kind not in _CLIPS:
-        raise LinVTInputError(f"kind={kind!r} is no kind of clip. Use one of {', '.join(_CLIPS)}.")
+    rng = _clip_generator(kind, seed, split)
     if num_frames < 1:
         raise LinVTInputError(f"num_frames={num_frames}: a clip has at least one frame.")
-    rng = seeded_generator("clip", seed * len(CLIP_KINDS) + CLIP_KINDS.index(kind))
     # Numbers are settled before pictures are tried, or pictures of few objects, answerable most often, would prevail.
     # One object less than all can share a colour or shape, or nothing would be left to ask for as "the one".
     count = 1 + int(rng.integers(MAX_OBJECTS))
@@ -695,7 +813,8 @@ def script_clip(kind: str, seed: int, num_frames: int) -> ClipScript:
     while True:  # ends: every kind of clip draws answerable pictures with a good chance
         pictures, question_kinds = _CLIPS[kind](rng, num_frames)
         wanted = [(name, goals.get(name)) for name in question_kinds if name != "existence"]
-        wanted += [("existence", "yes"), ("existence", "no")]
+        if "existence" in question_kinds:
+            wanted += [("existence", "yes"), ("existence", "no")]
         changes = [now for before, now in zip([None, *pictures], pictures, strict=False) if now != before]
         asked = [ask(name, changes, rng, answer=answer) for name, answer in wanted]
         questions = tuple(question for question in asked if question is not None)
@@ -704,7 +823,7 @@ def script_clip(kind: str, seed: int, num_frames: int) -> ClipScript:
 
 
 def make_clip(
-    kind: str, seed: int, num_frames: int, size: int = PICTURE_SIZE
+    kind: str, seed: int, num_frames: int, size: int = PICTURE_SIZE, split: str = "clip"
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """
     A clip in pixels with its questions.
@@ -714,6 +833,8 @@ def make_clip(
             As in [`script_clip`]; the same three give the same clip.
         size (`int`, defaults to 64):
             Pixels per side, a multiple of 4.
+        split (`str`, defaults to `"clip"`):
+            As in [`script_clip`].
 
     Returns:
         Frames `(num_frames, size, size, 3)` uint8 RGB, and a list of `(question, answer)`.
@@ -724,8 +845,8 @@ def make_clip(
     >>> frames.shape, len(questions)
     ((8, 64, 64, 3), 5)
     """
-    script = script_clip(kind, seed, num_frames)
-    rng = seeded_generator("clip", (1 << 40) + seed * len(CLIP_KINDS) + CLIP_KINDS.index(kind))
+    script = script_clip(kind, seed, num_frames, split)
+    rng = _clip_generator(kind, seed, split, stream=1)
     frames = render_pictures(script.pictures, [script.background] * num_frames, rng, size=size)
     return frames, [(question.question, question.answer) for question in script.questions]
 
