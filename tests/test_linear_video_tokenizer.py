@@ -717,3 +717,18 @@ def test_a_video_refined_by_another_model_is_refused(video):
 def test_the_examples_in_the_docstrings_are_true():
     result = doctest.testmod(linear_video_tokenizer)
     assert result.attempted > 3 and result.failed == 0
+
+
+def test_a_relaxed_selection_keeps_more_in_training_only():
+    tokenizer = LinearVideoTokenizer(dim=12, num_video_tokens=3, num_kept_tokens=4, bottleneck_size=8, num_heads=2)
+    frame_tokens = torch.randn(2, 8, 8, 12)
+    tokenizer.selection_relaxation = 0.5
+    assert tokenizer.train().refine(frame_tokens).kept_indices.shape == (2, 16)  # half-way from 4 to 64 on a log scale
+    assert tokenizer.eval().refine(frame_tokens).kept_indices.shape == (2, 4)
+    tokenizer.train().selection_relaxation = 1.0
+    output = tokenizer(frame_tokens)
+    assert output.kept_indices.shape == (2, 64)
+    assert torch.allclose(output.weights.dense().sum(-1), torch.ones(2, 3), atol=1e-6)
+    tokenizer.selection_relaxation = 0.0
+    assert tokenizer.refine(frame_tokens).kept_indices.shape == (2, 4)
+    assert tokenizer.refine(frame_tokens[:, :1, :3]).kept_indices.shape == (2, 3)  # never more than there are

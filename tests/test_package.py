@@ -34,9 +34,9 @@ LAYERS = (
     {"model"},
     {"shapes", "evidence", "embedded"},
     {"pipeline"},
+    {"training", "evaluation"},
     {"auto"},
     {"__init__"},
-    {"training", "evaluation"},
     {"cli"},
 )
 # Third-party libraries of model/; some files have fewer, and optional decoders are imported where they are used.

@@ -296,6 +296,7 @@ class LinearVideoTokenizer(nn.Module):
         self.text_conditioned = text_conditioned
         self.init = init
         self.shift_windows = shift_windows
+        self.selection_relaxation = 0.0  # state of a training run, not of the model: see count_kept
         self.scorer = SignificanceScorer(
             dim, self.bottleneck_size, num_heads, num_scorer_layers, temporal_window, selection, init
         )
@@ -321,6 +322,21 @@ class LinearVideoTokenizer(nn.Module):
     def aggregator_blocks(self) -> nn.ModuleList:
         """The blocks of TTA."""
         return self.aggregator.blocks
+
+    def count_kept(self, num_tokens: int) -> int:
+        """
+        k for videos of (at most) `num_tokens` tokens: `num_kept_tokens`, or all there are.
+
+        In training mode `selection_relaxation` in [0, 1] lies between the two on a logarithmic scale: 0 keeps k, 1
+        keeps all. A token that is not kept sends no gradient to its score, so training starts from all
+        ([`~training.recipe.SelectionSchedule`]); ours.
+        """
+        if self.selection == "none":
+            return num_tokens
+        num_kept = min(self.num_kept_tokens, num_tokens)
+        if self.training and self.selection_relaxation:
+            num_kept = round(num_kept * (num_tokens / num_kept) ** self.selection_relaxation)
+        return num_kept
 
     def init_weights(self) -> None:
         """
@@ -414,7 +430,7 @@ class LinearVideoTokenizer(nn.Module):
         places = token_places(grids, tokens_per_frame, frame_tokens.device)
         hidden, scores = self.scorer(frame_tokens, mask, seconds, fractions, places)
         flat_mask = full_mask.flatten(1)
-        num_slots = flat_mask.shape[1] if self.selection == "none" else min(self.num_kept_tokens, flat_mask.shape[1])
+        num_slots = self.count_kept(flat_mask.shape[1])
         if self.selection in ("uniform", "none"):
             indices, kept_mask = select_uniformly(flat_mask, num_slots)
         else:
