@@ -56,9 +56,9 @@ SHUFFLED_KINDS = ("direction", "count")  # also asked with the frames in random 
 
 
 def draw_clip(path: Path, kind: str, seed: int, num_frames: int) -> None:
-    """One file, of pixels twice as large as the model sees: H.264 stores colours at half the resolution."""
+    """One file, of pixels as large as the model sees: colours at half the resolution (H.264) are enough for it."""
     frames, _ = shapes.make_clip(kind, seed, num_frames, split="clip_train")
-    shapes.write_clip(path, frames, fps=FRAMES_PER_SECOND, scale=2)
+    shapes.write_clip(path, frames, fps=FRAMES_PER_SECOND, scale=1)
 
 
 def ask_about(kind: str, seed: int, num_frames: int, wanted: tuple[str, ...] | None, rng: np.random.Generator):

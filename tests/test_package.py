@@ -48,6 +48,7 @@ FILE_LIBRARIES = {
     "errors.py": set(),
     "significance.py": {"torch"},
     "aggregation.py": {"torch"},
+    "contrastive_head.py": {"torch"},
     "linear_video_tokenizer.py": {"torch"},
     "video_reading.py": {"numpy", "av", "PIL"},
 }

@@ -17,11 +17,16 @@ _MODULE_OF = {
     "CheckpointError": "model.errors",
     "FactoredWeights": "model.linear_video_tokenizer",
     "LinVTConfig": "model.configuration_linvt",
+    "LinVTContrastiveConfig": "training.contrastive_trainer",
+    "LinVTContrastiveTrainer": "training.contrastive_trainer",
+    "LinVTDataCollator": "training.collator",
     "LinVTError": "model.errors",
     "LinVTForVideoQA": "model.modeling_linvt",
     "LinVTInputError": "model.errors",
     "LinVTModel": "model.modeling_linvt",
     "LinVTProcessor": "model.processing_linvt",
+    "LinVTSFTConfig": "training.sft_trainer",
+    "LinVTSFTTrainer": "training.sft_trainer",
     "LinearVideoTokenizer": "model.linear_video_tokenizer",
     "LinearVideoTokenizerOutput": "model.linear_video_tokenizer",
     "UnsupportedBaseError": "model.errors",
@@ -33,7 +38,11 @@ _MODULE_OF = {
     "VideoReadError": "model.errors",
     "embedded_base_path": "embedded",
     "embedded_model_path": "embedded",
+    "language_model_targets": "training.adapters",
+    "load_video_dataset": "training.examples",
+    "lora_config": "training.adapters",
     "read_video": "model.video_reading",
+    "save_instructed": "training.adapters",
 }
 
 __all__ = [*_MODULE_OF, "__version__"]
@@ -50,6 +59,11 @@ if TYPE_CHECKING:
     from .model.video_limits import VideoLimits
     from .model.video_reading import VideoFrames, read_video
     from .pipeline import VideoQuestionAnsweringPipeline
+    from .training.adapters import language_model_targets, lora_config, save_instructed
+    from .training.collator import LinVTDataCollator
+    from .training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
+    from .training.examples import load_video_dataset
+    from .training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
 
 
 def __getattr__(name: str) -> Any:

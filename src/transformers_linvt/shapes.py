@@ -730,7 +730,8 @@ def _order(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tu
 def _direction(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
     if num_frames < 2 * GRID_SIZE:
         raise LinVTInputError(
-            f"num_frames={num_frames} is too few to show {2 * GRID_SIZE} steps. Ask for {2 * GRID_SIZE} frames or more."
+            f"num_frames={num_frames} is too few to show a motion of {2 * GRID_SIZE} steps. Ask for "
+            f"{2 * GRID_SIZE} frames or more."
         )
     (thing,) = random_picture(rng, 1)
     down, right = DIRECTIONS[_pick(rng, tuple(DIRECTIONS))]

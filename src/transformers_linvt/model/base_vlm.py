@@ -180,11 +180,12 @@ def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
     Shape, precision and a sum over the bits of every weight of a base, to tell later whether it is still the same.
 
     Weights that are not plain floating-point tensors in memory (quantised, sharded, on the meta device) are left out.
+    A layer with a LoRA adapter on it counts under the name it has without.
     """
     prints = {}
     for name, weight in base.named_parameters():
         if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:
-            prints[name] = weight.shape, weight.dtype, _sum_of_bits(weight.detach())
+            prints[name.replace(".base_layer.", ".")] = weight.shape, weight.dtype, _sum_of_bits(weight.detach())
     return prints
 
 

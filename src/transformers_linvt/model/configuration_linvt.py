@@ -25,6 +25,7 @@ TOKENIZER_FIELDS = (
     "text_conditioned",
     "init",
     "shift_windows",
+    "contrastive_size",
 )
 
 
@@ -71,6 +72,7 @@ class LinVTConfig(PreTrainedConfig):
     base_model_name_or_path: str | None = None  # repository id or folder; a relative one is seen from the checkpoint
     base_revision: str | None = None  # commit of that repository, so that a checkpoint keeps meaning the same model
     includes_base: bool = False  # whether the files of this checkpoint hold the base's weights too
+    adapter_subfolder: str | None = None  # folder in the checkpoint with a LoRA adapter of the base's language model
 
     # -- the linear video tokenizer --
     num_video_tokens: int = 256  # M, tokens the language model gets per video; the paper's value is not public: ours
@@ -87,6 +89,7 @@ class LinVTConfig(PreTrainedConfig):
     text_conditioned: bool = True  # whether the queries look at the question
     init: Literal["free", "anchored", "mixed"] = "anchored"  # "anchored": an untrained model averages in reading order
     shift_windows: bool = False  # pooling windows start half a window earlier; the paper says "shifted-window": ours
+    contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
     # -- limits --
     max_frames: int = 1024  # frames per video the model accepts: ours

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .aggregation import TextConditionedTokenAggregator
+from .contrastive_head import ContrastiveEmbeddings, ContrastiveHead
 from .errors import LinVTInputError
 from .significance import (
     RefinedVideo,
@@ -183,12 +184,15 @@ class LinearVideoTokenizerOutput:
             Significance of every token in [0, 1], float32.
         weights (`FactoredWeights`):
             `W`.
+        contrast (`ContrastiveEmbeddings`, *optional*):
+            Of videos and captions, where captions were given.
     """
 
     video_tokens: torch.Tensor
     kept_indices: torch.Tensor
     significance: torch.Tensor
     weights: FactoredWeights
+    contrast: ContrastiveEmbeddings | None = None
 
 
 class LinearVideoTokenizer(nn.Module):
@@ -237,6 +241,8 @@ class LinearVideoTokenizer(nn.Module):
             for use without training. `"free"`: usual initialisation. `"mixed"`: every second query anchored. Ours.
         shift_windows (`bool`, *optional*, defaults to `False`):
             Start pooling windows half a window earlier. The paper says "shifted-window", its code has no shift.
+        contrastive_size (`int`, *optional*, defaults to 0):
+            Width of the space in which stage 1 compares videos and captions; 0 is no head for that. Ours.
 
     Raises:
         `LinVTInputError`: for values that make no tokenizer.
@@ -268,6 +274,7 @@ class LinearVideoTokenizer(nn.Module):
         text_conditioned: bool = True,
         init: str = "anchored",
         shift_windows: bool = False,
+        contrastive_size: int = 0,
     ) -> None:
         super().__init__()
         check_integers(
@@ -280,7 +287,7 @@ class LinearVideoTokenizer(nn.Module):
             num_aggregator_layers=num_aggregator_layers,
             temporal_window=temporal_window,
         )
-        check_integers(minimum=0, num_scorer_layers=num_scorer_layers)
+        check_integers(minimum=0, num_scorer_layers=num_scorer_layers, contrastive_size=contrastive_size)
         check_choices(scale_mode=scale_mode, selection=selection, aggregation=aggregation, init=init)
         check_flags(text_conditioned=text_conditioned, shift_windows=shift_windows)
         scales = check_scales(pooling_scales, scale_mode, num_video_tokens)
@@ -312,6 +319,7 @@ class LinearVideoTokenizer(nn.Module):
             text_conditioned,
             init,
         )
+        self.contrastive_head = ContrastiveHead(dim, contrastive_size) if contrastive_size else None
 
     @property
     def scorer_blocks(self) -> nn.ModuleList:
@@ -347,6 +355,8 @@ class LinearVideoTokenizer(nn.Module):
         """
         self.scorer.init_weights()
         self.aggregator.init_weights()
+        if self.contrastive_head is not None:
+            self.contrastive_head.init_weights()
 
     def extra_repr(self) -> str:
         """The numbers that the submodules do not show."""
@@ -365,9 +375,12 @@ class LinearVideoTokenizer(nn.Module):
         grid_sizes: Sequence[tuple[int, int]] | None = None,
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
+        caption_embeds: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
     ) -> LinearVideoTokenizerOutput:
         """
-        `aggregate(refine(...))`; see there for the arguments.
+        `aggregate(refine(...))`; see there for the arguments. With captions, `contrast` compares them with the videos
+        as condensed without a question (which would give the caption's words away); SVR runs once for both.
 
         Args:
             frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
@@ -382,12 +395,28 @@ class LinearVideoTokenizer(nn.Module):
                 Input embeddings of the question.
             question_mask (`torch.Tensor` of shape `(batch, num_text_tokens)`, *optional*):
                 True at the question's tokens.
+            caption_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*):
+                Input embeddings that hold the caption of each video.
+            caption_mask (`torch.Tensor` of shape `(batch, length)`, *optional*):
+                True at the caption's tokens.
 
         Returns:
             [`LinearVideoTokenizerOutput`]
+
+        Raises:
+            `LinVTInputError`: captions without a contrastive head.
         """
         refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
-        return self.aggregate(refined, question_embeds, question_mask)
+        output = self.aggregate(refined, question_embeds, question_mask)
+        if caption_embeds is None:
+            return output
+        if self.contrastive_head is None or caption_mask is None:
+            raise LinVTInputError(
+                "Captions need caption_mask and a contrastive head: make the model with contrastive_size=256, or call "
+                "model.add_contrastive_head()."
+            )
+        blind = output if question_embeds is None else self.aggregate(refined)
+        return replace(output, contrast=self.contrastive_head(blind.video_tokens, caption_embeds, caption_mask))
 
     def refine(
         self,

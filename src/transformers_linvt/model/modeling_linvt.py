@@ -5,18 +5,23 @@ LinVT around an image-text model: frames -> frame tokens -> M video tokens -> th
 trainers call the backbone directly (TRL does), and a wrapper that condensed in its head would train without LinVT.
 """
 
+import copy
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -26,7 +31,13 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    logging,
+)
 from transformers.utils.hub import resolve_revision
 
 from .base_vlm import (
@@ -47,8 +58,10 @@ from .base_vlm import (
     visual_width,
 )
 from .configuration_linvt import LinVTConfig
+from .contrastive_head import ContrastiveHead
 from .errors import CheckpointError, LinVTInputError
 from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from .model_card import card_for_upload, is_local, make_card
 from .video_features import VideoFeatures
 
 
@@ -57,6 +70,7 @@ logger = logging.get_logger(__name__)
 LINVT_PREFIX = "model.linvt."  # where LinVT's own weights live in a checkpoint; everything else is the base's
 _BASE_PREFIX = "model.base_vlm."
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 _AUTO_MAP = {
     "AutoConfig": "configuration_linvt.LinVTConfig",
     "AutoModel": "modeling_linvt.LinVTForVideoQA",
@@ -81,6 +95,25 @@ class CondensedVideos:
     deepstack: list[torch.Tensor]
     container: str
     outputs: LinearVideoTokenizerOutput
+
+
+@dataclass
+class ContrastiveOutput(ModelOutput):
+    """
+    The base's output together with what stage 1 compares, from one forward (as data parallelism needs it).
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*): next-token loss.
+        logits (`torch.Tensor` of shape `(batch, length, vocabulary)`).
+        video_embeds, text_embeds (`torch.Tensor` of shape `(num_videos, size)`): length 1.
+        logit_scale (`torch.Tensor` of shape `(1,)`): 1 / temperature.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
 
 
 class LinVTPreTrainedModel(PreTrainedModel):
@@ -184,6 +217,8 @@ class LinVTModel(LinVTPreTrainedModel):
         timestamps: Sequence[torch.Tensor] | None = None,
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
+        caption_embeds: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
     ) -> CondensedVideos:
         """
         Frame tokens of several videos -> M video tokens each.
@@ -193,6 +228,7 @@ class LinVTModel(LinVTPreTrainedModel):
             timestamps: seconds of each video's frames.
             question_embeds (`torch.Tensor` of shape `(num_videos, L, D)`, *optional*): the question about each video.
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
+            caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
         """
         tokens, mask = _pad_videos([video.tokens for video in videos])
         weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
@@ -204,6 +240,8 @@ class LinVTModel(LinVTPreTrainedModel):
             grid_sizes=[video.grid_size for video in videos],
             question_embeds=question_embeds.to(device, dtype) if question_embeds is not None else None,
             question_mask=question_mask.to(device) if question_mask is not None else None,
+            caption_embeds=caption_embeds.to(device, dtype) if caption_embeds is not None else None,
+            caption_mask=caption_mask.to(device).bool() if caption_mask is not None else None,
         )
         layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
         return CondensedVideos(
@@ -241,8 +279,8 @@ class LinVTModel(LinVTPreTrainedModel):
         What [`LinVTProcessor`] made -> what the base takes, with the videos condensed.
 
         Without a video everything goes through as it came, so that pictures and text give the base's own result bit by
-        bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_mask`, `question_mask` and
-        `video_features` are consumed here.
+        bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_mask`, `question_mask`,
+        `video_features`, `encoded_frames` and `caption_mask` are consumed here.
 
         Returns:
             The base's keyword arguments, and the condensed videos (None without a video).
@@ -250,7 +288,15 @@ class LinVTModel(LinVTPreTrainedModel):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
-        own = ("frames_per_video", "video_timestamps", "video_mask", "question_mask", "video_features")
+        own = (
+            "frames_per_video",
+            "video_timestamps",
+            "video_mask",
+            "question_mask",
+            "video_features",
+            "encoded_frames",
+            "caption_mask",
+        )
         given = {name: inputs.pop(name, None) for name in own}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
@@ -280,14 +326,29 @@ class LinVTModel(LinVTPreTrainedModel):
                 raise LinVTInputError(
                     f"video_timestamps has {len(timestamps)} entries, the videos have {sum(frames_per_video)} frames."
                 )
+            encoded = given["encoded_frames"]
             condensed = self.condense(
-                self.encode_videos(frames_per_video, frame_inputs),
+                self.encode_videos(frames_per_video, frame_inputs) if encoded is None else encoded,
                 torch.as_tensor(timestamps).float().split(frames_per_video) if timestamps is not None else None,
                 question_embeds,
                 question_mask,
+                *self._captions(input_ids, given["caption_mask"], rows),
             )
         inputs = self._merge_visuals(input_ids, video_mask, condensed, inputs)
         return {"input_ids": input_ids, **inputs}, condensed
+
+    def _captions(
+        self, input_ids: torch.Tensor, caption_mask: torch.Tensor | None, rows: Sequence[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The embedded texts of the rows of the videos and where the captions stand in them."""
+        if caption_mask is None:
+            return None, None
+        if len(set(rows)) != len(rows):
+            raise LinVTInputError(
+                "Captions are compared with one video each; an example of the batch has several. Train on those "
+                "without a contrastive loss."
+            )
+        return self.get_input_embeddings()(input_ids[rows]), caption_mask[rows]
 
     def condense_features(
         self,
@@ -421,6 +482,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
         self.generation_config = self.model.base_vlm.generation_config
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
+        self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
 
     @property
@@ -459,10 +521,28 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base.
 
         Returns:
-            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given.
+            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given. With `caption_mask`
+            of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
-        prepared, _ = self.model.prepare(input_ids, **inputs)
-        return self.base_vlm(labels=labels, **prepared)
+        prepared, condensed = self.model.prepare(input_ids, **inputs)
+        outputs = self.base_vlm(labels=labels, **prepared)
+        if condensed is None or (contrast := condensed.outputs.contrast) is None:
+            return outputs
+        return ContrastiveOutput(
+            loss=outputs.loss,
+            logits=outputs.logits,
+            video_embeds=contrast.video_embeds,
+            text_embeds=contrast.text_embeds,
+            logit_scale=contrast.logit_scale,
+        )
+
+    def add_contrastive_head(self, size: int = 256) -> None:
+        """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
+        weight = next(self.linvt.parameters())
+        self.linvt.contrastive_head = ContrastiveHead(visual_width(self.base_vlm), size)
+        self.linvt.contrastive_head.init_weights()
+        self.linvt.contrastive_head.to(weight.device, weight.dtype)
+        self.config.contrastive_size = size
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -617,6 +697,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             state_dict: weights to save instead of the model's own.
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
+        A model with `config.adapter_subfolder` is saved with its LoRA adapter in that folder. Without, an adapter that
+        was loaded with `load_adapter` is saved alone, as transformers does it.
+
         Raises:
             CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
                 for, or was changed; or `save_directory` is a file.
@@ -624,19 +707,137 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
         include_base = self.config.includes_base if include_base is None else include_base
-        whole = include_base or getattr(self, "_hf_peft_config_loaded", False)  # transformers saves adapters by itself
-        if not whole:
-            self._check_reference()
-        if not whole:
-            state_dict = {
-                name: value for name, value in (state_dict or self.state_dict()).items() if LINVT_PREFIX in name
-            }
+        subfolder, peft_config = self.config.adapter_subfolder, getattr(self, "peft_config", None)
         self.config.auto_map = dict(_AUTO_MAP)
-        as_loaded, self.config.includes_base = self.config.includes_base, include_base
-        try:
+        if self._hf_peft_config_loaded and not subfolder:
+            return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        if not include_base:
+            self._check_reference()
+        adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
+        trained = dict(state_dict or self.state_dict())
+        state_dict = _without_peft(trained) if peft_config else trained
+        if not include_base:
+            state_dict = {name: value for name, value in state_dict.items() if LINVT_PREFIX in name}
+        saved_as = {
+            "includes_base": include_base,
+            "adapter_subfolder": subfolder if adapter_name else None,
+            "base_model_name_or_path": self._reference_from(save_directory),
+        }
+        push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
+        if wants_push := push.pop("push_to_hub", False):
+            self.check_can_be_pushed(include_base)
+        is_main_process = kwargs.get("is_main_process", True)
+        with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        finally:
-            self.config.includes_base = as_loaded
+            if is_main_process and not (card := Path(save_directory) / "README.md").exists():
+                make_card(self.config).save(card)
+        if adapter_name and is_main_process:
+            self._save_adapter(os.path.join(save_directory, subfolder), adapter_name, trained)
+        if wants_push and is_main_process:
+            repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
+            self.push_to_hub(repo_id, include_base=include_base, **push)
+
+    def check_can_be_pushed(self, include_base: bool | None = None) -> None:
+        """
+        Refuse to push what nobody else could load: LinVT's weights with a reference to a folder of this machine.
+
+        Raises:
+            CheckpointError: the base is a local folder and would not be part of the checkpoint.
+        """
+        include_base = self.config.includes_base if include_base is None else include_base
+        is_adapter_alone = self._hf_peft_config_loaded and not self.config.adapter_subfolder
+        if is_adapter_alone and is_local(self.name_or_path):
+            raise CheckpointError(
+                f"Only the adapter would be pushed, and it belongs to the local folder {self.name_or_path!r}. Merge "
+                "it and push with include_base=True."
+            )
+        if not (include_base or is_adapter_alone) and is_local(self.config.base_model_name_or_path):
+            raise CheckpointError(
+                f"The base of this model is the local folder {self.config.base_model_name_or_path!r}, which nobody "
+                "else has. Push with include_base=True; or push the base first, and set "
+                "config.base_model_name_or_path to its repository."
+            )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_base: bool | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """
+        Upload the checkpoint, with its adapter if it has one, and a model card. The processor has its own push_to_hub.
+
+        A push that was interrupted is repeated: what the Hub has already is not sent again.
+
+        Args:
+            repo_id: `"name"` or `"organisation/name"`; made if missing.
+            include_base: see [`save_pretrained`].
+            revision: branch to push to, made if missing.
+            tags: more tags for the model card.
+
+        Raises:
+            CheckpointError: the base is a local folder and would not be part of it (nothing is uploaded then), or the
+                Hub refused the token.
+        """
+        self.check_can_be_pushed(include_base)
+        api = HfApi(token=token)
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None and not revision.startswith("refs/pr"):
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder, include_base=include_base, max_shard_size=max_shard_size)
+                saved = self.config.from_pretrained(folder) if os.path.exists(f"{folder}/config.json") else self.config
+                card_for_upload(saved, repo_id, tags, token).save(os.path.join(folder, "README.md"))
+                return api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message or "Upload LinVT",
+                    commit_description=commit_description,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+        except HfHubHTTPError as error:
+            if getattr(error.response, "status_code", None) not in (401, 403):
+                raise
+            raise CheckpointError(
+                f"The Hub does not let this token write to {repo_id!r}: {error}. Log in with `hf auth login`, or pass "
+                "token=... of a token with write access to that account or organisation."
+            ) from error
+
+    def _save_adapter(self, folder: str, adapter_name: str, state_dict: dict[str, torch.Tensor]) -> None:
+        """Write the LoRA weights in PEFT's own format, without the copy of LinVT that PEFT may train beside them."""
+        with _temporarily(self, {"_hf_peft_config_loaded": True}):  # PEFT does not tell transformers of its adapters
+            weights = self.get_adapter_state_dict(adapter_name, state_dict)
+        config = copy.copy(self.peft_config[adapter_name])
+        # Whole names: PEFT shortens them to endings that are unambiguous only beside the modules of today.
+        config.target_modules = sorted({name.split(".lora_")[0] for name in weights if ".lora_" in name})
+        config.modules_to_save = [name for name in config.modules_to_save or () if name != "linvt"] or None
+        config.base_model_name_or_path = None  # the checkpoint it lies in
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        weights = {
+            f"base_model.model.{name}": value.detach().contiguous().cpu()
+            for name, value in weights.items()
+            if LINVT_PREFIX not in name
+        }
+        save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+    def _reference_from(self, save_directory: str | os.PathLike) -> str | None:
+        """The name of the base as a checkpoint in `save_directory` gives it: a relative one may not fit there."""
+        name = self.config.base_model_name_or_path
+        if not name or not name.startswith(".") or self._base_folder is None:
+            return name
+        seen_from_there = os.path.realpath(os.path.join(save_directory, name))
+        return name if seen_from_there == os.path.realpath(self._base_folder) else self._base_folder
 
     def _check_reference(self) -> None:
         """Whether a reference to the base is enough to get this model back."""
@@ -703,12 +904,15 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
         model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
+        model._base_folder = _base_location(config, os.fspath(pretrained_model_name_or_path))
         try:
             model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
         except OSError:
             logger.info("No generation_config.json in the checkpoint: the base's is used.")
-        if adapter_path is not None:
+        if adapter_path is not None:  # an adapter trained on from the checkpoint's own, which it replaces
+            config.adapter_subfolder = None
             model.load_adapter(adapter_path)
+        model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
         model.eval()
         if not output_loading_info:
             return model
@@ -718,6 +922,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:
         """A checkpoint that holds its base: transformers does it all; only the freezing has to be done again."""
         wants_info = kwargs.pop("output_loading_info", False)
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         try:
             model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -730,14 +935,41 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
             )
         model.model.freeze_base()
+        if not model._hf_peft_config_loaded:
+            model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and the model can still be saved whole: the names in its own checkpoint stay known."""
+        conversions = getattr(self, "_weight_conversions", None)
+        report = super().load_adapter(*args, **kwargs)
+        # transformers 5.23 leaves those of the adapter's file behind, and would save every weight under such a name
+        self._weight_conversions = conversions
+        return report
+
+    def _load_own_adapter(self, path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> None:
+        """Put the LoRA adapter in `config.adapter_subfolder` of a checkpoint, if it has one, onto the base."""
+        if not self.config.adapter_subfolder:
+            return
+        subfolder = "/".join(filter(None, (hub_arguments.get("subfolder"), self.config.adapter_subfolder)))
+        try:
+            report = self.load_adapter(os.fspath(path), adapter_kwargs={**hub_arguments, "subfolder": subfolder})
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} says that it has an adapter in {subfolder!r}, which cannot be loaded: {error} "
+                "Save or download the checkpoint again, or load it without: from_pretrained(..., "
+                "adapter_subfolder=None)."
+            ) from error
+        if wrong := sorted([*report.missing_keys, *report.unexpected_keys]):
+            raise CheckpointError(
+                f"The adapter in {subfolder!r} of {os.fspath(path)!r} does not fit the base: {len(wrong)} weights are "
+                f"missing or unexpected, such as {wrong[0]!r}. Was it trained on another base?"
+            )
 
     @classmethod
     def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
         """The base a checkpoint refers to, with the caller's loading arguments."""
-        name = config.base_model_name_or_path
-        if name and name.startswith(".") and os.path.isdir(checkpoint):  # beside the checkpoint, wherever that is
-            name = os.path.normpath(os.path.join(checkpoint, name))
+        name = _base_location(config, checkpoint)
         if not name:
             raise CheckpointError(
                 "The checkpoint holds LinVT's weights only and does not say which base they belong to "
@@ -789,6 +1021,50 @@ def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
                 f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you "
                 "changed the base, save with include_base=True."
             )
+
+
+def _base_location(config: LinVTConfig, checkpoint: str) -> str | None:
+    """The name to load the base by: a relative one is beside the checkpoint, wherever that is."""
+    name = config.base_model_name_or_path
+    if name and name.startswith(".") and os.path.isdir(checkpoint):
+        return os.path.abspath(os.path.join(checkpoint, name))
+    return name
+
+
+@contextmanager
+def _temporarily(thing: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Attributes of an object for as long as the block lasts."""
+    before = {name: getattr(thing, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(thing, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)
+
+
+def _only_adapter(peft_config: Mapping[str, Any]) -> str:
+    """The name of the one adapter a checkpoint can hold."""
+    if len(peft_config) != 1:
+        raise CheckpointError(
+            f"The model has {len(peft_config)} adapters ({', '.join(peft_config)}); a checkpoint holds one. Merge or "
+            "delete the others."
+        )
+    return next(iter(peft_config))
+
+
+def _without_peft(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict as it would be without PEFT: no LoRA, and of a module that PEFT trained the trained copy."""
+    plain: dict[str, torch.Tensor] = {}
+    for name, value in state_dict.items():
+        if ".lora_" in name:
+            continue
+        if ".original_module." in name:
+            plain.setdefault(name.replace(".original_module.", "."), value)
+        else:
+            plain[re.sub(r"\.modules_to_save\.[^.]+\.", ".", name).replace(".base_layer.", ".")] = value
+    return plain
 
 
 def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:

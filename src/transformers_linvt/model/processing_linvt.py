@@ -43,9 +43,9 @@ VIDEO_TOKEN = (
     "<|linvt_video|>"  # stands for a video in rendered text, until it is expanded; never reaches the tokenizer
 )
 
-_VIDEO_KEYS = ("video", "path", "url", "frames")
+VIDEO_KEYS = ("video", "path", "url", "frames")
 _PICTURE_KEYS = ("image", "path", "url", "base64")
-_SAMPLING = (
+SAMPLING_ARGUMENTS = (
     "num_frames",
     "fps",
     "start",
@@ -300,8 +300,8 @@ class LinVTProcessor(ProcessorMixin):
             VideoReadError: see [`read_video`].
         """
         for name in sampling:
-            if name not in _SAMPLING:
-                raise LinVTInputError(_unknown_argument(name, _SAMPLING))
+            if name not in SAMPLING_ARGUMENTS:
+                raise LinVTInputError(_unknown_argument(name, SAMPLING_ARGUMENTS))
         if isinstance(video, VideoFrames):
             _check_frames(video)
             return video
@@ -337,7 +337,8 @@ class LinVTProcessor(ProcessorMixin):
             `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
         """
         sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps)
-        return BatchFeature(self._frames_of([self.read_video(video, **dict(zip(_SAMPLING, sampling, strict=True)))]))
+        named = dict(zip(SAMPLING_ARGUMENTS, sampling, strict=True))
+        return BatchFeature(self._frames_of([self.read_video(video, **named)]))
 
     def _frames_of(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -346,6 +347,8 @@ class LinVTProcessor(ProcessorMixin):
         Every video goes through the image processor alone: frames of one call may have to share a size. Indices that
         an image processor counts over one call (Molmo2's pooling) therefore count from the first frame of their video.
         """
+        if not videos:
+            return {}
         family = family_of(self.base_model_type)
         each = []
         for video in videos:
@@ -450,7 +453,7 @@ class LinVTProcessor(ProcessorMixin):
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
-        sources = [[_source(part, _VIDEO_KEYS, tokenize) for part in parts] for parts in video_parts]
+        sources = [[_source(part, VIDEO_KEYS, tokenize) for part in parts] for parts in video_parts]
         pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
         if tokenize or writes_times:
@@ -534,12 +537,12 @@ class LinVTProcessor(ProcessorMixin):
         result.text.update(kwargs.pop("text_kwargs", None) or {})
         result.pictures.update(kwargs.pop("images_kwargs", None) or {})
         for name, value in dict(kwargs.pop("videos_kwargs", None) or {}).items():
-            if name not in _SAMPLING and name not in image_names:
-                raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*_SAMPLING, *image_names))}")
-            (result.sampling if name in _SAMPLING else result.frames)[name] = value
-        known = (*_SAMPLING, *_TOKENIZER_ARGUMENTS, "add_timestamps", "images", "videos", "text")
+            if name not in SAMPLING_ARGUMENTS and name not in image_names:
+                raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*SAMPLING_ARGUMENTS, *image_names))}")
+            (result.sampling if name in SAMPLING_ARGUMENTS else result.frames)[name] = value
+        known = (*SAMPLING_ARGUMENTS, *_TOKENIZER_ARGUMENTS, "add_timestamps", "images", "videos", "text")
         for name, value in kwargs.items():
-            if name in _SAMPLING:
+            if name in SAMPLING_ARGUMENTS:
                 result.sampling[name] = value
             elif name == "add_timestamps":
                 result.add_timestamps = value
@@ -572,6 +575,86 @@ class LinVTProcessor(ProcessorMixin):
                 "processor.chat_template."
             )
         return chat_template if chat_template is not None else own
+
+    def training_inputs(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
+        learned_turns: Sequence[Sequence[int]],
+        videos: Sequence[Sequence[VideoFrames]],
+        chat_template: str | None = None,
+        by_generation_tags: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Whole conversations, answers included, as a model trains on them.
+
+        An answer is found where the template writes it: behind the prompt rendered up to it (with the generation
+        prompt), up to the end of the same conversation rendered with it. That is how the model will be asked.
+
+        Args:
+            conversations: as in [`apply_chat_template`]; with and without videos and pictures, mixed as one likes.
+            learned_turns: for each conversation the positions of the messages that are to be learned.
+            videos: for each conversation the frames of its videos, in order.
+            chat_template: instead of the base's own.
+            by_generation_tags: learn instead what the template has between `{% generation %}` and
+                `{% endgeneration %}`.
+            kwargs: `add_timestamps`, tokenizer arguments and options of the image processor, as in
+                [`apply_chat_template`].
+
+        Returns:
+            `BatchFeature` padded on the right, with `assistant_masks` of shape `(batch, length)`, 1 at what is to be
+            learned. Without any video there are no `frame_*`, `frames_per_video` and `video_timestamps`.
+
+        Raises:
+            LinVTInputError: as [`apply_chat_template`]; and if the template rewrites earlier turns when a later one
+                is added, so that the answer cannot be found.
+        """
+        template = self._template(chat_template)
+        arguments = self._sort_arguments(kwargs, template)
+        checked, _ = _conversations([list(messages) for messages in conversations])
+        self._check_texts(checked, any(videos))
+        writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
+        pictures = [self._pictures_of(messages, arguments, True) for messages in checked]
+        prompts = []
+        for messages, turns, frames in zip(checked, learned_turns, videos, strict=True):
+            if (found := len(list(_parts(messages, "video")))) != len(frames):
+                raise LinVTInputError(f"A conversation has {found} video parts and {len(frames)} videos were given.")
+            times = frames if writes_times else None
+            prompt = self._render(self._rewrite(messages, times), template, arguments.template, by_generation_tags)
+            if not by_generation_tags:
+                spans = [self._answer_span(messages, turn, times, template, arguments, prompt) for turn in turns]
+                prompt = RenderedPrompt(str(prompt), prompt.question_spans, spans)
+            prompts.append(prompt)
+        arguments.template = {}
+        arguments.text = {"padding": True, "padding_side": "right", "return_tensors": "pt", **arguments.text}
+        return self._with_videos(prompts, [one for row in videos for one in row], pictures, arguments)
+
+    def _answer_span(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        turn: int,
+        videos: Sequence[VideoFrames] | None,
+        template: str,
+        arguments: _Arguments,
+        prompt: str,
+    ) -> _Span:
+        """Where message number `turn` stands in the rendered conversation."""
+
+        def render(number: int, **flags: Any) -> str:
+            if number == 0:
+                return ""
+            part = messages[:number]
+            shown = videos[: len(list(_parts(part, "video")))] if videos is not None else None
+            return str(self._render(self._rewrite(part, shown), template, {**arguments.template, **flags}))
+
+        before = render(turn, add_generation_prompt=messages[turn]["role"] == "assistant")
+        behind = render(turn + 1)
+        if not (behind.startswith(before) and prompt.startswith(behind)):
+            raise LinVTInputError(
+                f"The chat template writes message {turn + 1} differently when other messages follow, so its tokens "
+                "cannot be told. Pass a chat template with {% generation %} tags and assistant_only_loss=True."
+            )
+        return len(before), len(behind)
 
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""
@@ -1113,7 +1196,7 @@ def _checked_part(part: Any, number: int) -> dict[str, Any]:
                 f"A text part of message {number} has no text, or none that is a string: {_shown(part)}."
             )
     elif kind == "video":
-        known = ("type", *_VIDEO_KEYS, *_SAMPLING)
+        known = ("type", *VIDEO_KEYS, *SAMPLING_ARGUMENTS)
         if unknown := [key for key in part if key not in known]:
             raise LinVTInputError(f"A video part of message {number}: {_unknown_argument(unknown[0], known)}")
     elif kind != "image":
@@ -1153,7 +1236,7 @@ def _source(part: Mapping[str, Any], keys: Sequence[str], is_needed: bool) -> An
 
 def _sampling_of(part: Mapping[str, Any], of_call: Mapping[str, Any]) -> dict[str, Any]:
     """Sampling of one video: its part's own before the call's; `num_frames` and `fps` are alternatives."""
-    own = {name: part[name] for name in _SAMPLING if name in part}
+    own = {name: part[name] for name in SAMPLING_ARGUMENTS if name in part}
     if "num_frames" in own or "fps" in own:
         of_call = {name: value for name, value in of_call.items() if name not in ("num_frames", "fps")}
     return {**of_call, **own}

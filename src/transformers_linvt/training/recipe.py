@@ -29,7 +29,7 @@ def find_linvt(model: nn.Module) -> LinearVideoTokenizer:
 
 class SelectionSchedule(TrainerCallback):
     """
-    Lets k shrink from all tokens to `num_kept_tokens`, evenly on a logarithmic scale, during the first part of training.
+    Lets k shrink from all tokens to `num_kept_tokens`, evenly on a logarithmic scale, in the first part of training.
 
     Depends on the step alone, so a resumed run goes on where it stopped. Evaluation always keeps `num_kept_tokens`.
 

@@ -1,0 +1,86 @@
+# /// script
+# dependencies = ["transformers-linvt[training]"]
+# ///
+"""
+Stage 2, instruction tuning: LinVT and LoRA adapters on the language model learn to answer questions about videos.
+
+Own data is a folder of clips and a jsonl with a line per question:
+
+    {"video": "clip.mp4", "prompt": "What does the dog dig?", "completion": "A hole."}
+
+One GPU (or a CPU, with `--use_cpu`), starting from what stage 1 saved:
+
+    python examples/train_instruct.py --model_name_or_path linvt-aligned --dtype bfloat16 \
+        --dataset_name clips/instruct.jsonl --num_frames 32 --per_device_train_batch_size 8 \
+        --learning_rate 1e-4 --lora_r 16 --lora_alpha 32 --output_dir linvt-instructed
+
+Several GPUs, one after the other DDP, FSDP2 and DeepSpeed:
+
+    accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/train_instruct.py ...
+    accelerate launch --config_file examples/accelerate_configs/fsdp2.yaml examples/train_instruct.py ...
+    accelerate launch --config_file examples/accelerate_configs/deepspeed_zero2.yaml examples/train_instruct.py ...
+
+Several nodes, on each of them with its own `--machine_rank`:
+
+    accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml --num_machines 2 --num_processes 16 \
+        --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500 examples/train_instruct.py ...
+
+From a WebDataset, without downloading it first (`mp4` and `json` with prompt and completion in every sample):
+
+    python examples/train_instruct.py --dataset_name "https://example.org/shards/{000..099}.tar" --dataset_streaming \
+        --max_steps 10000 ...
+
+Expected memory: as stage 1, plus 16 bytes per parameter of LoRA, plus the activations of the language model, which
+LoRA needs; docs/train.md has the formula.
+
+The result is one folder: LinVT's weights, the adapter in `lora/`, a reference to the base.
+`AutoModel.from_pretrained` and `pipeline("video-question-answering")` load all of it.
+"""
+
+import argparse
+
+from train_alignment import LinVTArguments, load_model
+from trl import ScriptArguments, TrlParser
+
+from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_video_dataset, lora_config, save_instructed
+
+
+def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTArguments) -> None:
+    """Train, save, push."""
+    model, processor = load_model(model_args)
+    splits = {"train": script_args.dataset_train_split}
+    if training_args.eval_strategy != "no":
+        splits["test"] = script_args.dataset_test_split
+    datasets = {
+        name: load_video_dataset(script_args.dataset_name, split=split, streaming=script_args.dataset_streaming)
+        for name, split in splits.items()
+    }
+    trainer = LinVTSFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("test"),
+        processing_class=processor,
+        peft_config=lora_config(
+            model, r=model_args.lora_r, lora_alpha=model_args.lora_alpha, lora_dropout=model_args.lora_dropout
+        ),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    save_instructed(trainer.model, training_args.output_dir)  # LinVT and lora/ in one folder
+    processor.save_pretrained(training_args.output_dir)
+    trainer.accelerator.print(f"Saved to {training_args.output_dir}.")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    trainer.end()
+
+
+def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None) -> TrlParser:
+    """The options of the script, as TRL's own scripts offer theirs."""
+    types = (ScriptArguments, LinVTSFTConfig, LinVTArguments)
+    if subparsers is not None:
+        return subparsers.add_parser("instruct", help="Stage 2: LinVT and LoRA with questions", dataclass_types=types)
+    return TrlParser(types, prog=prog)
+
+
+if __name__ == "__main__":
+    main(*make_parser().parse_args_and_config())

@@ -1,0 +1,148 @@
+"""The model card of a checkpoint: what the Hub shows beside it, and how to load it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError
+
+from .configuration_linvt import LinVTConfig
+
+
+LIBRARY = "transformers-linvt"
+PIPELINE_TAG = "video-text-to-text"
+TAGS = ("linvt", "video", "video-question-answering", "token-compression")
+
+_PROSE = """
+# {name}
+
+{what} LinVT condenses each video into {num_video_tokens} tokens, each a weighted average of the {num_kept_tokens}
+frame tokens that its scorer finds significant, and passes them to the base's own language model.
+
+## Use
+
+```bash
+pip install {library}
+```
+
+```python
+import transformers_linvt  # makes LinVT known to transformers
+from transformers import pipeline
+
+ask = pipeline("video-question-answering", model="{place}")
+print(ask(video="clip.mp4", question="What happens in the video?")["answer"])
+```
+
+or `AutoModelForImageTextToText.from_pretrained("{place}")` and `AutoProcessor.from_pretrained("{place}")`.
+{adapter}"""
+
+_ADAPTER = """
+The language model carries a LoRA adapter (`{subfolder}/`). `model.disable_adapters()` takes it off: pictures and text
+are then answered bit for bit as by the base. `model.enable_adapters()` puts it on again.
+"""
+
+
+def is_local(name: str | os.PathLike | None) -> bool:
+    """Whether a model is named by a folder of this machine, so that nobody else can load it."""
+    name = os.fspath(name or "")
+    return name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
+
+
+def make_card(
+    config: LinVTConfig,
+    repo_id: str | None = None,
+    *,
+    stage: str | None = None,
+    datasets: str | Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> ModelCard:
+    """
+    A card with the metadata the Hub reads, and prose made from what is known.
+
+    Folders of this machine are not named in it.
+
+    Args:
+        config: of the checkpoint; gives base, revision and numbers of tokens.
+        repo_id: where the checkpoint is going to be loaded from.
+        stage: how it was trained.
+        datasets: names of data sets on the Hub, or what the data are.
+        settings: of the training, by name.
+        figures: results, by name; written as a table, as they are.
+        tags: more tags.
+    """
+    base = config.base_model_name_or_path
+    base = None if is_local(base) else base or None
+    named = [datasets] if isinstance(datasets, str) else list(datasets or ())
+    data = ModelCardData(
+        base_model=base,
+        base_model_relation=("finetune" if config.includes_base else "adapter") if base else None,
+        datasets=[name for name in named if _is_repository(name)] or None,
+        library_name=LIBRARY,
+        pipeline_tag=PIPELINE_TAG,
+        tags=list(dict.fromkeys([*TAGS, *(["lora"] if config.adapter_subfolder else []), *tags])),
+    )
+    prose = _PROSE.format(
+        name=(repo_id or "LinVT").rpartition("/")[2],
+        what=_what_it_is(config, base),
+        num_video_tokens=config.num_video_tokens,
+        num_kept_tokens=config.num_kept_tokens,
+        library=LIBRARY,
+        place=repo_id or "path/to/this/folder",
+        adapter=_ADAPTER.format(subfolder=config.adapter_subfolder) if config.adapter_subfolder else "",
+    )
+    if stage or named or settings:
+        lines = [f"- stage: {stage}"] if stage else []
+        lines += [f"- data: {', '.join(name for name in named if not is_local(name)) or 'not on the Hub'}"]
+        lines += [f"- {name}: {value}" for name, value in (settings or {}).items() if not _is_path(value)]
+        prose += "\n## Training\n\n" + "\n".join(lines) + "\n"
+    if figures:
+        rows = [f"| {name} | {_number(value)} |" for name, value in figures.items()]
+        prose += "\n## Figures\n\n| | |\n|---|---|\n" + "\n".join(rows) + "\n"
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{prose}")
+
+
+def card_for_upload(
+    config: LinVTConfig, repo_id: str, tags: Sequence[str] | None, token: str | bool | None
+) -> ModelCard:
+    """
+    The card to push: that of the repository where it was written by a person or by a training run, else a new one.
+
+    The card that transformers puts there by itself, for instance with a processor, says nothing and is replaced.
+    """
+    new = make_card(config, repo_id, tags=tags or ())
+    try:
+        card = ModelCard.load(repo_id, token=token, ignore_metadata_errors=True)
+    except EntryNotFoundError:
+        return new
+    if "This model card has been automatically generated" in card.text and card.data.library_name != LIBRARY:
+        return new
+    for name in ("base_model", "base_model_relation", "library_name", "pipeline_tag"):
+        setattr(card.data, name, getattr(new.data, name))
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or ()), *new.data.tags]))
+    return card
+
+
+def _what_it_is(config: LinVTConfig, base: str | None) -> str:
+    of = (
+        f"[{base}](https://huggingface.co/{base})"
+        if base
+        else f"an image-text model ({config.base_config.model_type})"
+    )
+    at = f" at commit `{config.base_revision}`" if base and config.base_revision else ""
+    holds = "it holds the base's weights too" if config.includes_base else "it refers to the base and holds LinVT only"
+    return f"A LinVT checkpoint around {of}{at}: an image-text model that answers questions about videos; {holds}."
+
+
+def _is_repository(name: str) -> bool:
+    return name.count("/") == 1 and " " not in name and not is_local(name)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.isabs(value))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

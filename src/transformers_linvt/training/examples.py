@@ -1,0 +1,417 @@
+"""
+Training examples: the formats people have, brought into one; reading them from files; checking them before training.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers.utils import logging
+
+from ..model.errors import LinVTInputError, VideoReadError
+from ..model.processing_linvt import SAMPLING_ARGUMENTS, VIDEO_KEYS
+from ..model.video_reading import VideoFrames, read_video
+from .identity import content_id, frames_content
+
+
+logger = logging.get_logger(__name__)
+
+FORMATS = "'messages', 'prompt' and 'completion', or LLaVA's 'conversations' (with 'video')"
+LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+VIDEO_MARK, IMAGE_MARK = "<video>", "<image>"
+MOST_CHECKED_FILES = 100_000  # looking for a file costs microseconds
+PROBED_VIDEOS = 5
+
+
+@dataclass
+class Example:
+    """
+    One example in the form that the collator works with.
+
+    Args:
+        messages (`list[dict]`): the conversation; video parts are `{"type": "video"}` without a source.
+        videos (`list`): the source of every video, paths joined to the root.
+        sampling (`list[dict]`): sampling arguments of each video's own.
+        completion_start (`int`, *optional*): the first message of the completion; `None` for whole conversations, in
+            which every turn of the assistant is learned.
+    """
+
+    messages: list[dict[str, Any]]
+    videos: list[Any] = field(default_factory=list)
+    sampling: list[dict[str, Any]] = field(default_factory=list)
+    completion_start: int | None = None
+
+    def learned_turns(self, assistant_only: bool = False) -> list[int]:
+        """Positions of the messages that are learned."""
+        start = self.completion_start or 0
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if number >= start
+            and (message["role"] == "assistant" or (self.completion_start is not None and not assistant_only))
+        ]
+
+    def answer_text(self) -> str:
+        """The words to learn: what makes two captions the same caption."""
+        return "\n".join(text_of(self.messages[turn]).strip() for turn in self.learned_turns())
+
+    def video_id(self) -> int:
+        """A number that is the same for the same videos, in every process."""
+        return content_id(b"\n".join(_identity(video) for video in self.videos))
+
+    def name(self) -> str:
+        """How messages call the example: by its videos."""
+        return ", ".join(_shown(video) for video in self.videos) or "an example without a video"
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """All text of a message."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text") or "" for part in content if part.get("type") == "text")
+
+
+def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | None = None) -> Example:
+    """
+    A row of a dataset in any of the formats -> [`Example`].
+
+    Formats:
+        - `messages`: chat messages, videos as content parts `{"type": "video", "path": ...}` (or `video`, `url`,
+          `frames`), or `{"type": "video"}` with the sources in the column `video` or `videos`.
+        - `prompt` and `completion`: strings or lists of messages.
+        - `conversations`: LLaVA's `{"from": "human", "value": "<video>\\nWhat happens?"}`.
+
+    Videos of the column `video` (or `videos`) that no part asks for stand in front of the first user's text.
+
+    Raises:
+        `LinVTInputError`: for anything else; the message names the keys that were found.
+    """
+    if not isinstance(example, Mapping):
+        raise LinVTInputError(f"An example is a dictionary with {FORMATS}, not a {type(example).__name__}.")
+    example = {name: value for name, value in example.items() if value is not None}
+    start = None
+    if "messages" in example:
+        messages = [dict(message) for message in example["messages"]]
+    elif "prompt" in example and "completion" in example:
+        prompt = _as_messages(example["prompt"], "user")
+        start = len(prompt)
+        messages = prompt + _as_messages(example["completion"], "assistant")
+    elif "conversations" in example:
+        messages = [_from_llava(turn, example) for turn in example["conversations"]]
+    else:
+        raise LinVTInputError(
+            f"The example has the keys {', '.join(map(repr, example)) or 'none'}; none of the known formats is there: "
+            f"{FORMATS}."
+        )
+    column = example.get("videos", example.get("video"))
+    column = [] if column is None else [column] if "videos" not in example else list(column)
+    result = Example(messages, completion_start=start)
+    _take_videos_out(result, column, video_root)
+    if not result.learned_turns():
+        raise LinVTInputError(
+            "The example has no answer to learn: no message of the assistant, or an empty completion. Found roles: "
+            f"{', '.join(str(message.get('role')) for message in messages)}."
+        )
+    return result
+
+
+def _as_messages(value: Any, role: str) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return [dict(message) for message in value]
+
+
+def _from_llava(turn: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+    """A LLaVA turn as a message; `<video>` and `<image>` become parts where they stand."""
+    if not isinstance(turn, Mapping) or turn.get("from") not in LLAVA_ROLES or not isinstance(turn.get("value"), str):
+        raise LinVTInputError(
+            f"A turn of 'conversations' is {{'from': 'human' or 'gpt', 'value': text}}, not {str(turn)[:120]}."
+        )
+    parts: list[dict[str, Any]] = []
+    for number, piece in enumerate(turn["value"].split(VIDEO_MARK)):
+        parts += [{"type": "video"}] if number else []
+        for place, text in enumerate(piece.split(IMAGE_MARK)):
+            parts += [{"type": "image", "image": example.get("image")}] if place else []
+            parts += [{"type": "text", "text": text.strip()}] if text.strip() else []
+    return {"role": LLAVA_ROLES[turn["from"]], "content": parts}
+
+
+def _take_videos_out(example: Example, column: list[Any], root: str | os.PathLike | None) -> None:
+    """Move the sources from the parts and the column to `example.videos`, in the order of the parts."""
+    waiting = list(column)
+    for message in example.messages:
+        if not isinstance(message.get("content"), list | tuple):
+            continue
+        parts = []
+        for part in message["content"]:
+            part = {key: value for key, value in dict(part).items() if value is not None}
+            if part.get("type") == "video":
+                given = [key for key in VIDEO_KEYS if key in part]
+                if not given and not waiting:
+                    raise LinVTInputError("A video part names no source, and the column 'video' or 'videos' has none.")
+                source = part[given[0]] if given else waiting.pop(0)
+                example.videos.append(_resolved(source, root))
+                example.sampling.append({name: part[name] for name in SAMPLING_ARGUMENTS if name in part})
+                part = {"type": "video"}
+            parts.append(part)
+        message["content"] = parts
+    if waiting:
+        _put_in_front(example, waiting, root)
+
+
+def _put_in_front(example: Example, sources: list[Any], root: str | os.PathLike | None) -> None:
+    user = next((message for message in example.messages if message.get("role") == "user"), None)
+    if user is None:
+        raise LinVTInputError("The example has a video and no message of a user that it could belong to.")
+    content = user["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    user["content"] = [{"type": "video"} for _ in sources] + parts
+    example.videos[:0] = [_resolved(source, root) for source in sources]
+    example.sampling[:0] = [{} for _ in sources]
+
+
+def _resolved(source: Any, root: str | os.PathLike | None) -> Any:
+    """A path joined to the root; undecoded videos of `datasets` as bytes or path; anything else as it is."""
+    if isinstance(source, Mapping) and ("path" in source or "bytes" in source):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str) and root is not None and "://" not in source:
+        return os.path.join(root, source)
+    return source
+
+
+def _identity(video: Any) -> bytes:
+    if isinstance(video, str):
+        return os.path.abspath(video).encode() if "://" not in video else video.encode()
+    if isinstance(video, bytes):
+        return video
+    return frames_content(video.frames if isinstance(video, VideoFrames) else video)
+
+
+def _shown(video: Any) -> str:
+    if isinstance(video, str):
+        return repr(video)
+    return f"<{len(video)} bytes in memory>" if isinstance(video, bytes) else "<frames in memory>"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_video_dataset(
+    source: str | os.PathLike, *, split: str = "train", streaming: bool = False
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """
+    A dataset from what people have, with the videos left undecoded.
+
+    Args:
+        source:
+            A `.jsonl` (or `.json`) file; a folder with `<split>.jsonl` or `metadata.jsonl` in it; WebDataset shards
+            (`.tar` files: a path or address, with `{000..099}` or `*`, or a folder of them); or a dataset of the Hub.
+            Relative paths of videos start from the folder of the jsonl, unless the trainer is given a `video_root`.
+        split (`str`, defaults to `"train"`):
+            Split of a Hub dataset, or name of the jsonl in a folder.
+        streaming (`bool`, defaults to `False`):
+            Read while training; nothing is downloaded or held as a whole.
+
+    Raises:
+        `LinVTInputError`: nothing there, a line that is no JSON or no example (with file and line number).
+
+    Example:
+
+    >>> dataset = load_video_dataset("clips/instruct.jsonl")  # doctest: +SKIP
+    """
+    source = os.fspath(source)
+    if source.endswith(".tar") or (os.path.isdir(source) and glob.glob(os.path.join(source, "*.tar"))):
+        return _load_shards(source, streaming)
+    if os.path.isdir(source):
+        candidates = [os.path.join(source, name) for name in (f"{split}.jsonl", "metadata.jsonl")]
+        source = next((path for path in candidates if os.path.isfile(path)), candidates[0])
+    if source.endswith((".jsonl", ".json")):
+        if not os.path.isfile(source):
+            raise LinVTInputError(f"{source!r} does not exist. Give a jsonl with a line per example.")
+        if streaming:
+            return datasets.IterableDataset.from_generator(_read_lines, gen_kwargs={"path": source})
+        return datasets.Dataset.from_list(list(_read_lines(source)))
+    dataset = datasets.load_dataset(source, split=split, streaming=streaming)
+    return _undecoded(dataset)
+
+
+def _read_lines(path: str) -> Iterator[dict[str, Any]]:
+    """The examples of a jsonl (or of a JSON file with a list), checked, with paths that start from its folder."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for number, line in _numbered_rows(path):
+        where = f"{path}, {'line' if path.endswith('.jsonl') else 'entry'} {number}"
+        try:
+            row = json.loads(line) if isinstance(line, str) else line
+            parse_example(row)
+        except json.JSONDecodeError as error:
+            raise LinVTInputError(f"{where} is no JSON: {error}.") from error
+        except (LinVTInputError, TypeError, ValueError, KeyError) as error:
+            raise LinVTInputError(f"{where}: {error}") from error
+        yield _uniform(row, folder)
+
+
+def _numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
+    with open(path, encoding="utf-8") as file:
+        if path.endswith(".jsonl"):
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            return
+        try:
+            rows = json.load(file)
+        except json.JSONDecodeError as error:
+            raise LinVTInputError(f"{path} is no JSON: {error}.") from error
+        yield from enumerate(rows if isinstance(rows, list) else [rows], 1)
+
+
+def _uniform(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The same row with contents as lists of parts, so that all rows have one type, and with absolute video paths."""
+    result = dict(row)
+    for name in ("messages", "prompt", "completion"):
+        if isinstance(result.get(name), list):
+            result[name] = [_uniform_message(message, folder) for message in result[name]]
+    for name in ("video", "videos"):
+        value = result.get(name)
+        if isinstance(value, list):
+            result[name] = [_resolved(one, folder) for one in value]
+        elif value is not None:
+            result[name] = _resolved(value, folder)
+    return result
+
+
+def _uniform_message(message: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": [{"type": "text", "text": content}]}
+    parts = []
+    for part in content or []:
+        sources = {
+            key: _resolved(part[key], folder) for key in VIDEO_KEYS if part.get("type") == "video" and key in part
+        }
+        parts.append({**part, **sources})
+    return {**message, "content": parts}
+
+
+def _load_shards(source: str, streaming: bool) -> "datasets.Dataset | datasets.IterableDataset":
+    files = sorted(glob.glob(os.path.join(source, "*.tar"))) if os.path.isdir(source) else source
+    if isinstance(files, str) and "://" not in files and "{" not in files:
+        files = sorted(glob.glob(files))
+        if not files:
+            raise LinVTInputError(f"{source!r} matches no file. Give the address or path of .tar shards.")
+    dataset = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=streaming)
+    dataset = _undecoded(dataset)
+    names = dataset.column_names or list(next(iter(dataset)))
+    return dataset.map(_from_shard, remove_columns=names)
+
+
+def _from_shard(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A WebDataset sample: the video under its extension, the example under `json`."""
+    video = next((row[name] for name in ("mp4", "webm", "mkv", "mov", "avi") if row.get(name) is not None), None)
+    example = row.get("json")
+    if video is None or not isinstance(example, Mapping):
+        raise LinVTInputError(
+            f"Sample {row.get('__key__')!r} of {row.get('__url__')!r} has {', '.join(row)}; it needs a video (mp4, "
+            f"webm, mkv, mov or avi) and json with {FORMATS}."
+        )
+    data = video.get("bytes") if isinstance(video, Mapping) else video
+    return {**example, "video": {"bytes": data, "path": None}}
+
+
+def _undecoded(dataset: Any) -> Any:
+    """`datasets` would decode by itself, with torchcodec only; here the collator does, and in the workers."""
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Video):
+            dataset = dataset.cast_column(name, datasets.Video(decode=False))
+    return dataset
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checking
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_dataset(
+    dataset: Any, video_root: str | os.PathLike | None = None, max_unreadable_share: float = 0.05
+) -> None:
+    """
+    Find before the first step what would stop the run later: no examples, no videos, missing or broken files.
+
+    Of a stream only the first example is looked at. A few missing files are a warning; more than
+    `max_unreadable_share` of them, or a probe of which nothing can be read, are an error.
+
+    Raises:
+        `LinVTInputError`: empty, not of a known format, or without a video.
+        `VideoReadError`: files missing or unreadable; the first of them are named.
+    """
+    if not hasattr(dataset, "__len__"):
+        first = next(iter(dataset), None)
+        if first is None:
+            raise LinVTInputError("The dataset is empty: there is nothing to train on.")
+        _need_videos([parse_example(first, video_root)], list(first))
+        return
+    if len(dataset) == 0:
+        raise LinVTInputError("The dataset is empty: there is nothing to train on.")
+    spread = np.unique(np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int))
+    examples = []
+    for number in spread.tolist():
+        try:
+            examples.append(parse_example(dataset[number], video_root))
+        except (LinVTInputError, TypeError, KeyError) as error:
+            raise LinVTInputError(f"Example {number} of the dataset: {error}") from error
+    _need_videos(examples, list(dataset[0]))
+    _check_files(_paths(dataset, video_root, examples), max_unreadable_share)
+    _probe([video for example in examples for video in example.videos])
+
+
+def _need_videos(examples: Sequence[Example], columns: Sequence[str]) -> None:
+    if not any(example.videos for example in examples):
+        raise LinVTInputError(
+            f"No example has a video: the columns are {', '.join(map(repr, columns))}. Name the video in a column "
+            "'video' (or 'videos'), or as a content part {'type': 'video', 'path': ...} of the messages."
+        )
+
+
+def _paths(dataset: Any, root: str | os.PathLike | None, examples: Sequence[Example]) -> list[str]:
+    """Files that the dataset names: of a column of paths all, else those of the examples that were looked at."""
+    column = dataset.features.get("video") if getattr(dataset, "features", None) else None
+    if isinstance(column, datasets.Value) and column.dtype in ("string", "large_string"):
+        videos = [_resolved(path, root) for path in dataset.unique("video")[:MOST_CHECKED_FILES] if path is not None]
+    else:
+        videos = [video for example in examples for video in example.videos]
+    return [video for video in videos if isinstance(video, str) and "://" not in video]
+
+
+def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
+    missing = [path for path in paths if not os.path.exists(path)]
+    if not missing:
+        return
+    text = (
+        f"{len(missing)} of {len(paths)} video files do not exist: {', '.join(map(repr, missing[:5]))}"
+        f"{' ...' if len(missing) > 5 else ''}. Relative paths start from video_root."
+    )
+    if len(missing) > max_unreadable_share * len(paths):
+        raise VideoReadError(text)
+    logger.warning(f"{text} They will be skipped.")
+
+
+def _probe(videos: Sequence[Any]) -> None:
+    """Read one frame of a few videos: if not one can be read, the run would not get far."""
+    places = np.unique(np.linspace(0, len(videos) - 1, min(PROBED_VIDEOS, len(videos))).astype(int)).tolist()
+    problems = []
+    for place in places:
+        try:
+            if isinstance(videos[place], VideoFrames):
+                return
+            read_video(videos[place], num_frames=1)
+            return
+        except VideoReadError as error:
+            problems.append(str(error))
+    raise VideoReadError(f"None of {len(places)} videos that were tried can be read. " + " ".join(problems))
