@@ -81,6 +81,8 @@ ARMS: dict[str, dict] = {
     "anchored": {"init": "anchored"},
     "slow scorer": {"scorer_rate": 1e-4},
     "k shrinks from all": {"kept_at_start": 256},
+    "free, k shrinks": {"init": "free", "kept_at_start": 256},
+    "anchored, k shrinks": {"init": "anchored", "kept_at_start": 256},
     "noise on scores": {"score_noise": 1.0},
     "merge unselected": {"merge": True},
     "k=32": {"num_kept_tokens": 32},

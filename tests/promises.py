@@ -47,6 +47,18 @@ CHAT = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "r
 QUESTION, OTHER_QUESTION = "What is in the video?", "Hi?"
 
 
+def realigned(model: nn.Module) -> nn.Module:
+    """
+    The model with every weight in memory of its own.
+
+    Weights that were loaded lie in the file's pages, aligned as the file has them, and some processors' matrix kernels
+    round differently then (6e-7 relative was seen). What is compared bit by bit is brought to the same alignment.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
 @dataclass
 class Wrapped:
     """A family with LinVT around it: model, processor, and the folder its base lies in."""
@@ -309,7 +321,7 @@ def check_comes_back(folder: Path, inputs: Mapping[str, Any], logits: torch.Tens
     model, report = AutoModel.from_pretrained(folder, output_loading_info=True, **kwargs)
     assert not any(report.values()), report
     assert not model.training
-    assert torch.equal(model(**inputs).logits, logits), "the reloaded model gives other logits"
+    assert torch.equal(realigned(model)(**inputs).logits, logits), "the reloaded model gives other logits"
     assert not any(p.requires_grad for p in model.base_vlm.parameters()), "loading has thawed the base"
     assert all(p.requires_grad for p in model.linvt.parameters())
     return model

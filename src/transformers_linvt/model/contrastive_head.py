@@ -15,7 +15,7 @@ from .significance import fill_parameter, init_layer_norm, init_linear
 
 
 INITIAL_TEMPERATURE = 0.07  # as in CLIP
-MOST_LOGIT_SCALE = 100.0  # as in CLIP: a sharper scale is unstable
+MOST_LOG_SCALE = math.log(100.0)  # as in CLIP: a sharper scale is unstable
 
 
 @dataclass
@@ -51,13 +51,18 @@ class ContrastiveHead(nn.Module):
         # one dimension and not none: FSDP cannot divide a scalar
         self.log_scale = nn.Parameter(torch.empty(1))
 
-    def init_weights(self) -> None:
+    def init_weights(self, temperature: float = INITIAL_TEMPERATURE) -> None:
         """(Re)initialise; can be called again after the module has left the meta device."""
         for norm in (self.video_norm, self.text_norm):
             init_layer_norm(norm)
         for linear in (self.video_projection, self.text_projection):
             init_linear(linear)
-        fill_parameter(self.log_scale, torch.tensor([-math.log(INITIAL_TEMPERATURE)]))
+        fill_parameter(self.log_scale, torch.tensor([-math.log(temperature)]))
+
+    @torch.no_grad()
+    def limit_scale(self) -> None:
+        """Bring the scale back to its limit, for after a step: beyond it the scale would get no gradient any more."""
+        self.log_scale.clamp_(max=MOST_LOG_SCALE)
 
     def forward(
         self, video_tokens: torch.Tensor, text_embeds: torch.Tensor, text_mask: torch.Tensor
@@ -76,5 +81,5 @@ class ContrastiveHead(nn.Module):
         return ContrastiveEmbeddings(
             video_embeds=F.normalize(video.float(), dim=-1),
             text_embeds=F.normalize(text.float(), dim=-1),
-            logit_scale=self.log_scale.float().exp().clamp(max=MOST_LOGIT_SCALE),
+            logit_scale=self.log_scale.float().clamp(max=MOST_LOG_SCALE).exp(),
         )

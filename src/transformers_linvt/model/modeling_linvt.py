@@ -58,7 +58,7 @@ from .base_vlm import (
     visual_width,
 )
 from .configuration_linvt import LinVTConfig
-from .contrastive_head import ContrastiveHead
+from .contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from .errors import CheckpointError, LinVTInputError
 from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
 from .model_card import card_for_upload, is_local, make_card
@@ -536,11 +536,11 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             logit_scale=contrast.logit_scale,
         )
 
-    def add_contrastive_head(self, size: int = 256) -> None:
+    def add_contrastive_head(self, size: int = 256, temperature: float = INITIAL_TEMPERATURE) -> None:
         """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
         weight = next(self.linvt.parameters())
         self.linvt.contrastive_head = ContrastiveHead(visual_width(self.base_vlm), size)
-        self.linvt.contrastive_head.init_weights()
+        self.linvt.contrastive_head.init_weights(temperature)
         self.linvt.contrastive_head.to(weight.device, weight.dtype)
         self.config.contrastive_size = size
 
@@ -1073,7 +1073,7 @@ def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:
         return None
     where = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
     revision = resolve_revision(name, kwargs.get("revision"), **where)
-    return getattr(revision, "commit_hash", None) or kwargs.get("revision")
+    return getattr(revision, "resolved", None) or kwargs.get("revision")
 
 
 def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinVTConfig:

@@ -7,18 +7,22 @@ Ours: the paper trains the language model with LoRA in its second stage and does
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..model.errors import CheckpointError, LinVTInputError
 from ..model.modeling_linvt import LinVTForVideoQA
 
 
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
+_INSERTED_BY_PEFT = (BaseTunerLayer, ModulesToSaveWrapper)
 _ROUTERS = ("gate", "router")  # linear layers that choose experts: neither attention nor MLP
 
 
@@ -87,7 +91,7 @@ def save_instructed(model: nn.Module, save_directory: str | os.PathLike, **kwarg
     The folder holds LinVT's weights, the reference to the base, and the adapter in `lora/`.
     `AutoModel.from_pretrained(save_directory)` gives all of it; `model.disable_adapters()` takes the LoRA off, which
     makes pictures and text the base's own, bit by bit, and `model.enable_adapters()` puts it on again. The model can
-    be trained on as before.
+    be trained on as before. An adapter that PEFT had saved directly in that folder is replaced.
 
     Args:
         model: the [`~peft.PeftModel`] that was trained, or a [`LinVTForVideoQA`] that was loaded with its adapter.
@@ -100,6 +104,10 @@ def save_instructed(model: nn.Module, save_directory: str | os.PathLike, **kwarg
     linvt_model = _with_one_lora(model)
     with _in_subfolder(linvt_model):
         linvt_model.save_pretrained(save_directory, **kwargs)
+    if kwargs.get("is_main_process", True):
+        # A trainer leaves PEFT's own files in its output folder, and the Auto classes would load those first.
+        for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME):
+            Path(save_directory, name).unlink(missing_ok=True)
 
 
 def push_instructed(model: nn.Module, repo_id: str, **kwargs: Any) -> CommitInfo:
@@ -171,13 +179,16 @@ def merge(model: nn.Module) -> LinVTForVideoQA:
 
 def _merge_layers(model: LinVTForVideoQA) -> LinVTForVideoQA:
     """What `merge_and_unload` does, for an adapter that transformers loaded."""
-    for name, layer in [
-        (name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
-    ]:
-        layer.enable_adapters(True)
-        layer.merge(safe_merge=True)
+    inserted = [(name, module) for name, module in model.named_modules() if isinstance(module, _INSERTED_BY_PEFT)]
+    for name, module in inserted:
+        module.enable_adapters(True)
+        if isinstance(module, ModulesToSaveWrapper):
+            plain = module.modules_to_save[next(iter(model.peft_config))]
+        else:
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
         parent, _, own_name = name.rpartition(".")
-        setattr(model.get_submodule(parent), own_name, layer.get_base_layer())
+        setattr(model.get_submodule(parent), own_name, plain)
     model.model.freeze_base()
     model._hf_peft_config_loaded = False
     del model.peft_config

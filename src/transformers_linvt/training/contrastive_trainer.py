@@ -9,11 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..model.contrastive_head import INITIAL_TEMPERATURE
 from ..model.errors import LinVTInputError
 from .collator import IGNORED
 from .contrastive import ContrastiveLoss, info_nce
+from .recipe import find_linvt
 from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer, unwrap
 
 
@@ -33,8 +36,11 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
         cross_entropy_weight (`float`, defaults to 1.0): of the next-token loss.
         contrastive_size (`int`, defaults to 256): width of the space videos and captions are compared in, if the model
             has no head for it yet.
+        temperature (`float`, defaults to 0.07): where the temperature of a new head starts; it is learned, and at
+            least 0.01.
         contrastive_mini_batch_size (`int`, *optional*): GradCache: only so many examples at a time hold activations,
-            while `per_device_train_batch_size` of them are compared. The gradient is that of the whole batch.
+            while `per_device_train_batch_size` of them are compared. The gradient is that of the whole batch. With
+            one process or DDP, not with FSDP or DeepSpeed.
     """
 
     stage: str = field(default="align", metadata={"help": "Which parameters move: align, instruct or linvt."})
@@ -42,6 +48,7 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the InfoNCE loss."})
     cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the next-token loss."})
     contrastive_size: int = field(default=256, metadata={"help": "Width of the space of the contrastive loss."})
+    temperature: float = field(default=INITIAL_TEMPERATURE, metadata={"help": "Where the temperature starts."})
     contrastive_mini_batch_size: int | None = field(
         default=None, metadata={"help": "Examples that hold activations at a time (GradCache)."}
     )
@@ -51,6 +58,8 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
         super().__post_init__()
         if self.contrastive_weight < 0 or self.cross_entropy_weight < 0:
             raise LinVTInputError("contrastive_weight and cross_entropy_weight cannot be negative.")
+        if not 0.01 <= self.temperature:
+            raise LinVTInputError(f"temperature={self.temperature} must be at least 0.01.")
         if not self.contrastive_weight:
             return
         if self.per_device_train_batch_size * self.world_size < 2:
@@ -67,6 +76,14 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
         mini = self.contrastive_mini_batch_size
         if mini is not None and mini < 1:
             raise LinVTInputError(f"contrastive_mini_batch_size={mini} must be at least 1.")
+
+
+class TemperatureLimit(TrainerCallback):
+    """Keeps the learned temperature at 0.01 or above, from where a gradient can still raise it again."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After every step of the optimiser."""
+        find_linvt(kwargs["model"]).contrastive_head.limit_scale()
 
 
 class LinVTContrastiveTrainer(LinVTSFTTrainer):
@@ -92,8 +109,18 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
             raise LinVTInputError(f"args must be a LinVTContrastiveConfig, not a {type(args).__name__}.")
         inner = unwrap(model)
         if args.contrastive_weight and inner.linvt.contrastive_head is None:
-            inner.add_contrastive_head(args.contrastive_size)
+            inner.add_contrastive_head(args.contrastive_size, args.temperature)
         super().__init__(model, args, **kwargs)
+        if not args.contrastive_weight:
+            return
+        self.add_callback(TemperatureLimit())
+        # Words are counted whatever the base's own forward takes: the losses are computed and divided here.
+        self.model_accepts_loss_kwargs = True
+        if args.contrastive_mini_batch_size and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise LinVTInputError(
+                "contrastive_mini_batch_size runs LinVT twice, once outside the model's own forward, which FSDP and "
+                "DeepSpeed do not allow. Train with DDP, or without contrastive_mini_batch_size."
+            )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -173,9 +200,14 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
 
     def _parts(self, inner: nn.Module, inputs: dict[str, Any], mini: int) -> list[dict[str, Any]]:
         """The batch in parts of `mini` rows, with the frames encoded already."""
+        if "pixel_values" in inputs:
+            raise LinVTInputError(
+                "contrastive_mini_batch_size takes a batch apart by examples, and pictures do not say whose they are. "
+                "Leave out examples with pictures, or contrastive_mini_batch_size."
+            )
         counts = inputs["frames_per_video"].tolist()
         frames = {name.removeprefix("frame_"): inputs[name] for name in inputs if name.startswith("frame_")}
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.accelerator.autocast():
             encoded = inner.model.encode_videos(counts, frames)
         times = inputs["video_timestamps"].split(counts) if "video_timestamps" in inputs else None
         rows, parts = len(inputs["input_ids"]), []
@@ -196,7 +228,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
     def _embed(self, inner: nn.Module, part: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embeddings of the videos and captions of a part, without the language model."""
         counts = part["frames_per_video"].tolist()
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             condensed = inner.model.condense(
                 part["encoded_frames"],
                 part["video_timestamps"].split(counts) if "video_timestamps" in part else None,
