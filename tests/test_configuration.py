@@ -17,6 +17,7 @@ from transformers_linvt.model.configuration_linvt import TOKENIZER_FIELDS
 
 # No value is a default, and no two are equal.
 NUMBERS = {
+    "contrastive_size": 10,
     "num_video_tokens": 6,
     "num_kept_tokens": 20,
     "pooling_scales": (1, 3),

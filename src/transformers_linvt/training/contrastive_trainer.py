@@ -58,7 +58,7 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
         super().__post_init__()
         if self.contrastive_weight < 0 or self.cross_entropy_weight < 0:
             raise LinVTInputError("contrastive_weight and cross_entropy_weight cannot be negative.")
-        if not 0.01 <= self.temperature:
+        if self.temperature < 0.01:
             raise LinVTInputError(f"temperature={self.temperature} must be at least 0.01.")
         if not self.contrastive_weight:
             return
