@@ -108,6 +108,7 @@ def main(script_args: ScriptArguments, training_args: LinVTContrastiveConfig, mo
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
+    trainer.save_state()  # the log, as trainer_state.json
     trainer.accelerator.print(f"Saved to {training_args.output_dir}.")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

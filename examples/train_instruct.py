@@ -42,7 +42,7 @@ import argparse
 from train_alignment import LinVTArguments, load_model
 from trl import ScriptArguments, TrlParser
 
-from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_video_dataset, lora_config, save_instructed
+from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_video_dataset, lora_config
 
 
 def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTArguments) -> None:
@@ -66,8 +66,8 @@ def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args
         ),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    save_instructed(trainer.model, training_args.output_dir)  # LinVT and lora/ in one folder
-    processor.save_pretrained(training_args.output_dir)
+    trainer.save_model(training_args.output_dir)  # LinVT and lora/ in one folder
+    trainer.save_state()  # the log, as trainer_state.json
     trainer.accelerator.print(f"Saved to {training_args.output_dir}.")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

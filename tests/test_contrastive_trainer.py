@@ -4,47 +4,22 @@ contrast is refused before the first step.
 """
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import IterableDataset
 
 from promises import Wrapped, check_refused, snapshot, wrapped
+from training_runs import CAPTIONS, FRAMES, ROUNDING, examples, relative_error, step, stream
 from transformers_linvt import LinVTForVideoQA, LinVTInputError
 from transformers_linvt.training.collator import IGNORED
 from transformers_linvt.training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
 
 
-CAPTIONS = ("a cat", "two red cars on a road", "rain", "she opens the door", "an apple falls")
-FRAMES = (3, 5, 4, 3, 6)
-# Float32 sums in another order.
-ROUNDING = 1e-5
-
-
 @pytest.fixture
 def family() -> Wrapped:
     return wrapped("llava_phi")
-
-
-def examples(family: Wrapped, captions: tuple[str, ...] = CAPTIONS) -> list[dict[str, Any]]:
-    """Clips of different length with captions of different length."""
-    return [
-        {"prompt": "Describe it.", "completion": caption, "video": family.clip(FRAMES[i], i)}
-        for i, caption in enumerate(captions)
-    ]
-
-
-def rows_again(rows: tuple[dict[str, Any], ...], times: int) -> Iterator[dict[str, Any]]:
-    for _ in range(times):
-        yield from rows
-
-
-def stream(rows: list[dict[str, Any]], times: int = 1) -> IterableDataset:
-    """Rows as a stream, which leaves frames in memory as they are."""
-    return IterableDataset.from_generator(rows_again, gen_kwargs={"rows": tuple(rows), "times": times})  # a list: shards
 
 
 def config(folder: Path, **kwargs: Any) -> LinVTContrastiveConfig:
@@ -74,23 +49,6 @@ def trainer_of(family: Wrapped, folder: Path, rows: list | None = None, **kwargs
         processing_class=family.processor,
         **arguments,
     )
-
-
-def step(trainer: LinVTContrastiveTrainer, *batches: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss and the gradients of one step over some batches, as transformers makes it."""
-    trainer.current_gradient_accumulation_steps = len(batches)
-    collated = [trainer.data_collator(batch) for batch in batches]
-    items = trainer._get_num_items_in_batch(collated, trainer.args.device)
-    trainer.model.zero_grad()
-    loss = sum(trainer.training_step(trainer.model, batch, items).item() for batch in collated)
-    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-
-
-def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Length of the difference of all gradients as a share of the length of the expected ones."""
-    assert found.keys() == expected.keys()
-    difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
-    return (difference / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
 
 
 # --- learning --------------------------------------------------------------------------------------------------------

@@ -28,9 +28,12 @@ from promises import (
     user,
     wrapped,
 )
+from training_runs import examples, stream
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTProcessor, embedded_model_path
 from transformers_linvt.training import model_card
-from transformers_linvt.training.adapters import lora_config, merge, push_instructed
+from transformers_linvt.training.adapters import lora_config, push_instructed
+from transformers_linvt.training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
+from transformers_linvt.training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
 
 
 FAMILY = "internvl"
@@ -139,7 +142,6 @@ def test_an_adapter_of_a_pushed_checkpoint_is_pushed_alone(hub: HubServer, famil
     family.model.push_to_hub(REPOSITORY, token=TOKEN)
     loaded = LinVTForVideoQA.from_pretrained(REPOSITORY)
     model = with_lora(Wrapped(FAMILY, loaded, family.processor, family.base_folder))
-    model_card.check_can_be_pushed(model)
     model.push_to_hub("tester/adapter", token=TOKEN)
     again = AutoModelForImageTextToText.from_pretrained("tester/adapter")
     # not bit by bit: how a product is rounded depends on where in memory a file's weights lie
@@ -213,12 +215,56 @@ def test_the_embedded_model_is_pushed_with_its_base(hub: HubServer):
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_an_adapter_of_a_local_checkpoint_is_refused(hub: HubServer, family: Wrapped, tmp_path: Path):
-    family.model.save_pretrained(tmp_path)
-    loaded = LinVTForVideoQA.from_pretrained(tmp_path)
-    model = with_lora(Wrapped(FAMILY, loaded, family.processor, family.base_folder))
-    check_refused(lambda: model_card.check_can_be_pushed(model), CheckpointError, str(tmp_path), "push_instructed")
-    model_card.check_can_be_pushed(merge(model))
+# --- trainers --------------------------------------------------------------------------------------------------------
+
+
+def trainer_of(family: Wrapped, folder: Path, stage: str, **kwargs: object) -> LinVTSFTTrainer:
+    """A trainer that pushes, of two steps."""
+    arguments = {
+        "stage": stage, "max_steps": 2, "per_device_train_batch_size": 2, "report_to": "none", "disable_tqdm": True,
+        "use_cpu": True, "save_steps": 1, "logging_steps": 1, "push_to_hub": True, "hub_model_id": REPOSITORY,
+        "hub_token": TOKEN, **kwargs,
+    }  # fmt: skip
+    shared = {"train_dataset": stream(examples(family), 9), "processing_class": family.processor}
+    if stage == "align":
+        config = LinVTContrastiveConfig(str(folder), contrastive_size=8, **arguments)
+        return LinVTContrastiveTrainer(family.model, config, **shared)
+    config = LinVTSFTConfig(str(folder), **arguments)
+    return LinVTSFTTrainer(family.model, config, peft_config=lora_config(family.model, r=3), **shared)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_a_trainer_pushes_what_loads_by_name(hub: HubServer, family: Wrapped, tmp_path: Path, stage: str):
+    trainer = trainer_of(family, tmp_path / "out", stage)
+    trainer.train()
+    trainer.push_to_hub(dataset_name="org/clips")
+    names = set(hub.files(REPOSITORY))
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")) or "checkpoint-" in name]
+    assert ("lora/adapter_model.safetensors" in names) == (stage == "instruct")
+    again = AutoModel.from_pretrained(REPOSITORY)
+    with torch.no_grad():
+        expected = trainer.model.eval()(**inputs_of(family)).logits
+        torch.testing.assert_close(again(**inputs_of(family)).logits, expected)
+    card = ModelCard.load(REPOSITORY)
+    assert (
+        card.data.base_model == BASE
+        and card.data.datasets == ["org/clips"]
+        and {"trl", "linvt"} <= set(card.data.tags)
+    )
+    assert f"- stage: {stage}" in card.text and "- max_steps: 2" in card.text and "| loss |" in card.text
+    assert ("lora" in card.data.tags) == (stage == "instruct") and f'model="{REPOSITORY}"' in card.text
+    assert card.data.pipeline_tag == "video-text-to-text" and str(tmp_path) not in str(card)
+
+
+def test_a_trainer_with_a_wrong_token_says_so_before_it_trains(hub: HubServer, family: Wrapped, tmp_path: Path):
+    check_refused(
+        lambda: trainer_of(family, tmp_path / "out", "instruct", hub_token="hf_wrong").train(),
+        CheckpointError,
+        REPOSITORY,
+        "hf auth login",
+    )
+    assert not list(tmp_path.glob("out/checkpoint-*"))
 
 
 # --- the card --------------------------------------------------------------------------------------------------------

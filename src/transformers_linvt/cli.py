@@ -367,9 +367,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     pipe = _load(None, None, "auto")
-    print(
-        f"{EMBEDDED_MODEL_KNOWS}\nThe LinVT around it is untrained: it averages frames in the order of time and place."
-    )
+    print(f"{EMBEDDED_MODEL_KNOWS} Its LinVT was trained on clips of 16 frames; these have {_DEMO_FRAMES}.")
     print("What it gets wrong is shown like what it gets right.\n")
     files, right, asked = [], 0, 0
     for kind, shows in _DEMO_CLIPS.items():

@@ -28,7 +28,10 @@ def embedded_base_path() -> str:
 
 def embedded_model_path() -> str:
     """
-    The folder of the embedded LinVT checkpoint: an untrained LinVT (its anchored start) around the embedded base.
+    The folder of the embedded LinVT checkpoint: a LinVT and a LoRA adapter around the embedded base.
+
+    Trained in two stages on generated clips of coloured shapes with 16 frames, at which 256 frame tokens become 16
+    (`make train-linvt-shapes`).
 
     Raises:
         `CheckpointError`: if the package was installed without its assets.

@@ -806,12 +806,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                     create_pr=create_pr,
                 )
         except HfHubHTTPError as error:
-            if getattr(error.response, "status_code", None) not in (401, 403):
-                raise
-            raise CheckpointError(
-                f"The Hub does not let this token write to {repo_id!r}: {error}. Log in with `hf auth login`, or pass "
-                "token=... of a token with write access to that account or organisation."
-            ) from error
+            raise token_refused(error, repo_id) from error
 
     def _save_adapter(self, folder: str, adapter_name: str, state_dict: dict[str, torch.Tensor]) -> None:
         """Write the LoRA weights in PEFT's own format, without the copy of LinVT that PEFT may train beside them."""
@@ -1029,6 +1024,16 @@ def _base_location(config: LinVTConfig, checkpoint: str) -> str | None:
     if name and name.startswith(".") and os.path.isdir(checkpoint):
         return os.path.abspath(os.path.join(checkpoint, name))
     return name
+
+
+def token_refused(error: HfHubHTTPError, repo_id: str) -> Exception:
+    """An error of the Hub's in words if it refused a token, else the same error."""
+    if getattr(error.response, "status_code", None) not in (401, 403):
+        return error
+    return CheckpointError(
+        f"The Hub does not let this token write to {repo_id!r}: {error}. Log in with `hf auth login`, or pass "
+        "token=... of a token with write access to that account or organisation."
+    )
 
 
 @contextmanager

@@ -44,7 +44,7 @@ VIDEO_TOKEN = (
 )
 
 VIDEO_KEYS = ("video", "path", "url", "frames")
-_PICTURE_KEYS = ("image", "path", "url", "base64")
+PICTURE_KEYS = ("image", "path", "url", "base64")
 SAMPLING_ARGUMENTS = (
     "num_frames",
     "fps",
@@ -193,7 +193,7 @@ class LinVTProcessor(ProcessorMixin):
     >>> from transformers_linvt import LinVTProcessor, embedded_model_path
     >>> processor = LinVTProcessor.from_pretrained(embedded_model_path())
     >>> processor.question_inputs(["What colour is the circle?"])["video_mask"].sum().item()
-    64
+    16
     """
 
     _auto_class = "AutoProcessor"
@@ -647,14 +647,27 @@ class LinVTProcessor(ProcessorMixin):
             shown = videos[: len(list(_parts(part, "video")))] if videos is not None else None
             return str(self._render(self._rewrite(part, shown), template, {**arguments.template, **flags}))
 
-        before = render(turn, add_generation_prompt=messages[turn]["role"] == "assistant")
-        behind = render(turn + 1)
+        is_answer = messages[turn]["role"] == "assistant"
+        before, behind = render(turn, add_generation_prompt=is_answer), render(turn + 1)
+        if is_answer and not behind.startswith(before):
+            before = self._up_to_text(render(turn), behind, messages[turn])
         if not (behind.startswith(before) and prompt.startswith(behind)):
             raise LinVTInputError(
                 f"The chat template writes message {turn + 1} differently when other messages follow, so its tokens "
                 "cannot be told. Pass a chat template with {% generation %} tags and assistant_only_loss=True."
             )
         return len(before), len(behind)
+
+    @staticmethod
+    def _up_to_text(before: str, behind: str, message: Mapping[str, Any]) -> str:
+        """
+        `behind` up to the words of its last message, for templates that open an answer in two ways.
+
+        LLaVA-OneVision's asks for an answer with `assistant\\n` and writes one that is there as `assistant \\n`.
+        """
+        words = next(iter(_texts([message])), "").strip()
+        place = behind.find(words, len(before)) if behind.startswith(before) else -1
+        return behind[:place] if words and place >= 0 else before
 
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""
@@ -671,7 +684,7 @@ class LinVTProcessor(ProcessorMixin):
 
     def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: _Arguments, needed: bool) -> list[Any]:
         parts = list(_parts(messages, "image"))
-        sources = [_source(part, _PICTURE_KEYS, needed) for part in parts]
+        sources = [_source(part, PICTURE_KEYS, needed) for part in parts]
         return [self._load_picture(source, arguments) for source in sources] if needed else []
 
     def _load_picture(self, source: Any, arguments: _Arguments) -> Any:
@@ -713,8 +726,8 @@ class LinVTProcessor(ProcessorMixin):
         """Exactly what the base's processor makes of it, with batches padded if tensors are asked for."""
         if given["tokenize"]:
             for part in (part for messages in conversations for part in _parts(messages, "image")):
-                picture = self._load_picture(_source(part, _PICTURE_KEYS, True), arguments)
-                for key in _PICTURE_KEYS:
+                picture = self._load_picture(_source(part, PICTURE_KEYS, True), arguments)
+                for key in PICTURE_KEYS:
                     part.pop(key, None)
                 part["image"] = picture
         text = dict(arguments.text)

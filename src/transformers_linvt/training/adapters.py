@@ -22,6 +22,7 @@ from ..model.modeling_linvt import LinVTForVideoQA
 
 
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
+_PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
 _INSERTED_BY_PEFT = (BaseTunerLayer, ModulesToSaveWrapper)
 _ROUTERS = ("gate", "router")  # linear layers that choose experts: neither attention nor MLP
 
@@ -46,7 +47,7 @@ def language_model_targets(model: nn.Module) -> list[str]:
     >>> targets[0]
     'model.base_vlm.model.language_model.layers.0.self_attn.q_proj'
     """
-    linvt_model = _unwrap(model)
+    linvt_model = unwrap(model)
     decoder, head = linvt_model.get_decoder(), linvt_model.get_output_embeddings()
     prefix = next(name for name, module in linvt_model.named_modules() if module is decoder)
     targets = []
@@ -96,13 +97,15 @@ def save_instructed(model: nn.Module, save_directory: str | os.PathLike, **kwarg
     Args:
         model: the [`~peft.PeftModel`] that was trained, or a [`LinVTForVideoQA`] that was loaded with its adapter.
         save_directory: folder, made if missing.
-        kwargs: see [`LinVTForVideoQA.save_pretrained`].
+        kwargs: see [`LinVTForVideoQA.save_pretrained`]; names of a `state_dict` may be PEFT's.
 
     Raises:
         CheckpointError: no adapter or several, one that is not LoRA, or a base that cannot be referred to.
     """
     linvt_model = _with_one_lora(model)
-    with _in_subfolder(linvt_model):
+    if state_dict := kwargs.pop("state_dict", None):
+        kwargs["state_dict"] = {name.removeprefix(_PEFT_PREFIX): value for name, value in state_dict.items()}
+    with as_one_checkpoint(linvt_model):
         linvt_model.save_pretrained(save_directory, **kwargs)
     if kwargs.get("is_main_process", True):
         # A trainer leaves PEFT's own files in its output folder, and the Auto classes would load those first.
@@ -123,7 +126,7 @@ def push_instructed(model: nn.Module, repo_id: str, **kwargs: Any) -> CommitInfo
         CheckpointError: as [`save_instructed`] and [`LinVTForVideoQA.push_to_hub`].
     """
     linvt_model = _with_one_lora(model)
-    with _in_subfolder(linvt_model):
+    with as_one_checkpoint(linvt_model):
         return linvt_model.push_to_hub(repo_id, **kwargs)
 
 
@@ -151,7 +154,7 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     config.modules_to_save, config.inference_mode = ["linvt"], False
     peft_model = get_peft_model(model, config)
     linvt = {f"model.linvt.{name}": value for name, value in model.linvt.original_module.state_dict().items()}
-    set_peft_model_state_dict(peft_model, {f"base_model.model.{k}": v for k, v in {**weights, **linvt}.items()})
+    set_peft_model_state_dict(peft_model, {f"{_PEFT_PREFIX}{k}": v for k, v in {**weights, **linvt}.items()})
     model.config.adapter_subfolder = subfolder
     return peft_model
 
@@ -169,7 +172,7 @@ def merge(model: nn.Module) -> LinVTForVideoQA:
     Raises:
         CheckpointError: the model has no adapter.
     """
-    linvt_model = _unwrap(model)
+    linvt_model = unwrap(model)
     if not getattr(linvt_model, "peft_config", None):
         raise CheckpointError("The model has no adapter to merge.")
     linvt_model = model.merge_and_unload() if isinstance(model, PeftModel) else _merge_layers(linvt_model)
@@ -196,7 +199,7 @@ def _merge_layers(model: LinVTForVideoQA) -> LinVTForVideoQA:
 
 
 def _with_one_lora(model: nn.Module) -> LinVTForVideoQA:
-    linvt_model = _unwrap(model)
+    linvt_model = unwrap(model)
     if not (peft_config := getattr(linvt_model, "peft_config", None)):
         raise CheckpointError("The model has no adapter. Save it with model.save_pretrained(folder).")
     if kinds := [one.peft_type.value for one in peft_config.values() if one.peft_type.value != "LORA"]:
@@ -205,8 +208,8 @@ def _with_one_lora(model: nn.Module) -> LinVTForVideoQA:
 
 
 @contextmanager
-def _in_subfolder(model: LinVTForVideoQA) -> Iterator[None]:
-    """The model as one that is saved together with its adapter."""
+def as_one_checkpoint(model: LinVTForVideoQA) -> Iterator[None]:
+    """The model as one that is saved together with its adapter; see [`save_instructed`]."""
     before = model.config.adapter_subfolder
     model.config.adapter_subfolder = before or ADAPTER_SUBFOLDER
     try:
@@ -215,13 +218,32 @@ def _in_subfolder(model: LinVTForVideoQA) -> Iterator[None]:
         model.config.adapter_subfolder = before
 
 
-def _unwrap(model: nn.Module) -> LinVTForVideoQA:
+def unwrap(model: nn.Module) -> LinVTForVideoQA:
+    """
+    The LinVT model inside PEFT's.
+
+    Raises:
+        LinVTInputError: it is none.
+    """
     found = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(found, LinVTForVideoQA):
+    if isinstance(found, LinVTForVideoQA):
+        return found
+    if isinstance(found, str):
         raise LinVTInputError(
-            f"A LinVTForVideoQA is needed here, maybe with PEFT around it; {type(found).__name__} was given."
+            f"A LinVTForVideoQA is needed here, not the name {found!r}. Load it first: "
+            "LinVTForVideoQA.from_pretrained(...) or from_base(...)."
         )
-    return found
+    raise LinVTInputError(
+        f"A LinVTForVideoQA is needed here, maybe with PEFT around it; {type(found).__name__} was given."
+    )
 
 
-__all__ = ["language_model_targets", "load_for_training", "lora_config", "merge", "push_instructed", "save_instructed"]
+__all__ = [
+    "language_model_targets",
+    "load_for_training",
+    "lora_config",
+    "merge",
+    "push_instructed",
+    "save_instructed",
+    "unwrap",
+]

@@ -14,10 +14,11 @@ from transformers.utils import logging
 
 from ..model.contrastive_head import INITIAL_TEMPERATURE
 from ..model.errors import LinVTInputError
+from .adapters import unwrap
 from .collator import IGNORED
 from .contrastive import ContrastiveLoss, info_nce
 from .recipe import find_linvt
-from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer, unwrap
+from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -114,8 +115,6 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         if not args.contrastive_weight:
             return
         self.add_callback(TemperatureLimit())
-        # Words are counted whatever the base's own forward takes: the losses are computed and divided here.
-        self.model_accepts_loss_kwargs = True
         if args.contrastive_mini_batch_size and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise LinVTInputError(
                 "contrastive_mini_batch_size runs LinVT twice, once outside the model's own forward, which FSDP and "

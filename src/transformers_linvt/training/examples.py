@@ -5,6 +5,7 @@ Training examples: the formats people have, brought into one; reading them from 
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
-from ..model.processing_linvt import SAMPLING_ARGUMENTS, VIDEO_KEYS
+from ..model.processing_linvt import PICTURE_KEYS, SAMPLING_ARGUMENTS, VIDEO_KEYS
 from ..model.video_reading import VideoFrames, read_video
 from .identity import content_id, frames_content
 
@@ -23,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 FORMATS = "'messages', 'prompt' and 'completion', or LLaVA's 'conversations' (with 'video')"
 LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 VIDEO_MARK, IMAGE_MARK = "<video>", "<image>"
 MOST_CHECKED_FILES = 100_000  # looking for a file costs microseconds
 PROBED_VIDEOS = 5
@@ -87,7 +89,8 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
         - `prompt` and `completion`: strings or lists of messages.
         - `conversations`: LLaVA's `{"from": "human", "value": "<video>\\nWhat happens?"}`.
 
-    Videos of the column `video` (or `videos`) that no part asks for stand in front of the first user's text.
+    Videos of the column `video` (or `videos`) that no part asks for stand in front of the first user's text. Pictures
+    go the same way, in parts `{"type": "image", ...}` or the column `image` (or `images`).
 
     Raises:
         `LinVTInputError`: for anything else; the message names the keys that were found.
@@ -103,16 +106,15 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
         start = len(prompt)
         messages = prompt + _as_messages(example["completion"], "assistant")
     elif "conversations" in example:
-        messages = [_from_llava(turn, example) for turn in example["conversations"]]
+        messages = [_from_llava(turn) for turn in example["conversations"]]
     else:
         raise LinVTInputError(
             f"The example has the keys {', '.join(map(repr, example)) or 'none'}; none of the known formats is there: "
             f"{FORMATS}."
         )
-    column = example.get("videos", example.get("video"))
-    column = [] if column is None else [column] if "videos" not in example else list(column)
     result = Example(messages, completion_start=start)
-    _take_videos_out(result, column, video_root)
+    _take_videos_out(result, _column(example, "video"), video_root)
+    _put_pictures_in(result, _column(example, "image"), video_root)
     if not result.learned_turns():
         raise LinVTInputError(
             "The example has no answer to learn: no message of the assistant, or an empty completion. Found roles: "
@@ -127,7 +129,14 @@ def _as_messages(value: Any, role: str) -> list[dict[str, Any]]:
     return [dict(message) for message in value]
 
 
-def _from_llava(turn: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+def _column(example: Mapping[str, Any], name: str) -> list[Any]:
+    """The sources of a column, whose name is that of one or, with an s, of several."""
+    if f"{name}s" in example:
+        return list(example[f"{name}s"])
+    return [example[name]] if name in example else []
+
+
+def _from_llava(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A LLaVA turn as a message; `<video>` and `<image>` become parts where they stand."""
     if not isinstance(turn, Mapping) or turn.get("from") not in LLAVA_ROLES or not isinstance(turn.get("value"), str):
         raise LinVTInputError(
@@ -137,7 +146,7 @@ def _from_llava(turn: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str
     for number, piece in enumerate(turn["value"].split(VIDEO_MARK)):
         parts += [{"type": "video"}] if number else []
         for place, text in enumerate(piece.split(IMAGE_MARK)):
-            parts += [{"type": "image", "image": example.get("image")}] if place else []
+            parts += [{"type": "image"}] if place else []
             parts += [{"type": "text", "text": text.strip()}] if text.strip() else []
     return {"role": LLAVA_ROLES[turn["from"]], "content": parts}
 
@@ -162,27 +171,47 @@ def _take_videos_out(example: Example, column: list[Any], root: str | os.PathLik
             parts.append(part)
         message["content"] = parts
     if waiting:
-        _put_in_front(example, waiting, root)
+        _put_in_front(example, [{"type": "video"} for _ in waiting])
+        example.videos[:0] = [_resolved(source, root) for source in waiting]
+        example.sampling[:0] = [{} for _ in waiting]
 
 
-def _put_in_front(example: Example, sources: list[Any], root: str | os.PathLike | None) -> None:
+def _put_pictures_in(example: Example, column: list[Any], root: str | os.PathLike | None) -> None:
+    """Give the parts their pictures, from the column where they name none, with paths joined to the root."""
+    waiting = [_resolved(source, root) for source in column]
+    for message in example.messages:
+        for part in message["content"] if isinstance(message.get("content"), list | tuple) else ():
+            if part.get("type") != "image":
+                continue
+            if given := [key for key in PICTURE_KEYS if part.get(key) is not None]:
+                part[given[0]] = _resolved(part[given[0]], root) if given[0] in ("image", "path") else part[given[0]]
+            elif waiting:
+                part["image"] = waiting.pop(0)
+            else:
+                raise LinVTInputError("An image part names no source, and the column 'image' or 'images' has none.")
+    if waiting:
+        _put_in_front(example, [{"type": "image", "image": source} for source in waiting])
+
+
+def _put_in_front(example: Example, parts: list[dict[str, Any]]) -> None:
+    """Parts that no message asked for stand before the first user's words."""
     user = next((message for message in example.messages if message.get("role") == "user"), None)
     if user is None:
-        raise LinVTInputError("The example has a video and no message of a user that it could belong to.")
+        raise LinVTInputError(
+            f"The example has a {parts[0]['type']} and no message of a user that it could belong to."
+        )
     content = user["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    user["content"] = [{"type": "video"} for _ in sources] + parts
-    example.videos[:0] = [_resolved(source, root) for source in sources]
-    example.sampling[:0] = [{} for _ in sources]
+    words = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    user["content"] = parts + words
 
 
 def _resolved(source: Any, root: str | os.PathLike | None) -> Any:
-    """A path joined to the root; undecoded videos of `datasets` as bytes or path; anything else as it is."""
+    """A path joined to the root; undecoded files of `datasets` as bytes or path; anything else as it is."""
     if isinstance(source, Mapping) and ("path" in source or "bytes" in source):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
-    if isinstance(source, str) and root is not None and "://" not in source:
+    if isinstance(source, str) and root is not None and not _ADDRESS.match(source):
         return os.path.join(root, source)
     return source
 
@@ -240,7 +269,9 @@ def load_video_dataset(
             raise LinVTInputError(f"{source!r} does not exist. Give a jsonl with a line per example.")
         if streaming:
             return datasets.IterableDataset.from_generator(_read_lines, gen_kwargs={"path": source})
-        return datasets.Dataset.from_list(list(_read_lines(source)))
+        rows = list(_read_lines(source))
+        names = list(dict.fromkeys(name for row in rows for name in row))  # from_list has those of the first row only
+        return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
     dataset = datasets.load_dataset(source, split=split, streaming=streaming)
     return _undecoded(dataset)
 
@@ -278,7 +309,7 @@ def _uniform(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
     for name in ("messages", "prompt", "completion"):
         if isinstance(result.get(name), list):
             result[name] = [_uniform_message(message, folder) for message in result[name]]
-    for name in ("video", "videos"):
+    for name in ("video", "videos", "image", "images"):
         value = result.get(name)
         if isinstance(value, list):
             result[name] = [_resolved(one, folder) for one in value]
@@ -293,10 +324,8 @@ def _uniform_message(message: Mapping[str, Any], folder: str) -> dict[str, Any]:
         return {**message, "content": [{"type": "text", "text": content}]}
     parts = []
     for part in content or []:
-        sources = {
-            key: _resolved(part[key], folder) for key in VIDEO_KEYS if part.get("type") == "video" and key in part
-        }
-        parts.append({**part, **sources})
+        keys = {"video": VIDEO_KEYS, "image": ("image", "path")}.get(part.get("type"), ())
+        parts.append({**part, **{key: _resolved(part[key], folder) for key in keys if key in part}})
     return {**message, "content": parts}
 
 
@@ -381,12 +410,12 @@ def _need_videos(examples: Sequence[Example], columns: Sequence[str]) -> None:
 
 def _paths(dataset: Any, root: str | os.PathLike | None, examples: Sequence[Example]) -> list[str]:
     """Files that the dataset names: of a column of paths all, else those of the examples that were looked at."""
-    column = dataset.features.get("video") if getattr(dataset, "features", None) else None
-    if isinstance(column, datasets.Value) and column.dtype in ("string", "large_string"):
-        videos = [_resolved(path, root) for path in dataset.unique("video")[:MOST_CHECKED_FILES] if path is not None]
-    else:
-        videos = [video for example in examples for video in example.videos]
-    return [video for video in videos if isinstance(video, str) and "://" not in video]
+    features = getattr(dataset, "features", None) or {}
+    files = [] if "video" in features else [video for example in examples for video in example.videos]
+    for name in ("video", "image"):
+        if isinstance(column := features.get(name), datasets.Value) and column.dtype in ("string", "large_string"):
+            files += [_resolved(path, root) for path in dataset.unique(name)[:MOST_CHECKED_FILES] if path is not None]
+    return [path for path in files if isinstance(path, str) and not _ADDRESS.match(path)]
 
 
 def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
@@ -394,7 +423,7 @@ def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
     if not missing:
         return
     text = (
-        f"{len(missing)} of {len(paths)} video files do not exist: {', '.join(map(repr, missing[:5]))}"
+        f"{len(missing)} of {len(paths)} files do not exist: {', '.join(map(repr, missing[:5]))}"
         f"{' ...' if len(missing) > 5 else ''}. Relative paths start from video_root."
     )
     if len(missing) > max_unreadable_share * len(paths):

@@ -1,6 +1,5 @@
 """The model card of a training run: what `push_to_hub` of the trainers writes beside the weights."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
 
-from ..model.errors import CheckpointError
-from ..model.model_card import is_local, make_card
+from ..model.model_card import make_card
+from .adapters import as_one_checkpoint
 
 
 # Settings that change the result, by their names in transformers' `TrainingArguments` and in ours.
@@ -53,10 +52,21 @@ def create(
         figures: further results by name.
         tags: more tags.
     """
-    linvt_model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(model, PeftModel):  # saved as one checkpoint
+        linvt_model = model.get_base_model()
+        with as_one_checkpoint(linvt_model):
+            return create(
+                linvt_model,
+                repo_id=repo_id,
+                args=args,
+                datasets=datasets,
+                log_history=log_history,
+                figures=figures,
+                tags=tags,
+            )
     settings = {name: getattr(args, name, None) for name in REPORTED_SETTINGS if name != "stage"}
-    card = make_card(
-        linvt_model.config,
+    return make_card(
+        model.config,
         repo_id,
         stage=getattr(args, "stage", None),
         datasets=datasets,
@@ -64,12 +74,6 @@ def create(
         figures={**last_figures(log_history), **(figures or {})},
         tags=tags or (),
     )
-    if isinstance(model, PeftModel):  # the folder holds the adapter with LinVT's weights, its base is a checkpoint
-        reference = model.peft_config[model.active_adapter].base_model_name_or_path
-        card.data.base_model = None if is_local(reference) else reference or None
-        card.data.base_model_relation = "adapter" if card.data.base_model else None
-        card.data.tags = list(dict.fromkeys([*card.data.tags, "lora"]))
-    return card
 
 
 def last_figures(log_history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -83,24 +87,4 @@ def last_figures(log_history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return last
 
 
-def check_can_be_pushed(model: nn.Module) -> None:
-    """
-    Refuse to push what nobody else could load: weights that belong to a folder of this machine.
-
-    For trainers, which upload a folder and do not ask the model; [`LinVTForVideoQA.push_to_hub`] checks by itself.
-
-    Raises:
-        CheckpointError: the base, or the checkpoint an adapter belongs to, is a local folder.
-    """
-    if not isinstance(model, PeftModel):
-        return model.check_can_be_pushed()
-    reference = model.peft_config[model.active_adapter].base_model_name_or_path
-    if not reference or is_local(reference):
-        raise CheckpointError(
-            f"The adapter belongs to {os.fspath(reference or 'a model that was never saved')!r}, which nobody else "
-            "can load. Push adapter and LinVT as one checkpoint with push_instructed (its base has to be on the "
-            "Hub), or merge(model).push_to_hub(...), which holds everything."
-        )
-
-
-__all__ = ["check_can_be_pushed", "create", "last_figures"]
+__all__ = ["create", "last_figures"]

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftModel
+from huggingface_hub.errors import HfHubHTTPError
+from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from ..model.errors import CheckpointError, LinVTInputError, VideoReadError
-from ..model.modeling_linvt import LinVTForVideoQA
+from ..model.modeling_linvt import LinVTForVideoQA, token_refused
 from ..model.processing_linvt import LinVTProcessor
+from . import model_card
+from .adapters import save_instructed, unwrap
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
 from .examples import check_dataset
 from .recipe import SelectionSchedule
@@ -41,7 +44,8 @@ class LinVTSFTConfig(SFTConfig):
     Arguments of [`LinVTSFTTrainer`]: those of TRL's [`~trl.SFTConfig`], with other defaults, and some of its own.
 
     Set and not to be changed: `remove_unused_columns=False` and `skip_prepare_dataset` (the collator takes the
-    examples as they are), no packing. Other defaults: `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and
+    examples as they are), no packing, and `hub_strategy="end"` (checkpoints in between
+    hold pickles). Other defaults: `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and
     activation checkpointing only where there is a GPU.
 
     Args:
@@ -62,6 +66,7 @@ class LinVTSFTConfig(SFTConfig):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Recompute activations in the backward pass. By default where there is a GPU."}
     )
+    hub_strategy: str = field(default="end", metadata={"help": "Only 'end': checkpoints in between stay here."})
     stage: str = field(default="instruct", metadata={"help": "Which parameters move: align, instruct or linvt."})
     num_frames: int | None = field(default=None, metadata={"help": "Frames per video, spread evenly."})
     fps: float | None = field(default=None, metadata={"help": "Frames per second, instead of num_frames."})
@@ -103,6 +108,11 @@ class LinVTSFTConfig(SFTConfig):
         if self.num_frames is not None and self.fps is not None:
             raise LinVTInputError("num_frames and fps are alternatives. Give one of them.")
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise LinVTInputError(
+                f"hub_strategy={self.hub_strategy.value!r}: the state of the optimiser is a pickle, and only "
+                "safetensors are pushed. Leave hub_strategy='end' and push when training is done."
+            )
 
 
 class LinVTSFTTrainer(SFTTrainer):
@@ -148,6 +158,8 @@ class LinVTSFTTrainer(SFTTrainer):
         if not isinstance(args, LinVTSFTConfig):
             raise LinVTInputError(f"args must be a LinVTSFTConfig, not a {type(args).__name__}.")
         inner = unwrap(model)
+        if args.push_to_hub:
+            inner.check_can_be_pushed()  # now and not after hours of training
         if processing_class is None:
             processing_class = LinVTProcessor.from_pretrained(inner.config.name_or_path)
         check_agreement(inner, processing_class)
@@ -174,6 +186,9 @@ class LinVTSFTTrainer(SFTTrainer):
             callbacks=callbacks,
             **kwargs,
         )
+        # Whatever the base's own forward takes: the loss is computed and divided outside of it. Without, the loss of
+        # accumulated batches would be a mean of means, in which a word of a short answer counts more.
+        self.model_accepts_loss_kwargs = True
         self.parameter_counts = apply_stage(self.model, args.stage)
 
     def make_collator(self, args: LinVTSFTConfig, processor: LinVTProcessor) -> LinVTDataCollator:
@@ -254,23 +269,68 @@ class LinVTSFTTrainer(SFTTrainer):
             resume_from_checkpoint = find_whole_checkpoint(self.args.output_dir, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """
+        A checkpoint to resume from is transformers' and PEFT's own; the result of training is one that loads as it is.
 
-def unwrap(model: Any) -> LinVTForVideoQA:
-    """
-    The LinVT model inside PEFT's.
+        The result has no `training_args.bin`: it is a pickle, and what mattered of it stands in the model card.
+        """
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        kinds = {one.peft_type for one in model.peft_config.values()} if isinstance(model, PeftModel) else set()
+        is_to_resume = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", os.path.basename(os.path.normpath(folder)))
+        if is_to_resume or kinds - {PeftType.LORA}:
+            super()._save(folder, state_dict)
+        elif self.args.should_save:
+            save = save_instructed if kinds else type(model).save_pretrained
+            save(model, folder, state_dict=state_dict)
+            self.processing_class.save_pretrained(folder)
 
-    Raises:
-        `LinVTInputError`: it is none.
-    """
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(inner, LinVTForVideoQA):
-        raise LinVTInputError(
-            f"The trainer takes a LinVTForVideoQA, not {inner!r}. Load it first: "
-            "LinVTForVideoQA.from_pretrained(...) or from_base(...)."
-            if isinstance(inner, str)
-            else f"The trainer takes a LinVTForVideoQA, not a {type(inner).__name__}."
+    # -- the Hub --
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        As in transformers.
+
+        Raises:
+            `CheckpointError`: the Hub refused the token.
+        """
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except HfHubHTTPError as error:
+            raise token_refused(error, self.args.hub_model_id or self.args.output_dir) from error
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`model_card.create`]."""
+        if not self.is_world_process_zero():
+            return
+        tags = [tags] if isinstance(tags, str) else list(tags or ())
+        card = model_card.create(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            repo_id=self.hub_model_id,
+            args=self.args,
+            datasets=dataset_name,
+            log_history=self.state.log_history,
+            tags=[*self._tag_names, *tags],
         )
-    return inner
+        os.makedirs(self.args.output_dir, exist_ok=True)
+        card.save(os.path.join(self.args.output_dir, "README.md"))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Save and upload LinVT with its adapter, the processor and a model card, as transformers' trainer does it.
+
+        Raises:
+            `CheckpointError`: the base is a folder of this machine, so nobody else could load the result; or the Hub
+                refused the token.
+        """
+        unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).check_can_be_pushed()
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except HfHubHTTPError as error:
+            raise token_refused(error, self.hub_model_id) from error
 
 
 def check_agreement(model: LinVTForVideoQA, processor: Any) -> None:
