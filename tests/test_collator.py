@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from promises import NUM_VIDEO_TOKENS, Wrapped, check_refused, wrapped
-from transformers_linvt import LinVTInputError
+from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
 from transformers_linvt.training.collator import IGNORED, LinVTDataCollator
 
@@ -153,3 +154,215 @@ def test_the_loss_is_on_the_answer_and_its_end_of_turn_alone(qwen: Wrapped):
 
 def test_a_batch_without_an_example_is_refused(llava: Wrapped):
     check_refused(lambda: LinVTDataCollator(llava.processor)([]), LinVTInputError, "no example")
+
+
+def test_every_turn_of_the_assistant_is_learned_and_nothing_else(qwen: Wrapped):
+    messages = [
+        turn("user", {"type": "video", "video": qwen.clip(3)}, QUESTION),
+        turn("assistant", "a ball"),
+        turn("user", "And now?"),
+        turn("assistant", "no more"),
+    ]
+    batch = LinVTDataCollator(qwen.processor)([{"messages": messages}])
+    assert learned(batch) == ids_of(qwen, "a ball", "<|im_end|>", "\n", "no more", "<|im_end|>", "\n")
+    whole = LinVTDataCollator(qwen.processor, completion_only_loss=False)([{"messages": messages}])
+    text_ids = [token for token in batch["input_ids"][0].tolist() if token != qwen.processor.markers.token_id]
+    assert learned(whole) == text_ids
+
+
+def test_of_a_completion_with_several_turns_assistant_only_learns_the_assistants(qwen: Wrapped):
+    example = {
+        "prompt": [turn("user", {"type": "video", "video": qwen.clip(3)}, QUESTION)],
+        "completion": [turn("assistant", "a ball"), turn("user", "Sure?"), turn("assistant", "yes")],
+    }
+    both = learned(LinVTDataCollator(qwen.processor)([example]))
+    only = learned(LinVTDataCollator(qwen.processor, assistant_only_loss=True)([example]))
+    assert only == ids_of(qwen, "a ball", "<|im_end|>", "\n", "yes", "<|im_end|>", "\n")
+    assert set(ids_of(qwen, "Sure?")) <= set(both) and len(both) > len(only)
+
+
+TAGGED = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content[0].text }}<|im_end|>{% endgeneration %}"
+    "{% else %}{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}<|im_end|>{% endif %}\n{% endfor %}"
+)
+
+
+def test_a_template_that_marks_what_it_generates_decides(qwen: Wrapped):
+    collator = LinVTDataCollator(qwen.processor, assistant_only_loss=True, chat_template=TAGGED)
+    batch = collator([{"messages": [ASKED, turn("assistant", ANSWER)], "video": qwen.clip(3)}])
+    assert learned(batch) == ids_of(qwen, ANSWER, "<|im_end|>")  # without the line end behind it
+
+
+def test_padding_is_on_the_right_and_has_no_loss(qwen: Wrapped):
+    rows = [row(qwen.clip(3)), row(qwen.clip(4, 1), "a red ball and many more things besides")]
+    batch = LinVTDataCollator(qwen.processor)(rows)
+    alone = LinVTDataCollator(qwen.processor)(rows[:1])
+    length = alone["input_ids"].shape[1]
+    assert batch["input_ids"].shape[1] > length
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(batch[name][0, :length], alone[name][0])
+    assert not batch["attention_mask"][0, length:].any() and (batch["labels"][0, length:] == IGNORED).all()
+    places = batch["input_ids"] == qwen.processor.markers.token_id
+    assert places.sum() == 2 * NUM_VIDEO_TOKENS and (batch["labels"][places] == IGNORED).all()
+
+
+def test_a_template_that_opens_an_answer_in_two_ways_is_understood():
+    """LLaVA-OneVision's asks with `assistant\\n` and writes `assistant \\n`."""
+    family = wrapped("llava_onevision")
+    batch = LinVTDataCollator(family.processor)([row(family.clip(3))])
+    assert learned(batch) == ids_of(family, ANSWER, "<|im_end|>")
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+SOURCES = {
+    "bytes": lambda path: path.read_bytes(),
+    "a dictionary with bytes": lambda path: {"bytes": path.read_bytes(), "path": None},
+    "a dictionary with a path": lambda path: {"path": str(path), "bytes": None},
+    "a Path": lambda path: path,
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_of_any_kind_gives_the_same_frames(llava: Wrapped, clips: Path, name: str):
+    collator = LinVTDataCollator(llava.processor, num_frames=5)
+    expected, found = collator([row(str(clips / "a.mp4"))]), collator([row(SOURCES[name](clips / "a.mp4"))])
+    assert torch.equal(found["frame_pixel_values"], expected["frame_pixel_values"])
+    assert torch.equal(found["labels"], expected["labels"])
+
+
+def test_relative_paths_start_from_the_root_and_frames_in_memory_are_taken(llava: Wrapped, clips: Path):
+    rooted = LinVTDataCollator(llava.processor, video_root=str(clips), num_frames=8)([row("a.mp4")])
+    plain = LinVTDataCollator(llava.processor, num_frames=8)([row(str(clips / "a.mp4"))])
+    assert_same(rooted, plain)
+    video = llava.processor.read_video(str(clips / "a.mp4"), num_frames=8)
+    for source in (video, video.frames):
+        found = LinVTDataCollator(llava.processor, num_frames=8)([row(source)])
+        assert torch.equal(found["frame_pixel_values"], plain["frame_pixel_values"])
+
+
+def test_a_part_may_say_how_it_is_sampled(llava: Wrapped, clips: Path):
+    messages = [
+        turn("user", {"type": "video", "path": str(clips / "a.mp4"), "num_frames": 3}, {"type": "video"}, QUESTION),
+        turn("assistant", ANSWER),
+    ]
+    batch = LinVTDataCollator(llava.processor, num_frames=5)([{"messages": messages, "video": str(clips / "b.mp4")}])
+    assert batch["frames_per_video"].tolist() == [3, 5]
+
+
+def test_pictures_come_from_parts_columns_and_marks(qwen: Wrapped, clips: Path):
+    picture = qwen.picture()
+    picture.save(clips / "picture.png")
+    answer = turn("assistant", ANSWER)
+    rows = [
+        {"messages": [turn("user", {"type": "image", "image": picture}, QUESTION), answer]},
+        {"messages": [turn("user", {"type": "image"}, QUESTION), answer], "image": picture},
+        {"messages": [turn("user", QUESTION), answer], "images": ["picture.png"]},
+        {"prompt": QUESTION, "completion": ANSWER, "image": "picture.png"},
+        {
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{QUESTION}"},
+                {"from": "gpt", "value": ANSWER},
+            ],
+            "image": "picture.png",
+        },
+    ]
+    collator = LinVTDataCollator(qwen.processor, video_root=str(clips))
+    expected = collator(rows[:1])
+    assert "pixel_values" in expected and learned(expected) == ids_of(qwen, ANSWER, "<|im_end|>", "\n")
+    for other in rows[1:]:
+        found = collator([other])
+        for name in ("input_ids", "labels", "pixel_values"):
+            assert torch.equal(found[name], expected[name])
+    check_refused(
+        lambda: collator([{"messages": [turn("user", {"type": "image"}, QUESTION), answer]}]),
+        LinVTInputError,
+        "image part",
+        "'image' or 'images'",
+    )
+
+
+# --- length ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_end_of_an_answer_is_cut(qwen: Wrapped):
+    rows = [row(qwen.clip(3), "a red ball that rolls over a long long floor"), row(qwen.clip(4), "yes")]
+    whole = LinVTDataCollator(qwen.processor)(rows)
+    length = int((whole["labels"][0] != IGNORED).int().argmax()) + 3  # three words of the answer stay
+    cut = LinVTDataCollator(qwen.processor, max_length=length)(rows)
+    for name in ("input_ids", "labels", "attention_mask", "video_mask", "question_mask"):
+        assert torch.equal(cut[name], whole[name][:, :length]), name
+    assert len(learned(cut)) == 3 and torch.equal(cut["frame_pixel_values"], whole["frame_pixel_values"])
+    assert (cut["input_ids"] == qwen.processor.markers.token_id).sum() == 2 * NUM_VIDEO_TOKENS
+
+
+def test_what_cannot_be_cut_is_refused_with_both_numbers(qwen: Wrapped):
+    whole = LinVTDataCollator(qwen.processor)([row(qwen.clip(3))])
+    least = int((whole["labels"][0] != IGNORED).int().argmax()) + 1
+    LinVTDataCollator(qwen.processor, max_length=least)([row(qwen.clip(3))])
+    collator = LinVTDataCollator(qwen.processor, max_length=least - 1)
+    check_refused(
+        lambda: collator([row(qwen.clip(3))]), LinVTInputError, f"needs {least}", f"max_length is {least - 1}"
+    )
+
+
+# --- unreadable videos -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ["truncated.mp4", "text.mp4", "missing.mp4"])
+def test_an_unreadable_video_gives_its_place_to_the_next(
+    llava: Wrapped, clips: Path, broken: str, caplog: pytest.LogCaptureFixture
+):
+    collator = LinVTDataCollator(llava.processor, num_frames=3, video_root=str(clips))
+    rows = [row("a.mp4", "first"), row(broken, "never"), row("b.mp4", "third"), row(broken, "never")]
+    batch = collator(rows)
+    assert_same(collator(rows), batch)
+    expected = collator([rows[0], rows[2], rows[2], rows[0]])
+    assert batch.pop("unreadable_videos") == [repr(str(clips / broken))] * 2
+    expected.pop("unreadable_videos")
+    assert_same(batch, expected)
+    assert caplog.text.count("takes its place") == 1 and broken in caplog.text
+
+
+def test_a_batch_of_nothing_but_broken_videos_is_refused(llava: Wrapped, clips: Path):
+    collator = LinVTDataCollator(llava.processor, video_root=str(clips))
+    check_refused(
+        lambda: collator([row("text.mp4"), row("truncated.mp4")]),
+        VideoReadError,
+        "None of the 2",
+        "text.mp4",
+        "truncated",
+    )
+
+
+def test_the_same_video_and_the_same_answer_have_the_same_number(llava: Wrapped, clips: Path):
+    collator = LinVTDataCollator(llava.processor, video_root=str(clips), num_frames=2)
+    batch = collator([row("a.mp4", "cat"), row("b.mp4", "dog"), row("a.mp4", "dog"), row("b.mp4", " cat ")])
+    videos, captions = batch["video_ids"].tolist(), batch["caption_ids"].tolist()
+    assert videos[0] == videos[2] != videos[1] == videos[3]
+    assert captions[0] == captions[3] != captions[1] == captions[2]
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_give_the_same_batches(llava: Wrapped, clips: Path, context: str):
+    rows = [row(str(clips / f"{name}.mp4"), name) for name in ("a", "b", "c", "truncated")]
+    collator = LinVTDataCollator(llava.processor, num_frames=3)
+    here = [collator(rows[start : start + 2]) for start in (0, 2)]
+    loader = DataLoader(rows, 2, collate_fn=collator, num_workers=2, multiprocessing_context=context)
+    there = list(loader)
+    assert len(there) == 2
+    for found, expected in zip(there, here, strict=True):
+        assert_same(found, expected)
+
+
+def test_real_clips_are_read(llava: Wrapped, videos_dir: Path):
+    real = sorted(path for path in videos_dir.rglob("*.mp4"))[:2]
+    batch = LinVTDataCollator(llava.processor, num_frames=7)([row(str(path)) for path in real])
+    assert batch["frames_per_video"].tolist() == [7] * len(real) and len(real) == 2
+    assert batch["unreadable_videos"] == []

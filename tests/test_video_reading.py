@@ -4,11 +4,13 @@ damage, addresses. Each expected failure is one `VideoReadError` that names the 
 limit, writes nothing to the terminal and leaves no temporary file.
 """
 
+import gc
 import http.server
 import io
 import logging
 import os
 import random
+import signal
 import socket
 import tempfile
 import threading
@@ -959,3 +961,25 @@ def test_https_checks_the_certificate_against_the_name(server: str, monkeypatch:
     port = server.rpartition(":")[2]
     assert "no connection" in refusal(f"https://secure.example:{port}/clip.mp4", allow_urls=True, limits=LOCAL)
     assert names == ["secure.example"]
+
+
+def test_a_forked_process_can_clear_up_after_its_parents_reading(files: Path):
+    """Data loader workers are forked after a dataset was checked; waiting for the parent's threads they would hang."""
+    gc.disable()  # what is left of the read is there when the child begins
+    try:
+        read_video(str(files / "clip.mp4"), num_frames=5, backend="pyav")
+        child = os.fork()
+        if child == 0:
+            gc.collect()
+            os._exit(7)
+    finally:
+        gc.enable()
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 7
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")

@@ -922,6 +922,9 @@ class _Album:
     def __init__(self, name: str, count: int, limits: VideoLimits) -> None:
         self.name, self.count, self.limits = name, count, limits
         self.frames: np.ndarray | None = None
+        # One for all frames, and not each frame's own: a frame whose side data were looked at lies in a reference
+        # cycle, and its scaler has threads. A forked data loader worker that collects it waits for them for ever.
+        self.reformatter = av.video.reformatter.VideoReformatter()
 
     def put(self, place: int, image: np.ndarray) -> None:
         """Copy one upright frame of shape `(height, width, 3)` into its place."""
@@ -944,11 +947,12 @@ class _Album:
     def put_frame(self, place: int, frame: Any) -> None:
         _check_frame_size(self.name, frame.height, frame.width, self.limits)
         # Said aloud because PyAV 15 does not look at the frame for them: BT.709 in most HD video, full range in some.
-        image = frame.to_ndarray(
+        image = self.reformatter.reformat(
+            frame,
             format="rgb24",
             src_color_range=frame.color_range,
             dst_colorspace=av.video.reformatter.Colorspace.DEFAULT,
-        )
+        ).to_ndarray()
         matrix = _display_matrix(frame)
         self.put(place, image if matrix is None else _upright(image, matrix, self.name))
 

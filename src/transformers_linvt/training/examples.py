@@ -330,15 +330,28 @@ def _uniform_message(message: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _load_shards(source: str, streaming: bool) -> "datasets.Dataset | datasets.IterableDataset":
-    files = sorted(glob.glob(os.path.join(source, "*.tar"))) if os.path.isdir(source) else source
-    if isinstance(files, str) and "://" not in files and "{" not in files:
-        files = sorted(glob.glob(files))
-        if not files:
-            raise LinVTInputError(f"{source!r} matches no file. Give the address or path of .tar shards.")
+    if os.path.isdir(source):
+        files = sorted(glob.glob(os.path.join(source, "*.tar")))
+    else:
+        files = [file for name in _numbered(source) for file in ([name] if "://" in name else sorted(glob.glob(name)))]
+    if not files:
+        raise LinVTInputError(f"{source!r} matches no file. Give the address or path of .tar shards.")
     dataset = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=streaming)
     dataset = _undecoded(dataset)
     names = dataset.column_names or list(next(iter(dataset)))
     return dataset.map(_from_shard, remove_columns=names)
+
+
+def _numbered(source: str) -> list[str]:
+    """`{000..099}`, as WebDataset has it, written out."""
+    if not (found := re.search(r"\{(\d+)\.\.(\d+)\}", source)):
+        return [source]
+    first, last = found.groups()
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in _numbered(f"{source[: found.start()]}{number:0{len(first)}}{source[found.end() :]}")
+    ]
 
 
 def _from_shard(row: Mapping[str, Any]) -> dict[str, Any]:

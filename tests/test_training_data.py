@@ -1,0 +1,249 @@
+"""
+Training data from files: jsonl, folders and WebDataset shards become the same rows; what is wrong with a line is said
+with its number; the scripts take a folder of clips and a jsonl to a checkpoint that answers.
+"""
+
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from promises import LINVT, Wrapped, check_refused, wrapped
+from transformers_linvt import LinVTInputError
+from transformers_linvt.shapes import make_clip, write_clip
+from transformers_linvt.training.collator import LinVTDataCollator
+from transformers_linvt.training.examples import load_video_dataset
+
+
+# peft 0.21 asks whether checkpointing is on by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+CAPTIONS = ("a cat", "two red cars", "rain")
+
+
+@pytest.fixture(scope="module")
+def llava() -> Wrapped:
+    return wrapped("llava_phi")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three clips of 6, 7 and 8 frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in range(len(CAPTIONS)):
+        write_clip(folder / f"{seed}.mp4", make_clip("scenes", seed, 6 + seed)[0], scale=1)
+    return folder
+
+
+def rows() -> list[dict[str, Any]]:
+    return [{"video": f"{i}.mp4", "prompt": "What?", "completion": caption} for i, caption in enumerate(CAPTIONS)]
+
+
+def jsonl(path: Path, lines: list[Any]) -> Path:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+# --- jsonl -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_of_a_jsonl_start_from_its_folder(clips: Path, streaming: bool):
+    path = jsonl(clips / "train.jsonl", rows())
+    expected = [{**row, "video": str(clips / row["video"])} for row in rows()]
+    for source in (path, clips):
+        assert list(load_video_dataset(source, streaming=streaming)) == expected
+    (clips / "all.json").write_text(json.dumps(rows()))
+    assert list(load_video_dataset(clips / "all.json", streaming=streaming)) == expected
+
+
+def test_a_folder_has_its_splits_and_metadata(clips: Path, tmp_path: Path):
+    jsonl(tmp_path / "metadata.jsonl", rows())
+    jsonl(tmp_path / "test.jsonl", rows()[:1])
+    assert len(load_video_dataset(tmp_path)) == 3 and len(load_video_dataset(tmp_path, split="test")) == 1
+    check_refused(
+        lambda: load_video_dataset(clips, split="nowhere"), LinVTInputError, "nowhere.jsonl", "does not exist"
+    )
+
+
+def test_rows_of_different_kinds_keep_all_their_columns(llava: Wrapped, clips: Path):
+    """The columns of the first row are not those of all."""
+    llava.picture().save(clips / "picture.png")
+    mixed = [rows()[0], {"image": "picture.png", "prompt": "And this?", "completion": "a dog"}, rows()[1]]
+    dataset = load_video_dataset(jsonl(clips / "mixed.jsonl", mixed))
+    assert dataset["image"][:] == [None, str(clips / "picture.png"), None]
+    batch = LinVTDataCollator(llava.processor, num_frames=4)(list(dataset))
+    assert batch["frames_per_video"].tolist() == [4, 4] and "pixel_values" in batch
+
+
+def test_messages_written_in_two_ways_become_one_type(clips: Path):
+    lines = [
+        {
+            "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "rain"}],
+            "video": "0.mp4",
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "path": "1.mp4"}, {"type": "text", "text": "What?"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "snow"}]},
+            ]
+        },
+    ]
+    dataset = load_video_dataset(jsonl(clips / "messages.jsonl", lines))
+    assert dataset[1]["messages"][0]["content"][0]["path"] == str(clips / "1.mp4")
+    assert dataset[0]["messages"][1]["content"][0]["text"] == "rain"
+
+
+GOOD = json.dumps(rows()[0])
+WRONG_LINES = {
+    "no JSON": ('{"video": "0.mp4", "prompt"', ("line 3", "no JSON")),
+    "unknown keys": ({"clip": "0.mp4", "question": "What?"}, ("line 3", "'clip'", "'question'", "'messages'")),
+    "no answer": ({"video": "0.mp4", "prompt": "What?", "completion": []}, ("line 3", "no answer")),
+    "no object": ("[1, 2]", ("line 3", "dictionary")),
+    "a turn of nobody": (
+        {"conversations": [{"from": "robot", "value": "Hi"}], "video": "0.mp4"},
+        ("line 3", "'human' or 'gpt'"),
+    ),
+    "a part without a source": (
+        {"prompt": [{"role": "user", "content": [{"type": "video"}]}], "completion": "x"},
+        ("line 3", "names no source"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_wrong_line_is_named(tmp_path: Path, name: str):
+    line, words = WRONG_LINES[name]
+    path = jsonl(tmp_path / "clips.jsonl", [GOOD, "", line, GOOD])
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "clips.jsonl", *words)
+    check_refused(lambda: list(load_video_dataset(path, streaming=True)), LinVTInputError, *words)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    check_refused(lambda: load_video_dataset(tmp_path / "no.jsonl"), LinVTInputError, "no.jsonl", "does not exist")
+    check_refused(lambda: load_video_dataset(f"{tmp_path}/*.tar"), LinVTInputError, "*.tar", "matches no file")
+
+
+# --- WebDataset ------------------------------------------------------------------------------------------------------
+
+
+def shard(path: Path, samples: list[dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, sample in enumerate(samples):
+            for extension, data in sample.items():
+                info = tarfile.TarInfo(f"{path.stem}-{number}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def sample(clips: Path, row: dict[str, Any]) -> dict[str, bytes]:
+    words = {name: value for name, value in row.items() if name != "video"}
+    return {"mp4": (clips / row["video"]).read_bytes(), "json": json.dumps(words).encode()}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_shards_give_the_batches_of_the_files(llava: Wrapped, clips: Path, tmp_path: Path, streaming: bool):
+    shard(tmp_path / "a-000.tar", [sample(clips, row) for row in rows()[:2]])
+    shard(tmp_path / "a-001.tar", [sample(clips, rows()[2])])
+    collator = LinVTDataCollator(llava.processor, num_frames=4, video_root=str(clips))
+    expected = collator(rows())
+    for source in (tmp_path, f"{tmp_path}/a-*.tar", f"{tmp_path}/a-{{000..001}}.tar"):
+        found = list(load_video_dataset(source, streaming=streaming))
+        batch = collator(found)
+        for name in ("input_ids", "labels", "frame_pixel_values", "caption_ids"):
+            assert torch.equal(batch[name], expected[name]), (source, name)
+
+
+def test_a_sample_without_an_example_is_named(clips: Path, tmp_path: Path):
+    shard(tmp_path / "b.tar", [{"mp4": (clips / "0.mp4").read_bytes(), "txt": b"a cat"}])
+    dataset = load_video_dataset(tmp_path / "b.tar", streaming=True)
+    check_refused(lambda: list(dataset), LinVTInputError, "'b-0'", "txt", "json")
+
+
+# --- the scripts -----------------------------------------------------------------------------------------------------
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of examples/ as Python runs it: what lies beside it can be imported."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    module = script(name, monkeypatch)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    module.main(*module.make_parser().parse_args_and_config())
+
+
+@pytest.mark.timeout(300)
+def test_the_scripts_lead_from_clips_to_a_checkpoint_that_answers(
+    llava: Wrapped, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = jsonl(clips / "train.jsonl", rows())
+    options = tmp_path / "options.yaml"
+    options.write_text(
+        f"dataset_name: {data}\nnum_frames: 5\nper_device_train_batch_size: 2\nuse_cpu: true\nreport_to: none\n"
+        "disable_tqdm: true\nsave_strategy: 'no'\nmax_steps: 3\nlearning_rate: 1.0e-3\n"
+    )
+    linvt = [
+        f"--{name}={LINVT[name]}" for name in ("num_video_tokens", "num_kept_tokens", "bottleneck_size", "num_heads")
+    ]
+    run_script(
+        "train_alignment", monkeypatch, "--config", str(options), "--model_name_or_path", str(llava.base_folder),
+        "--output_dir", str(tmp_path / "aligned"), "--contrastive_size", "8", *linvt,
+    )  # fmt: skip
+    aligned = AutoModel.from_pretrained(tmp_path / "aligned")
+    assert aligned.config.num_kept_tokens == LINVT["num_kept_tokens"] and aligned.config.contrastive_size == 8
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    shard(shards / "a.tar", [sample(clips, row) for row in rows()])
+    run_script(
+        "train_instruct", monkeypatch, "--config", str(options), "--model_name_or_path", str(tmp_path / "aligned"),
+        "--output_dir", str(tmp_path / "instructed"), "--lora_r", "3", "--dataset_name", str(shards / "a.tar"),
+        "--dataset_streaming", "true",
+    )  # fmt: skip
+    log = json.loads((tmp_path / "instructed" / "trainer_state.json").read_text())
+    assert log["global_step"] == 3
+    model = AutoModel.from_pretrained(tmp_path / "instructed")
+    processor = AutoProcessor.from_pretrained(tmp_path / "instructed")
+    assert model.peft_config["default"].r == 3
+    head, before = model.linvt.contrastive_head.state_dict(), aligned.linvt.contrastive_head.state_dict()
+    assert all(torch.equal(head[name], before[name]) for name in before)  # frozen in stage 2
+    features = model.encode_video(**processor.video_inputs(str(clips / "0.mp4"), num_frames=5))
+    assert isinstance(model.answer(features, "What?", processor, max_new_tokens=3), str)
+
+
+def test_clips_are_drawn_evaluated_and_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    module = script("shapes_clips", monkeypatch)
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["shapes_clips.py", *arguments])
+        module.main()
+
+    folder = tmp_path / "clips"
+    run(
+        "draw", "--output", str(folder), "--clips", "2", "--captions", "6", "--questions", "40", "--pictures", "2",
+        "--num-frames", "8", "--processes", "1",
+    )  # fmt: skip
+    questions = list(load_video_dataset(folder / "instruct.jsonl"))
+    assert len(questions) == 40 and all(Path(row["video"] or row["image"]).exists() for row in questions)
+    assert len(load_video_dataset(folder / "align.jsonl")) == 6
+    model = module.embedded_model_path()
+    run("evaluate", model, "--frames", "6", "--kinds", "needle", "--clips", "3", "--report", str(tmp_path / "r.json"))
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["clips"]["needle | colour | T=6"][1] == 3 and "needle" in capsys.readouterr().out
+    run("embed", model, "--output", str(tmp_path / "embedded"))
+    assert (tmp_path / "embedded" / "lora" / "adapter_model.safetensors").exists()
+    assert not list((tmp_path / "embedded").glob("*.py"))
