@@ -470,7 +470,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     >>> from transformers_linvt import LinVTForVideoQA, embedded_model_path
     >>> model = LinVTForVideoQA.from_pretrained(embedded_model_path())
     >>> model.config.num_video_tokens
-    64
+    16
     """
 
     _auto_class = "AutoModelForImageTextToText"
