@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from promises import NUM_VIDEO_TOKENS, Wrapped, check_refused, wrapped
+from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
 from transformers_linvt.training.collator import IGNORED, LinVTDataCollator
@@ -344,6 +344,138 @@ def test_the_same_video_and_the_same_answer_have_the_same_number(llava: Wrapped,
     videos, captions = batch["video_ids"].tolist(), batch["caption_ids"].tolist()
     assert videos[0] == videos[2] != videos[1] == videos[3]
     assert captions[0] == captions[3] != captions[1] == captions[2]
+
+
+# --- more than one kind in a batch, and what is no example -----------------------------------------------------------
+
+
+LEARNED = {  # words and end of turn, as each family's template writes them behind its generation prompt
+    "llava_onevision": f"{ANSWER}<|im_end|>",
+    "llava_phi": f" {ANSWER}<|endoftext|>",
+    "smolvlm": f" {ANSWER}<end_of_utterance>\n",
+    "gemma3": f"{ANSWER}<end_of_turn>\n",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_learns_the_answer_behind_the_prompt_that_it_is_asked_with(name: str):
+    family = wrapped(name)
+    video, processor = family.clip(3), family.processor
+    batch = LinVTDataCollator(processor)([row(video), row(family.clip(2, 1), "no")])
+    labels = learned(batch)
+    assert processor.tokenizer.decode(labels) == LEARNED.get(name, f"{ANSWER}<|im_end|>\n")
+    assert max(labels) < family.model.get_output_embeddings().weight.shape[0]
+    assert learned(batch, 1)[-1] == labels[-1] != learned(batch, 1)[0]
+    start = int((batch["labels"][0] != IGNORED).int().argmax())
+    prompt = family.inputs([turn("user", {"type": "video", "video": video}, QUESTION)])["input_ids"][0].tolist()
+    if name == "llava_onevision":  # it opens an answer with a blank that its generation prompt lacks
+        prompt = prompt[: -len(ids_of(family, "assistant\n"))] + ids_of(family, "assistant \n")
+    assert batch["input_ids"][0, :start].tolist() == prompt
+
+
+def test_rows_with_videos_pictures_and_words_alone_stand_in_one_batch(qwen: Wrapped):
+    rows = [row(qwen.clip(3)), row(answer="no"), {**row(answer="a dog"), "image": qwen.picture()}]
+    collator = LinVTDataCollator(qwen.processor)
+    batch = collator(rows)
+    singles = [collator([one]) for one in rows]
+    assert len({single["input_ids"].shape[1] for single in singles}) == 3
+    for number, single in enumerate(singles):
+        length = single["input_ids"].shape[1]
+        for name in ("input_ids", "labels", "attention_mask", "video_mask", "question_mask"):
+            assert torch.equal(batch[name][number, :length], single[name][0]), (number, name)
+    assert torch.equal(batch["frame_pixel_values"], singles[0]["frame_pixel_values"])
+    assert torch.equal(batch["pixel_values"], singles[2]["pixel_values"])
+    assert batch["video_mask"].any(1).tolist() == [True, False, False]
+    assert "frames_per_video" not in singles[1] and "pixel_values" not in singles[1]
+
+
+def test_the_videos_of_an_example_come_in_the_order_of_its_parts(llava: Wrapped, clips: Path):
+    collator = LinVTDataCollator(llava.processor, num_frames=3, video_root=str(clips))
+    one, two = (collator([row(name)])["frame_pixel_values"] for name in ("a.mp4", "b.mp4"))
+    assert not torch.equal(one, two)
+    part = {"type": "video", "path": "b.mp4"}
+    answer = turn("assistant", ANSWER)
+    for example in (
+        {"messages": [turn("user", {"type": "video"}, part, QUESTION), answer], "video": "a.mp4"},
+        {
+            "messages": [turn("user", {"type": "video"}, {"type": "video"}, QUESTION), answer],
+            "videos": ["a.mp4", "b.mp4"],
+        },
+        {"prompt": [turn("user", part, QUESTION)], "completion": ANSWER, "video": "a.mp4"},  # in front of the part
+        {**row(), "videos": ["a.mp4", "b.mp4"]},
+    ):
+        batch = collator([example])
+        assert torch.equal(batch["frame_pixel_values"], torch.cat([one, two]))
+        assert (batch["input_ids"] == llava.processor.markers.token_id).sum() == 2 * NUM_VIDEO_TOKENS
+        assert batch["video_ids"] == collator([{**row(), "videos": ["a.mp4", "b.mp4"]}])["video_ids"]
+
+
+def test_a_loss_on_the_whole_text_still_leaves_out_placeholders_and_padding(qwen: Wrapped):
+    rows = [row(qwen.clip(3)), row(qwen.clip(4, 1), "a red ball and many more things besides")]
+    batch = LinVTDataCollator(qwen.processor, completion_only_loss=False)(rows)
+    text_only = batch["attention_mask"].bool() & (batch["input_ids"] != qwen.processor.markers.token_id)
+    assert torch.equal(batch["labels"] != IGNORED, text_only)
+    assert torch.equal(batch["labels"][text_only], batch["input_ids"][text_only])
+    assert not bool(batch["attention_mask"].all())
+    both = LinVTDataCollator(qwen.processor, completion_only_loss=False, assistant_only_loss=True)(rows)
+    assert torch.equal(both["labels"], LinVTDataCollator(qwen.processor)(rows)["labels"])  # the narrower one counts
+
+
+def test_times_are_written_into_the_prompt_and_never_learned(qwen: Wrapped):
+    batch = LinVTDataCollator(qwen.processor, add_timestamps=True)([row(qwen.clip(3))])
+    plain = LinVTDataCollator(qwen.processor, add_timestamps=False)([row(qwen.clip(3))])
+    assert batch["input_ids"].shape[1] > plain["input_ids"].shape[1]
+    assert learned(batch) == learned(plain)
+    asked = [turn("user", {"type": "video", "video": qwen.clip(3)}, QUESTION)]
+    prompt = qwen.inputs(asked, add_timestamps=True)["input_ids"][0].tolist()
+    assert batch["input_ids"][0].tolist() == prompt + learned(batch)
+
+
+def test_a_conversation_is_cut_behind_its_last_question(qwen: Wrapped):
+    """LinVT looks at the last question, so that one has to stay."""
+    messages = [ASKED, turn("assistant", "a ball"), turn("user", "And now?"), turn("assistant", "no more of them")]
+    example = {"messages": messages, "video": qwen.clip(3)}
+    whole = LinVTDataCollator(qwen.processor)([example])
+    least = int(whole["question_mask"][0].nonzero().max()) + 1
+    cut = LinVTDataCollator(qwen.processor, max_length=least)([example])
+    assert cut["question_mask"].sum() == whole["question_mask"].sum() == len(ids_of(qwen, "And now?"))
+    assert torch.equal(cut["labels"], whole["labels"][:, :least])
+    assert learned(cut) == ids_of(qwen, "a ball", "<|im_end|>", "\n")
+    check_refused(
+        lambda: LinVTDataCollator(qwen.processor, max_length=least - 1)([example]), LinVTInputError, f"needs {least}"
+    )
+
+
+def test_one_broken_video_of_two_gives_the_whole_example_away(llava: Wrapped, clips: Path):
+    collator = LinVTDataCollator(llava.processor, num_frames=3, video_root=str(clips))
+    batch = collator([{**row(), "videos": ["a.mp4", "text.mp4"]}, row(answer="words alone")])
+    assert batch["unreadable_videos"] == [f"{str(clips / 'a.mp4')!r}, {str(clips / 'text.mp4')!r}"]
+    alone = collator([row(answer="words alone")] * 2)
+    assert torch.equal(batch["labels"], alone["labels"]) and "frames_per_video" not in batch
+
+
+NO_EXAMPLES = {
+    "text": ("a text", ("not a str", "'messages'")),
+    "unknown keys": ({"clip": "a.mp4", "question": "What?"}, ("'clip'", "'question'", "'messages'")),
+    "a prompt alone": ({"prompt": "What?", "completion": None}, ("'prompt'",)),
+    "no answer": ({"messages": [turn("user", "What?")]}, ("no answer to learn", "user")),
+    "no messages": ({"messages": []}, ("no answer to learn",)),
+    "a part without a source": ({"messages": [ASKED, turn("assistant", "x")]}, ("video part", "'video' or 'videos'")),
+    "a video and no user": (
+        {"messages": [turn("assistant", "x")], "video": "a.mp4"},
+        ("video", "no message of a user"),
+    ),
+    "a turn of nobody": ({"conversations": [{"from": "robot", "value": "Hi"}]}, ("'human' or 'gpt'", "robot")),
+    "a turn without text": ({"conversations": [{"from": "human", "value": None}]}, ("'human' or 'gpt'",)),
+    "a text with a placeholder": ({"prompt": "What is <image>?", "completion": "x", "video": "a.mp4"}, ("'<image>'",)),
+}
+
+
+@pytest.mark.parametrize("name", NO_EXAMPLES)
+def test_what_is_no_example_is_refused_with_what_was_found(llava: Wrapped, clips: Path, name: str):
+    example, words = NO_EXAMPLES[name]
+    collator = LinVTDataCollator(llava.processor, num_frames=2, video_root=str(clips))
+    check_refused(lambda: collator([row("a.mp4"), example]), LinVTInputError, *words)
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModel, AutoProcessor
 
 from promises import LINVT, Wrapped, check_refused, wrapped
-from transformers_linvt import LinVTInputError
+from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
 from transformers_linvt.training.collator import LinVTDataCollator
-from transformers_linvt.training.examples import load_video_dataset
+from transformers_linvt.training.examples import check_dataset, load_video_dataset
 
 
 # peft 0.21 asks whether checkpointing is on by the old name.
@@ -166,6 +167,114 @@ def test_a_sample_without_an_example_is_named(clips: Path, tmp_path: Path):
     shard(tmp_path / "b.tar", [{"mp4": (clips / "0.mp4").read_bytes(), "txt": b"a cat"}])
     dataset = load_video_dataset(tmp_path / "b.tar", streaming=True)
     check_refused(lambda: list(dataset), LinVTInputError, "'b-0'", "txt", "json")
+
+
+# --- checks before the first step ------------------------------------------------------------------------------------
+
+
+def many(number: int, missing: int = 0) -> list[dict[str, Any]]:
+    """Rows of which the last ones name files that are not there."""
+    names = ["0.mp4"] * (number - missing) + [f"gone-{i}.mp4" for i in range(missing)]
+    return [{"video": name, "prompt": "What?", "completion": "rain", "id": i} for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nothing_to_train_on_is_refused(tmp_path: Path, streaming: bool):
+    empty = load_video_dataset(jsonl(tmp_path / "empty.jsonl", []), streaming=streaming)
+    check_refused(lambda: check_dataset(empty), LinVTInputError, "dataset is empty")
+    words = load_video_dataset(
+        jsonl(tmp_path / "words.jsonl", [{"prompt": "Why?", "completion": "so"}]), streaming=streaming
+    )
+    check_refused(lambda: check_dataset(words), LinVTInputError, "No example has a video", "'prompt'", "'video'")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_can_be_trained_on_passes_without_a_word(clips: Path, streaming: bool, caplog: pytest.LogCaptureFixture):
+    check_dataset(load_video_dataset(jsonl(clips / "good.jsonl", rows()), streaming=streaming))
+    check_dataset(rows(), video_root=clips)  # a list of rows, as good as any dataset
+    assert not caplog.records
+
+
+def test_many_missing_files_are_refused_and_a_few_are_named(clips: Path, caplog: pytest.LogCaptureFixture):
+    """Every distinct file counts once: 1 of 3 here, however many rows name the one that is there."""
+    source = [{**row, "video": f"{i % 2}.mp4"} for i, row in enumerate(many(20))] + many(1, 1)
+    dataset = load_video_dataset(jsonl(clips / "missing.jsonl", source))
+    words = ("1 of 3 files", str(clips / "gone-0.mp4"), "video_root")
+    check_refused(lambda: check_dataset(dataset), VideoReadError, *words)
+    assert not caplog.records
+    check_dataset(dataset, max_unreadable_share=0.34)
+    assert all(word in caplog.text for word in (*words, "will be skipped"))
+
+
+def test_of_a_column_of_paths_every_file_is_looked_for(clips: Path):
+    """More rows than are parsed, and the missing files between those that are."""
+    source = [dict(row, video=f"{i % 3}.mp4") for i, row in enumerate(many(100))]
+    source[50:52] = many(2, 2)
+    dataset = load_video_dataset(jsonl(clips / "long.jsonl", source))
+    check_refused(lambda: check_dataset(dataset), VideoReadError, "2 of 5 files", "gone-0.mp4", "gone-1.mp4")
+
+
+def test_more_than_five_missing_files_are_not_all_named(clips: Path):
+    dataset = load_video_dataset(jsonl(clips / "gone.jsonl", many(9, 7)))
+    check_refused(lambda: check_dataset(dataset), VideoReadError, "7 of 8 files", "gone-4.mp4' ...")
+
+
+def test_missing_files_of_lists_and_parts_are_found(clips: Path):
+    lists = [{"videos": ["0.mp4", "gone.mp4"], "prompt": "What?", "completion": "rain"}]
+    parts = [{"type": "video", "path": "gone.mp4"}, {"type": "text", "text": "What?"}]
+    for source in (lists, [{"prompt": [{"role": "user", "content": parts}], "completion": "rain"}]):
+        dataset = load_video_dataset(jsonl(clips / "inner.jsonl", source))
+        check_refused(lambda dataset=dataset: check_dataset(dataset), VideoReadError, str(clips / "gone.mp4"))
+
+
+def test_files_that_are_there_and_cannot_be_read_are_refused_unless_one_can(tmp_path: Path, clips: Path):
+    for number in range(3):
+        (tmp_path / f"broken-{number}.mp4").write_text("this is no video")
+    source = [{"video": f"broken-{i}.mp4", "prompt": "What?", "completion": "rain"} for i in range(3)]
+    broken = load_video_dataset(jsonl(tmp_path / "broken.jsonl", source))
+    check_refused(lambda: check_dataset(broken), VideoReadError, "None of 3", "broken-0.mp4", "broken-2.mp4")
+    source[1]["video"] = str(clips / "0.mp4")
+    check_dataset(load_video_dataset(jsonl(tmp_path / "one.jsonl", source)))
+
+
+def test_an_example_of_no_known_format_is_named_by_its_number(clips: Path):
+    dataset = Dataset.from_dict({"video": [str(clips / "0.mp4")] * 2, "prompt": ["a", "b"], "completion": ["c", None]})
+    check_refused(
+        lambda: check_dataset(dataset), LinVTInputError, "Example 1 of the dataset", "'prompt'", "'messages'"
+    )
+
+
+def test_a_json_file_says_which_entry_is_wrong(tmp_path: Path):
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps([rows()[0], {"clip": "0.mp4"}]))
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "all.json, entry 2", "'clip'")
+    path.write_text("[{")
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "all.json is no JSON")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_late_sample_of_a_shard_without_an_example_is_named(clips: Path, tmp_path: Path, streaming: bool):
+    """`datasets` learns the columns from the first five samples only."""
+    samples = [sample(clips, rows()[0])] * 6 + [{"mp4": (clips / "0.mp4").read_bytes()}]
+    shard(tmp_path / "late.tar", samples)
+    check_refused(
+        lambda: list(load_video_dataset(tmp_path / "late.tar", streaming=streaming)),
+        LinVTInputError,
+        "'late-6'",
+        "late.tar",
+        "json",
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_shards_are_checked_as_files_are(clips: Path, tmp_path: Path, streaming: bool):
+    shard(tmp_path / "good.tar", [{"webm": (clips / "0.mp4").read_bytes(), "json": sample(clips, rows()[0])["json"]}])
+    dataset = load_video_dataset(tmp_path / "good.tar", streaming=streaming)
+    assert next(iter(dataset))["video"]["bytes"] == (clips / "0.mp4").read_bytes()
+    check_dataset(dataset)
+    shard(tmp_path / "wrong.tar", [{"mp4": (clips / "0.mp4").read_bytes(), "json": b'{"question": "What?"}'}])
+    wrong = load_video_dataset(tmp_path / "wrong.tar", streaming=streaming)
+    check_refused(lambda: check_dataset(wrong), LinVTInputError, "'question'", "'messages'")
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------
