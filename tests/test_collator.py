@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
-from transformers_linvt.training.collator import IGNORED, LinVTDataCollator
+from transformers_linvt.training.collator import BOOKKEEPING_KEYS, IGNORED, LinVTDataCollator
 
 
 QUESTION, ANSWER = "What is in the video?", "a red ball"
@@ -498,3 +498,64 @@ def test_real_clips_are_read(llava: Wrapped, videos_dir: Path):
     batch = LinVTDataCollator(llava.processor, num_frames=7)([row(str(path)) for path in real])
     assert batch["frames_per_video"].tolist() == [7] * len(real) and len(real) == 2
     assert batch["unreadable_videos"] == []
+
+
+# --- what people write -----------------------------------------------------------------------------------------------
+
+
+def test_a_rate_of_the_part_wins_over_a_number_of_the_collator(llava: Wrapped, clips: Path):
+    part = {"type": "video", "path": str(clips / "a.mp4"), "fps": 4}  # 8 frames in one second
+    rows = [{"messages": [turn("user", part, QUESTION), turn("assistant", ANSWER)]}]
+    assert LinVTDataCollator(llava.processor, num_frames=3)(rows)["frames_per_video"].tolist() == [4]
+
+
+@pytest.mark.parametrize("tag", ["{% generation %}", "{%generation%}", "{%-  generation -%}"])
+def test_tags_are_found_however_they_are_written(qwen: Wrapped, tag: str):
+    template = TAGGED.replace("{% generation %}", tag)
+    collator = LinVTDataCollator(qwen.processor, assistant_only_loss=True, chat_template=template)
+    batch = collator([{"messages": [ASKED, turn("assistant", ANSWER)], "video": qwen.clip(3)}])
+    assert learned(batch) == ids_of(qwen, ANSWER, "<|im_end|>")
+
+
+def test_a_missing_picture_costs_its_example_and_not_the_run(llava: Wrapped, clips: Path):
+    rows = [row(str(clips / "a.mp4")), {"prompt": "And?", "completion": "no", "image": str(clips / "gone.png")}]
+    batch = LinVTDataCollator(llava.processor, num_frames=2)(rows)
+    assert batch["frames_per_video"].tolist() == [2, 2] and len(batch["unreadable_videos"]) == 1
+    assert "gone.png" in batch["unreadable_videos"][0]
+
+
+def test_one_source_or_a_list_of_one_is_the_same_in_both_columns(llava: Wrapped, clips: Path):
+    collator = LinVTDataCollator(llava.processor, num_frames=2)
+    path = str(clips / "a.mp4")
+    expected = collator([row(path)])
+    for columns in ({"videos": path}, {"video": [path]}, {"videos": [path]}):
+        assert_same(collator([{**row(), **columns}]), expected)
+
+
+def test_llava_video_writes_image_where_the_video_goes(llava: Wrapped, clips: Path):
+    turns = [{"from": "human", "value": f"<image>\n{QUESTION}"}, {"from": "gpt", "value": ANSWER}]
+    collator = LinVTDataCollator(llava.processor, num_frames=2)
+    path = str(clips / "a.mp4")
+    assert_same(collator([{"conversations": turns, "video": path}]), collator([row(path)]))
+
+
+def test_markers_of_pictures_are_never_learned():
+    family = wrapped("molmo2")
+    batch = LinVTDataCollator(family.processor, completion_only_loss=False)([row(family.clip(3))])
+    assert max(learned(batch)) < family.model.get_output_embeddings().weight.shape[0]
+    inputs = {name: value for name, value in batch.items() if name not in BOOKKEEPING_KEYS}
+    assert torch.isfinite(family.model(**inputs).loss)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"messages": "hi"},
+        {"messages": [{"content": "hi"}]},
+        {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "hi"}], "video": "a.mp4"},
+        {"messages": 3},
+        {"prompt": 3, "completion": "hi"},
+    ],
+)
+def test_what_is_no_conversation_is_refused_in_words(llava: Wrapped, example: dict):
+    check_refused(lambda: LinVTDataCollator(llava.processor)([example]), LinVTInputError, "essage")

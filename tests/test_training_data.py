@@ -356,3 +356,32 @@ def test_clips_are_drawn_evaluated_and_embedded(tmp_path: Path, monkeypatch: pyt
     run("embed", model, "--output", str(tmp_path / "embedded"))
     assert (tmp_path / "embedded" / "lora" / "adapter_model.safetensors").exists()
     assert not list((tmp_path / "embedded").glob("*.py"))
+
+
+# --- files of other people -------------------------------------------------------------------------------------------
+
+
+def test_ids_of_two_kinds_do_no_harm_and_videos_of_two_kinds_are_named(clips: Path):
+    mixed = [{**rows()[0], "id": 1}, {**rows()[1], "id": "a"}]
+    assert load_video_dataset(jsonl(clips / "ids.jsonl", mixed))["completion"][:] == list(CAPTIONS[:2])
+    path = jsonl(clips / "kinds.jsonl", [rows()[0], {**rows()[1], "video": ["1.mp4"]}])
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "kinds.jsonl", "'video'", "same way")
+
+
+def test_encodings_are_read_or_named(clips: Path, tmp_path: Path):
+    (clips / "bom.jsonl").write_text(json.dumps(rows()[0]), encoding="utf-8-sig")
+    assert len(load_video_dataset(clips / "bom.jsonl")) == 1
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(
+        json.dumps(rows()[0]).encode() + b'\n{"video": "0.mp4", "prompt": "Caf\xe9?", "completion": "x"}\n'
+    )
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "latin.jsonl", "line 2", "UTF-8")
+    check_refused(lambda: load_video_dataset(tmp_path / "nowhere"), LinVTInputError, "nowhere", "does not exist")
+
+
+def test_videos_in_parts_are_looked_for_beside_a_column(clips: Path):
+    part = [{"role": "user", "content": [{"type": "video", "path": "gone.mp4"}, {"type": "text", "text": "What?"}]}]
+    column = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
+    lines = [{"prompt": column, "completion": "x", "video": "0.mp4"}] + [{"prompt": part, "completion": "x"}] * 6
+    dataset = load_video_dataset(jsonl(clips / "parts.jsonl", lines))
+    check_refused(lambda: check_dataset(dataset), VideoReadError, "1 of 2", "gone.mp4")

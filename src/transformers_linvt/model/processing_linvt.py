@@ -282,6 +282,12 @@ class LinVTProcessor(ProcessorMixin):
         ]
         return tuple(dict.fromkeys(token for token in tokens if token in added))
 
+    @cached_property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """Ids of everything that stands for a picture or around one; nobody says these words."""
+        ids = [self.markers.token_id, *self.base_processor.image_token_ids]
+        return tuple({i for i in [*ids, *self.tokenizer.convert_tokens_to_ids(self._marker_tokens)] if i is not None})
+
     # -- videos --
 
     def read_video(self, video: Any, **sampling: Any) -> VideoFrames:
@@ -458,10 +464,7 @@ class LinVTProcessor(ProcessorMixin):
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
         if tokenize or writes_times:
             videos = [
-                [
-                    self.read_video(one, **_sampling_of(part, arguments.sampling))
-                    for one, part in zip(*row, strict=True)
-                ]
+                [self.read_video(one, **sampling_of(part, arguments.sampling)) for one, part in zip(*row, strict=True)]
                 for row in zip(sources, video_parts, strict=True)
             ]
         rewritten = [
@@ -523,7 +526,7 @@ class LinVTProcessor(ProcessorMixin):
         _check_video_counts(texts, sources)
         prompts = _with_questions(texts, question)
         pictures = _per_prompt(images, texts, self.markers)
-        loaded = [[self._load_picture(one, arguments) for one in row] for row in pictures]
+        loaded = [[self.load_picture(one, arguments.sampling) for one in row] for row in pictures]
         frames = [self.read_video(video, **arguments.sampling) for row in sources for video in row]
         return self._with_videos(prompts, frames, loaded, arguments)
 
@@ -685,10 +688,19 @@ class LinVTProcessor(ProcessorMixin):
     def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: _Arguments, needed: bool) -> list[Any]:
         parts = list(_parts(messages, "image"))
         sources = [_source(part, PICTURE_KEYS, needed) for part in parts]
-        return [self._load_picture(source, arguments) for source in sources] if needed else []
+        return [self.load_picture(source, arguments.sampling) for source in sources] if needed else []
 
-    def _load_picture(self, source: Any, arguments: _Arguments) -> Any:
-        """A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are."""
+    def load_picture(self, source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
+        """
+        A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are.
+
+        Args:
+            source: see above, or an undecoded picture of `datasets`.
+            sampling: `allow_urls` and `limits`, for addresses.
+
+        Raises:
+            LinVTInputError: no picture, or one that cannot be read.
+        """
         if isinstance(source, Mapping):  # an undecoded picture of `datasets`
             source = source.get("bytes") or source.get("path")
         if isinstance(source, PIL.Image.Image | np.ndarray | torch.Tensor):
@@ -696,7 +708,7 @@ class LinVTProcessor(ProcessorMixin):
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
         if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):
-            source = _download_picture(source, scheme.group(1).lower(), arguments.sampling)
+            source = _download_picture(source, scheme.group(1).lower(), sampling or {})
         elif not isinstance(source, str | bytes):
             raise LinVTInputError(
                 f"A picture is {_shown(source)}. Give a path, an address, base64, bytes, a PIL picture, an array or a "
@@ -711,7 +723,7 @@ class LinVTProcessor(ProcessorMixin):
         """Pictures as they were nested; the base would open a path or an address itself, whatever it leads to."""
         if isinstance(images, list | tuple):
             return type(images)([self._loaded(one, arguments) for one in images])
-        return self._load_picture(images, arguments) if isinstance(images, str | os.PathLike) else images
+        return self.load_picture(images, arguments.sampling) if isinstance(images, str | os.PathLike) else images
 
     # -- prompts --
 
@@ -726,7 +738,7 @@ class LinVTProcessor(ProcessorMixin):
         """Exactly what the base's processor makes of it, with batches padded if tensors are asked for."""
         if given["tokenize"]:
             for part in (part for messages in conversations for part in _parts(messages, "image")):
-                picture = self._load_picture(_source(part, PICTURE_KEYS, True), arguments)
+                picture = self.load_picture(_source(part, PICTURE_KEYS, True), arguments.sampling)
                 for key in PICTURE_KEYS:
                     part.pop(key, None)
                 part["image"] = picture
@@ -1247,7 +1259,7 @@ def _source(part: Mapping[str, Any], keys: Sequence[str], is_needed: bool) -> An
     return part[given[0]] if given else None
 
 
-def _sampling_of(part: Mapping[str, Any], of_call: Mapping[str, Any]) -> dict[str, Any]:
+def sampling_of(part: Mapping[str, Any], of_call: Mapping[str, Any]) -> dict[str, Any]:
     """Sampling of one video: its part's own before the call's; `num_frames` and `fps` are alternatives."""
     own = {name: part[name] for name in SAMPLING_ARGUMENTS if name in part}
     if "num_frames" in own or "fps" in own:

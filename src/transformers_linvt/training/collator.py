@@ -2,6 +2,8 @@
 From examples to a batch: decodes the videos (in the data loader's workers), renders, tokenises, marks what is learned.
 """
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
-from ..model.processing_linvt import LinVTProcessor
+from ..model.processing_linvt import PICTURE_KEYS, LinVTProcessor, sampling_of
 from ..model.video_limits import VideoLimits
 from ..model.video_reading import VideoFrames
 from .examples import Example, parse_example
@@ -125,9 +127,10 @@ class LinVTDataCollator:
         unreadable = []
         for example in parsed:
             try:
+                self._load_pictures(example)
                 videos.append(
                     [
-                        self.processor.read_video(source, **{**self.sampling, **own})
+                        self.processor.read_video(source, **sampling_of(own, self.sampling))
                         for source, own in zip(example.videos, example.sampling, strict=True)
                     ]
                 )
@@ -138,6 +141,18 @@ class LinVTDataCollator:
                     self._named.add(example.name())
                     logger.warning(f"{error} Another example of the batch takes its place.")
         return videos, unreadable
+
+    def _load_pictures(self, example: Example) -> None:
+        """Pictures from files; one that cannot be read costs its example, not the run."""
+        for part in example.picture_parts():
+            name = next(key for key in PICTURE_KEYS if key in part)
+            if isinstance(part[name], str | os.PathLike | bytes | Mapping):
+                try:
+                    picture = self.processor.load_picture(part[name], {})
+                except LinVTInputError as error:
+                    raise VideoReadError(str(error)) from error
+                part.pop(name)
+                part["image"] = picture
 
     def _tokenize(self, parsed: Sequence[Example], videos: Sequence[Sequence[VideoFrames]]) -> Mapping[str, Any]:
         template = self.chat_template or self.processor.chat_template
@@ -156,7 +171,7 @@ class LinVTDataCollator:
         learned = batch.pop("assistant_masks").bool()
         if self.completion_only_loss is False and not self.assistant_only_loss:
             learned = batch["attention_mask"].bool()
-        learned &= batch["input_ids"] != self.processor.markers.token_id
+        learned &= ~torch.isin(batch["input_ids"], torch.tensor(self.processor.visual_token_ids))
         return batch["input_ids"].masked_fill(~learned, IGNORED)
 
     def _cut(self, batch: dict[str, Any]) -> None:
@@ -187,4 +202,4 @@ def next_readable(number: int, readable: Sequence[int]) -> int:
 
 def has_generation_tags(template: str) -> bool:
     """Whether a chat template says which words are the assistant's."""
-    return "{% generation" in template or "{%- generation" in template
+    return re.search(r"\{%[-+]?\s*generation\b", template) is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
@@ -26,6 +27,7 @@ FORMATS = "'messages', 'prompt' and 'completion', or LLaVA's 'conversations' (wi
 LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 VIDEO_MARK, IMAGE_MARK = "<video>", "<image>"
+USED_COLUMNS = ("messages", "prompt", "completion", "conversations", "video", "videos", "image", "images")
 MOST_CHECKED_FILES = 100_000  # looking for a file costs microseconds
 PROBED_VIDEOS = 5
 
@@ -58,6 +60,12 @@ class Example:
             and (message["role"] == "assistant" or (self.completion_start is not None and not assistant_only))
         ]
 
+    def picture_parts(self) -> list[dict[str, Any]]:
+        """The content parts that are pictures, to be changed in place."""
+        contents = (message.get("content") for message in self.messages)
+        lists = (content for content in contents if isinstance(content, list))
+        return [part for content in lists for part in content if part.get("type") == "image"]
+
     def answer_text(self) -> str:
         """The words to learn: what makes two captions the same caption."""
         return "\n".join(text_of(self.messages[turn]).strip() for turn in self.learned_turns())
@@ -67,8 +75,10 @@ class Example:
         return content_id(b"\n".join(_identity(video) for video in self.videos))
 
     def name(self) -> str:
-        """How messages call the example: by its videos."""
-        return ", ".join(_shown(video) for video in self.videos) or "an example without a video"
+        """How messages call the example: by its videos and pictures."""
+        pictures = [part[key] for part in self.picture_parts() for key in PICTURE_KEYS if part.get(key) is not None]
+        files = [*self.videos, *(one for one in pictures if isinstance(one, str))]
+        return ", ".join(_shown(file) for file in files) or "an example without a video"
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -100,13 +110,18 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
     example = {name: value for name, value in example.items() if value is not None}
     start = None
     if "messages" in example:
-        messages = [dict(message) for message in example["messages"]]
+        messages = _as_messages(example["messages"], "user") if not isinstance(example["messages"], str) else None
+        if messages is None:
+            raise LinVTInputError("'messages' is a string. Give a list of messages, or 'prompt' and 'completion'.")
     elif "prompt" in example and "completion" in example:
         prompt = _as_messages(example["prompt"], "user")
         start = len(prompt)
         messages = prompt + _as_messages(example["completion"], "assistant")
     elif "conversations" in example:
-        messages = [_from_llava(turn) for turn in example["conversations"]]
+        turns = example["conversations"]
+        # LLaVA-Video's data write <image> where the video goes
+        is_video = not any(name in example for name in ("image", "images")) and VIDEO_MARK not in str(turns)
+        messages = [_from_llava(turn, "video" if is_video else "image") for turn in turns]
     else:
         raise LinVTInputError(
             f"The example has the keys {', '.join(map(repr, example)) or 'none'}; none of the known formats is there: "
@@ -126,17 +141,36 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
 def _as_messages(value: Any, role: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
+    if not isinstance(value, Sequence):
+        raise LinVTInputError(
+            f"Messages are a list of dictionaries with 'role' and 'content', not {str(value)[:120]}."
+        )
+    for message in value:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, str | list | tuple) or not isinstance(message.get("role"), str):
+            raise LinVTInputError(
+                f"A message is a dictionary with 'role' and 'content' (text or a list of parts), not "
+                f"{str(message)[:120]}."
+            )
     return [dict(message) for message in value]
 
 
 def _column(example: Mapping[str, Any], name: str) -> list[Any]:
     """The sources of a column, whose name is that of one or, with an s, of several."""
-    if f"{name}s" in example:
-        return list(example[f"{name}s"])
-    return [example[name]] if name in example else []
+    value = example.get(f"{name}s", example.get(name))
+    if value is None:
+        return []
+    is_list_of_sources = isinstance(value, list) and (f"{name}s" in example or all(map(_is_file, value)))
+    if isinstance(value, tuple) and f"{name}s" in example:
+        return list(value)
+    return list(value) if is_list_of_sources else [value]
 
 
-def _from_llava(turn: Mapping[str, Any]) -> dict[str, Any]:
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str | bytes | os.PathLike)
+
+
+def _from_llava(turn: Mapping[str, Any], image_mark: str) -> dict[str, Any]:
     """A LLaVA turn as a message; `<video>` and `<image>` become parts where they stand."""
     if not isinstance(turn, Mapping) or turn.get("from") not in LLAVA_ROLES or not isinstance(turn.get("value"), str):
         raise LinVTInputError(
@@ -146,7 +180,7 @@ def _from_llava(turn: Mapping[str, Any]) -> dict[str, Any]:
     for number, piece in enumerate(turn["value"].split(VIDEO_MARK)):
         parts += [{"type": "video"}] if number else []
         for place, text in enumerate(piece.split(IMAGE_MARK)):
-            parts += [{"type": "image"}] if place else []
+            parts += [{"type": image_mark}] if place else []
             parts += [{"type": "text", "text": text.strip()}] if text.strip() else []
     return {"role": LLAVA_ROLES[turn["from"]], "content": parts}
 
@@ -271,9 +305,25 @@ def load_video_dataset(
             return datasets.IterableDataset.from_generator(_read_lines, gen_kwargs={"path": source})
         rows = list(_read_lines(source))
         names = list(dict.fromkeys(name for row in rows for name in row))  # from_list has those of the first row only
-        return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-    dataset = datasets.load_dataset(source, split=split, streaming=streaming)
-    return _undecoded(dataset)
+        return datasets.Dataset.from_dict({name: _column_of(rows, name, source) for name in names})
+    if source.startswith((".", "~", "/")) and not os.path.isdir(source):
+        raise LinVTInputError(f"{source!r} does not exist. Give a jsonl, a folder with one, or a dataset of the Hub.")
+    return _undecoded(datasets.load_dataset(source, split=split, streaming=streaming))
+
+
+def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[Any]:
+    """A column, whose values have to be of one kind."""
+    values = [row.get(name) for row in rows]
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        if name not in USED_COLUMNS:  # ids that are numbers in one row and words in another
+            return [None if value is None else json.dumps(value) for value in values]
+        raise LinVTInputError(
+            f"{path}: the values of {name!r} are of different kinds ({str(error).splitlines()[0]}). Write all of them "
+            "the same way, all as text or all as lists."
+        ) from error
+    return values
 
 
 def _read_lines(path: str) -> Iterator[dict[str, Any]]:
@@ -292,9 +342,13 @@ def _read_lines(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         if path.endswith(".jsonl"):
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            for number, line in enumerate(file, 1):
+                if any("\udc80" <= letter <= "\udcff" for letter in line):
+                    raise LinVTInputError(f"{path}, line {number} is not UTF-8. Save the file as UTF-8.")
+                if line.strip():
+                    yield number, line
             return
         try:
             rows = json.load(file)
@@ -406,7 +460,7 @@ def check_dataset(
     for number in spread.tolist():
         try:
             examples.append(parse_example(dataset[number], video_root))
-        except (LinVTInputError, TypeError, KeyError) as error:
+        except (LinVTInputError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise LinVTInputError(f"Example {number} of the dataset: {error}") from error
     _need_videos(examples, list(dataset[0]))
     _check_files(_paths(dataset, video_root, examples), max_unreadable_share)
@@ -424,11 +478,11 @@ def _need_videos(examples: Sequence[Example], columns: Sequence[str]) -> None:
 def _paths(dataset: Any, root: str | os.PathLike | None, examples: Sequence[Example]) -> list[str]:
     """Files that the dataset names: of a column of paths all, else those of the examples that were looked at."""
     features = getattr(dataset, "features", None) or {}
-    files = [] if "video" in features else [video for example in examples for video in example.videos]
+    files = [video for example in examples for video in example.videos]
     for name in ("video", "image"):
         if isinstance(column := features.get(name), datasets.Value) and column.dtype in ("string", "large_string"):
             files += [_resolved(path, root) for path in dataset.unique(name)[:MOST_CHECKED_FILES] if path is not None]
-    return [path for path in files if isinstance(path, str) and not _ADDRESS.match(path)]
+    return list(dict.fromkeys(path for path in files if isinstance(path, str) and not _ADDRESS.match(path)))
 
 
 def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
