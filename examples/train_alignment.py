@@ -96,7 +96,12 @@ def main(script_args: ScriptArguments, training_args: LinVTContrastiveConfig, mo
     if training_args.eval_strategy != "no":
         splits["test"] = script_args.dataset_test_split
     datasets = {
-        name: load_video_dataset(script_args.dataset_name, split=split, streaming=script_args.dataset_streaming)
+        name: load_video_dataset(
+            script_args.dataset_name,
+            split=split,
+            streaming=script_args.dataset_streaming,
+            video_root=training_args.video_root,
+        )
         for name, split in splits.items()
     }
     trainer = LinVTContrastiveTrainer(

@@ -42,17 +42,25 @@ import argparse
 from train_alignment import LinVTArguments, load_model
 from trl import ScriptArguments, TrlParser
 
-from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_video_dataset, lora_config
+from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_for_training, load_video_dataset, lora_config
 
 
 def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTArguments) -> None:
     """Train, save, push."""
     model, processor = load_model(model_args)
+    if has_adapter := bool(model.config.adapter_subfolder):  # go on with it
+        name, revision = model_args.model_name_or_path, model_args.model_revision
+        model = load_for_training(name, revision=revision, dtype=model_args.dtype)
     splits = {"train": script_args.dataset_train_split}
     if training_args.eval_strategy != "no":
         splits["test"] = script_args.dataset_test_split
     datasets = {
-        name: load_video_dataset(script_args.dataset_name, split=split, streaming=script_args.dataset_streaming)
+        name: load_video_dataset(
+            script_args.dataset_name,
+            split=split,
+            streaming=script_args.dataset_streaming,
+            video_root=training_args.video_root,
+        )
         for name, split in splits.items()
     }
     trainer = LinVTSFTTrainer(
@@ -61,7 +69,9 @@ def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("test"),
         processing_class=processor,
-        peft_config=lora_config(
+        peft_config=None
+        if has_adapter
+        else lora_config(
             model, r=model_args.lora_r, lora_alpha=model_args.lora_alpha, lora_dropout=model_args.lora_dropout
         ),
     )

@@ -22,7 +22,7 @@ from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, snapsho
 from training_runs import CAPTIONS, FRAMES, ROUNDING, examples, relative_error, step, stream
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
-from transformers_linvt.training.adapters import lora_config
+from transformers_linvt.training.adapters import load_for_training, lora_config
 from transformers_linvt.training.recipe import find_linvt
 from transformers_linvt.training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer, find_whole_checkpoint
 from transformers_linvt.training.stages import STAGES, Stage, apply_stage
@@ -168,6 +168,18 @@ def test_k_shrinks_while_training_and_not_in_evaluation(family: Wrapped, tmp_pat
     assert find_linvt(family.model).selection_relaxation == 0
 
 
+def test_words_alone_move_nothing_where_there_is_no_lora(family: Wrapped, tmp_path: Path):
+    trainer = trainer_of(family, tmp_path, stream(examples(family)), lora=False, stage="linvt")
+    loss, gradients = step(trainer, [{"prompt": "Hi?", "completion": "Hello."}])
+    assert loss > 0 and gradients and not any(gradient.any() for gradient in gradients.values())
+
+
+def test_answers_of_the_assistant_alone_need_no_template_that_trl_knows(family: Wrapped, tmp_path: Path):
+    trainer = trainer_of(family, tmp_path, assistant_only_loss=True)
+    assert trainer.args.assistant_only_loss and trainer.data_collator.assistant_only_loss
+    assert step(trainer, examples(family))[0] > 0
+
+
 # --- what is saved ---------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +196,16 @@ def test_the_result_is_one_folder_that_loads_as_it_is(family: Wrapped, tmp_path:
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs).logits, trainer.model.eval()(**inputs).logits)
     LinVTProcessor.from_pretrained(tmp_path / "out")
+    check_refused(
+        lambda: trainer_of(Wrapped(family.name, again, family.processor, family.base_folder), tmp_path / "more"),
+        LinVTInputError,
+        "load_for_training",
+    )
+    more = load_for_training(tmp_path / "out")
+    trainer = LinVTSFTTrainer(
+        more, config(tmp_path), train_dataset=stream(examples(family)), processing_class=family.processor
+    )
+    assert step(trainer, examples(family))[0] > 0 and any("lora_A" in name for name, _ in more.named_parameters())
 
 
 def test_an_adapter_of_another_kind_is_left_to_peft(family: Wrapped, tmp_path: Path):

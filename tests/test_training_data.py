@@ -385,3 +385,23 @@ def test_videos_in_parts_are_looked_for_beside_a_column(clips: Path):
     lines = [{"prompt": column, "completion": "x", "video": "0.mp4"}] + [{"prompt": part, "completion": "x"}] * 6
     dataset = load_video_dataset(jsonl(clips / "parts.jsonl", lines))
     check_refused(lambda: check_dataset(dataset), VideoReadError, "1 of 2", "gone.mp4")
+
+
+def test_a_file_is_no_other_split_and_metadata_is_for_training(clips: Path, tmp_path: Path):
+    path = jsonl(clips / "train.jsonl", rows())
+    check_refused(lambda: load_video_dataset(path, split="test"), LinVTInputError, "no split 'test'", "test.jsonl")
+    jsonl(tmp_path / "metadata.jsonl", rows())
+    check_refused(lambda: load_video_dataset(tmp_path, split="test"), LinVTInputError, "test.jsonl", "does not exist")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_root_takes_the_place_of_the_jsonls_folder(clips: Path, tmp_path: Path, streaming: bool):
+    dataset = load_video_dataset(jsonl(tmp_path / "a.jsonl", rows()), video_root=clips, streaming=streaming)
+    assert next(iter(dataset))["video"] == str(clips / "0.mp4")
+
+
+def test_a_stream_may_begin_without_a_video(clips: Path):
+    lines = [{"prompt": "Hi?", "completion": "Hello."}, rows()[0]]
+    check_dataset(load_video_dataset(jsonl(clips / "late.jsonl", lines), streaming=True))
+    only = load_video_dataset(jsonl(clips / "words.jsonl", lines[:1]), streaming=True)
+    check_refused(lambda: check_dataset(only), LinVTInputError, "No example has a video")

@@ -39,6 +39,7 @@ _MODULE_OF = {
     "embedded_base_path": "embedded",
     "embedded_model_path": "embedded",
     "language_model_targets": "training.adapters",
+    "load_for_training": "training.adapters",
     "load_video_dataset": "training.examples",
     "lora_config": "training.adapters",
     "read_video": "model.video_reading",
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from .model.video_limits import VideoLimits
     from .model.video_reading import VideoFrames, read_video
     from .pipeline import VideoQuestionAnsweringPipeline
-    from .training.adapters import language_model_targets, lora_config, save_instructed
+    from .training.adapters import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.collator import LinVTDataCollator
     from .training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
     from .training.examples import load_video_dataset

@@ -30,7 +30,7 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
     Arguments of [`LinVTContrastiveTrainer`]: those of [`LinVTSFTConfig`] and the contrastive loss's.
 
     Other defaults: `stage="align"`, and `dataloader_drop_last=True`, because a filled-up last batch would hold the
-    same video twice.
+    same video twice (it also holds for evaluation, and not for streams).
 
     Args:
         contrastive_weight (`float`, defaults to 1.0): of the InfoNCE loss; 0 leaves it out.
@@ -91,8 +91,10 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
     """
     Stage 1: aligns a LinVT with captions.
 
-    Takes what [`LinVTSFTTrainer`] takes; the answers are the captions. Videos and captions of all processes are
-    compared, with a gradient through the gathering; the same video or the same caption is never a negative of itself.
+    Takes what [`LinVTSFTTrainer`] takes, with one video in every example; the answers are the captions. Videos and
+    captions of all processes are compared, with a gradient through the gathering; the same video or the same caption
+    is never a negative of itself.
+
     The log has `cross_entropy_loss`, `contrastive_loss`, `temperature`, and the share of rows whose partner is the
     nearest of the batch, `retrieval_video_to_text` and `retrieval_text_to_video`.
 

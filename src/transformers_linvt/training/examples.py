@@ -3,6 +3,7 @@ Training examples: the formats people have, brought into one; reading them from 
 """
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
@@ -30,6 +30,7 @@ VIDEO_MARK, IMAGE_MARK = "<video>", "<image>"
 USED_COLUMNS = ("messages", "prompt", "completion", "conversations", "video", "videos", "image", "images")
 MOST_CHECKED_FILES = 100_000  # looking for a file costs microseconds
 PROBED_VIDEOS = 5
+_LOOKED_AT = 64  # examples
 
 
 @dataclass
@@ -270,7 +271,11 @@ def _shown(video: Any) -> str:
 
 
 def load_video_dataset(
-    source: str | os.PathLike, *, split: str = "train", streaming: bool = False
+    source: str | os.PathLike,
+    *,
+    split: str = "train",
+    streaming: bool = False,
+    video_root: str | os.PathLike | None = None,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
     A dataset from what people have, with the videos left undecoded.
@@ -279,9 +284,11 @@ def load_video_dataset(
         source:
             A `.jsonl` (or `.json`) file; a folder with `<split>.jsonl` or `metadata.jsonl` in it; WebDataset shards
             (`.tar` files: a path or address, with `{000..099}` or `*`, or a folder of them); or a dataset of the Hub.
-            Relative paths of videos start from the folder of the jsonl, unless the trainer is given a `video_root`.
+            Relative paths of videos start from the folder of the jsonl.
         split (`str`, defaults to `"train"`):
-            Split of a Hub dataset, or name of the jsonl in a folder.
+            Split of a Hub dataset, or name of the jsonl in a folder. A file or shards have no split but `"train"`.
+        video_root (*optional*):
+            Folder that relative paths of videos in a jsonl start from, instead of the jsonl's own.
         streaming (`bool`, defaults to `False`):
             Read while training; nothing is downloaded or held as a whole.
 
@@ -293,17 +300,25 @@ def load_video_dataset(
     >>> dataset = load_video_dataset("clips/instruct.jsonl")  # doctest: +SKIP
     """
     source = os.fspath(source)
+    if split != "train" and source.endswith((".jsonl", ".json", ".tar")):
+        raise LinVTInputError(
+            f"{source!r} has no split {split!r}, it would be the data to train on. Give a folder with train.jsonl and "
+            f"{split}.jsonl, or load both by themselves."
+        )
     if source.endswith(".tar") or (os.path.isdir(source) and glob.glob(os.path.join(source, "*.tar"))):
         return _load_shards(source, streaming)
     if os.path.isdir(source):
-        candidates = [os.path.join(source, name) for name in (f"{split}.jsonl", "metadata.jsonl")]
+        names = (f"{split}.jsonl", "metadata.jsonl") if split == "train" else (f"{split}.jsonl",)
+        candidates = [os.path.join(source, name) for name in names]
         source = next((path for path in candidates if os.path.isfile(path)), candidates[0])
     if source.endswith((".jsonl", ".json")):
         if not os.path.isfile(source):
             raise LinVTInputError(f"{source!r} does not exist. Give a jsonl with a line per example.")
         if streaming:
-            return datasets.IterableDataset.from_generator(_read_lines, gen_kwargs={"path": source})
-        rows = list(_read_lines(source))
+            return datasets.IterableDataset.from_generator(
+                _read_lines, gen_kwargs={"path": source, "root": video_root}
+            )
+        rows = list(_read_lines(source, video_root))
         names = list(dict.fromkeys(name for row in rows for name in row))  # from_list has those of the first row only
         return datasets.Dataset.from_dict({name: _column_of(rows, name, source) for name in names})
     if source.startswith((".", "~", "/")) and not os.path.isdir(source):
@@ -315,8 +330,8 @@ def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[
     """A column, whose values have to be of one kind."""
     values = [row.get(name) for row in rows]
     try:
-        pyarrow.array(values)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        datasets.Dataset.from_dict({name: values})
+    except (ValueError, TypeError) as error:  # what pyarrow raises
         if name not in USED_COLUMNS:  # ids that are numbers in one row and words in another
             return [None if value is None else json.dumps(value) for value in values]
         raise LinVTInputError(
@@ -326,9 +341,9 @@ def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[
     return values
 
 
-def _read_lines(path: str) -> Iterator[dict[str, Any]]:
+def _read_lines(path: str, root: str | os.PathLike | None = None) -> Iterator[dict[str, Any]]:
     """The examples of a jsonl (or of a JSON file with a list), checked, with paths that start from its folder."""
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.abspath(root) if root is not None else os.path.dirname(os.path.abspath(path))
     for number, line in _numbered_rows(path):
         where = f"{path}, {'line' if path.endswith('.jsonl') else 'entry'} {number}"
         try:
@@ -440,7 +455,7 @@ def check_dataset(
     """
     Find before the first step what would stop the run later: no examples, no videos, missing or broken files.
 
-    Of a stream only the first example is looked at. A few missing files are a warning; more than
+    Of a stream only the first examples are looked at. A few missing files are a warning; more than
     `max_unreadable_share` of them, or a probe of which nothing can be read, are an error.
 
     Raises:
@@ -448,21 +463,21 @@ def check_dataset(
         `VideoReadError`: files missing or unreadable; the first of them are named.
     """
     if not hasattr(dataset, "__len__"):
-        first = next(iter(dataset), None)
-        if first is None:
-            raise LinVTInputError("The dataset is empty: there is nothing to train on.")
-        _need_videos([parse_example(first, video_root)], list(first))
-        return
-    if len(dataset) == 0:
+        rows = dict(enumerate(itertools.islice(dataset, _LOOKED_AT)))
+    else:
+        spread = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)
+        rows = {number: dataset[number] for number in spread.tolist()}
+    if not rows:
         raise LinVTInputError("The dataset is empty: there is nothing to train on.")
-    spread = np.unique(np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int))
     examples = []
-    for number in spread.tolist():
+    for number, row in rows.items():
         try:
-            examples.append(parse_example(dataset[number], video_root))
+            examples.append(parse_example(row, video_root))
         except (LinVTInputError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise LinVTInputError(f"Example {number} of the dataset: {error}") from error
-    _need_videos(examples, list(dataset[0]))
+    _need_videos(examples, list(rows[0]))
+    if not hasattr(dataset, "__len__"):
+        return
     _check_files(_paths(dataset, video_root, examples), max_unreadable_share)
     _probe([video for example in examples for video in example.videos])
 

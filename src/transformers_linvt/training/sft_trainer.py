@@ -158,6 +158,11 @@ class LinVTSFTTrainer(SFTTrainer):
         if not isinstance(args, LinVTSFTConfig):
             raise LinVTInputError(f"args must be a LinVTSFTConfig, not a {type(args).__name__}.")
         inner = unwrap(model)
+        if getattr(inner, "peft_config", None) and not isinstance(model, PeftModel):
+            raise LinVTInputError(
+                "The model was loaded with its adapter, which would be replaced by a new one or not be saved "
+                "to resume from. Load it with load_for_training(...), and pass no peft_config."
+            )
         if args.push_to_hub:
             inner.check_can_be_pushed()  # now and not after hours of training
         if processing_class is None:
@@ -175,6 +180,8 @@ class LinVTSFTTrainer(SFTTrainer):
         inner.linvt.float()  # before PEFT copies it: small updates are lost in half precision
         self.unreadable: deque[str] = deque(maxlen=_MOST_NAMES)
         self.num_unreadable, self.num_videos = 0, 0
+        # TRL asks for a chat template that it knows; here the collator, which is made already, finds the answers
+        assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
         super().__init__(
             model=model,
             args=args,
@@ -186,6 +193,7 @@ class LinVTSFTTrainer(SFTTrainer):
             callbacks=callbacks,
             **kwargs,
         )
+        args.assistant_only_loss = assistant_only_loss
         # Whatever the base's own forward takes: the loss is computed and divided outside of it. Without, the loss of
         # accumulated batches would be a mean of means, in which a word of a short answer counts more.
         self.model_accepts_loss_kwargs = True
@@ -226,7 +234,11 @@ class LinVTSFTTrainer(SFTTrainer):
     ) -> Any:
         """TRL's loss; what the batch carries for the trainer is taken out first."""
         self._take_bookkeeping_out(inputs)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if self.model.training and not loss.requires_grad:  # no video in the batch, and no LoRA
+            loss = loss + 0 * sum(one.sum() for one in self.model.parameters() if one.requires_grad)
+        return (loss, result[1]) if return_outputs else loss
 
     def _take_bookkeeping_out(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Remove and return what is not for the model; count videos, and stop when too many are unreadable."""
