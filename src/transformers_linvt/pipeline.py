@@ -33,13 +33,10 @@ from transformers.utils import logging
 from .evidence import VideoEvidence, region_seen
 from .model.base_vlm import FRAME_PREFIX
 from .model.errors import LinVTError, LinVTInputError
+from .model.processing_linvt import SAMPLING_ARGUMENTS, VIDEO_KEYS
 
 
 logger = logging.get_logger(__name__)
-
-SAMPLING_ARGUMENTS = (
-    "num_frames", "fps", "start", "end", "max_frames", "video_backend", "limits", "allow_urls", "timestamps",
-)  # fmt: skip
 
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
@@ -49,7 +46,6 @@ _OWN_ARGUMENTS = (
     "progress_bar",
     "generate_kwargs",
 )
-_VIDEO_KEYS = ("video", "path", "url", "frames")
 _LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
@@ -806,11 +802,11 @@ def _video_parts(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _source(part: Mapping[str, Any]) -> Any:
-    for key in _VIDEO_KEYS:
+    for key in VIDEO_KEYS:
         if part.get(key) is not None:
             return part[key]
     raise LinVTInputError(
-        f"A video part names no video: give one of {', '.join(_VIDEO_KEYS)}. It has {', '.join(part)}."
+        f"A video part names no video: give one of {', '.join(VIDEO_KEYS)}. It has {', '.join(part)}."
     )
 
 
