@@ -40,6 +40,7 @@ The result is one folder: LinVT's weights, the adapter in `lora/`, a reference t
 import argparse
 
 from train_alignment import LinVTArguments, load_model
+from transformers import AutoConfig, AutoProcessor
 from trl import ScriptArguments, TrlParser
 
 from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_for_training, load_video_dataset, lora_config
@@ -47,10 +48,13 @@ from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_for_trainin
 
 def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTArguments) -> None:
     """Train, save, push."""
-    model, processor = load_model(model_args)
-    if has_adapter := bool(model.config.adapter_subfolder):  # go on with it
-        name, revision = model_args.model_name_or_path, model_args.model_revision
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    has_adapter = bool(getattr(AutoConfig.from_pretrained(name, revision=revision), "adapter_subfolder", None))
+    if has_adapter:  # go on with it
         model = load_for_training(name, revision=revision, dtype=model_args.dtype)
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+    else:
+        model, processor = load_model(model_args)
     splits = {"train": script_args.dataset_train_split}
     if training_args.eval_strategy != "no":
         splits["test"] = script_args.dataset_test_split

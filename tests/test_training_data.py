@@ -328,6 +328,12 @@ def test_the_scripts_lead_from_clips_to_a_checkpoint_that_answers(
     model = AutoModel.from_pretrained(tmp_path / "instructed")
     processor = AutoProcessor.from_pretrained(tmp_path / "instructed")
     assert model.peft_config["default"].r == 3
+    run_script(
+        "train_instruct", monkeypatch, "--config", str(options), "--model_name_or_path", str(tmp_path / "instructed"),
+        "--output_dir", str(tmp_path / "more"), "--max_steps", "1",
+    )  # fmt: skip
+    more = AutoModel.from_pretrained(tmp_path / "more")
+    assert more.peft_config["default"].r == 3  # the adapter that was there, not a new one of the default rank
     head, before = model.linvt.contrastive_head.state_dict(), aligned.linvt.contrastive_head.state_dict()
     assert all(torch.equal(head[name], before[name]) for name in before)  # frozen in stage 2
     features = model.encode_video(**processor.video_inputs(str(clips / "0.mp4"), num_frames=5))

@@ -148,7 +148,7 @@ class LinVTDataCollator:
             name = next(key for key in PICTURE_KEYS if key in part)
             if isinstance(part[name], str | os.PathLike | bytes | Mapping):
                 try:
-                    picture = self.processor.load_picture(part[name], {})
+                    picture = self.processor.load_picture(part[name])
                 except LinVTInputError as error:
                     raise VideoReadError(str(error)) from error
                 part.pop(name)

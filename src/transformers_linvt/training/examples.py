@@ -111,9 +111,9 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
     example = {name: value for name, value in example.items() if value is not None}
     start = None
     if "messages" in example:
-        messages = _as_messages(example["messages"], "user") if not isinstance(example["messages"], str) else None
-        if messages is None:
+        if isinstance(example["messages"], str):
             raise LinVTInputError("'messages' is a string. Give a list of messages, or 'prompt' and 'completion'.")
+        messages = _as_messages(example["messages"], "user")
     elif "prompt" in example and "completion" in example:
         prompt = _as_messages(example["prompt"], "user")
         start = len(prompt)
@@ -161,14 +161,11 @@ def _column(example: Mapping[str, Any], name: str) -> list[Any]:
     value = example.get(f"{name}s", example.get(name))
     if value is None:
         return []
-    is_list_of_sources = isinstance(value, list) and (f"{name}s" in example or all(map(_is_file, value)))
-    if isinstance(value, tuple) and f"{name}s" in example:
+    is_list = isinstance(value, list | tuple)
+    # in the column of one, a list of anything but files is one video, given as its frames
+    if is_list and (f"{name}s" in example or all(isinstance(one, str | bytes | os.PathLike) for one in value)):
         return list(value)
-    return list(value) if is_list_of_sources else [value]
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, str | bytes | os.PathLike)
+    return [value]
 
 
 def _from_llava(turn: Mapping[str, Any], image_mark: str) -> dict[str, Any]:
@@ -506,7 +503,7 @@ def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
         return
     text = (
         f"{len(missing)} of {len(paths)} files do not exist: {', '.join(map(repr, missing[:5]))}"
-        f"{' ...' if len(missing) > 5 else ''}. Relative paths start from video_root."
+        f"{' ...' if len(missing) > 5 else ''}. Relative paths start from the jsonl's folder, or from video_root."
     )
     if len(missing) > max_unreadable_share * len(paths):
         raise VideoReadError(text)

@@ -1,6 +1,7 @@
 """The model card of a training run: what `push_to_hub` of the trainers writes beside the weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from huggingface_hub import ModelCard
@@ -8,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from ..model.model_card import make_card
-from .adapters import as_one_checkpoint
+from .adapters import as_one_checkpoint, unwrap
 
 
 # Settings that change the result, by their names in transformers' `TrainingArguments` and in ours.
@@ -52,28 +53,18 @@ def create(
         figures: further results by name.
         tags: more tags.
     """
-    if isinstance(model, PeftModel):  # saved as one checkpoint
-        linvt_model = model.get_base_model()
-        with as_one_checkpoint(linvt_model):
-            return create(
-                linvt_model,
-                repo_id=repo_id,
-                args=args,
-                datasets=datasets,
-                log_history=log_history,
-                figures=figures,
-                tags=tags,
-            )
+    inner, has_adapter = unwrap(model), isinstance(model, PeftModel)
     settings = {name: getattr(args, name, None) for name in REPORTED_SETTINGS if name != "stage"}
-    return make_card(
-        model.config,
-        repo_id,
-        stage=getattr(args, "stage", None),
-        datasets=datasets,
-        settings={name: getattr(value, "value", value) for name, value in settings.items() if value is not None},
-        figures={**last_figures(log_history), **(figures or {})},
-        tags=tags or (),
-    )
+    with as_one_checkpoint(inner) if has_adapter else nullcontext():
+        return make_card(
+            inner.config,
+            repo_id,
+            stage=getattr(args, "stage", None),
+            datasets=datasets,
+            settings={name: getattr(value, "value", value) for name, value in settings.items() if value is not None},
+            figures={**last_figures(log_history), **(figures or {})},
+            tags=tags or (),
+        )
 
 
 def last_figures(log_history: Iterable[Mapping[str, Any]]) -> dict[str, float]:

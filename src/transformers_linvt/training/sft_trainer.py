@@ -44,9 +44,8 @@ class LinVTSFTConfig(SFTConfig):
     Arguments of [`LinVTSFTTrainer`]: those of TRL's [`~trl.SFTConfig`], with other defaults, and some of its own.
 
     Set and not to be changed: `remove_unused_columns=False` and `skip_prepare_dataset` (the collator takes the
-    examples as they are), no packing, and `hub_strategy="end"` (checkpoints in between
-    hold pickles). Other defaults: `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and
-    activation checkpointing only where there is a GPU.
+    examples as they are), no packing, and `hub_strategy="end"` (checkpoints in between hold pickles). Other defaults:
+    `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and activation checkpointing only where there is a GPU.
 
     Args:
         stage (`str`, defaults to `"instruct"`): which parameters move, see `STAGES`.
