@@ -298,7 +298,7 @@ def test_an_untrained_anchored_tokenizer_is_the_novelty_weighted_gaussian_averag
     rows = video[0].flatten(0, 1).tolist()
     length = sum(math.hypot(*row) for row in rows) / len(rows)
     novelty = [math.dist(rows[i], rows[i - 4]) / length for i in range(4, 16)]
-    novelty = [sum(novelty) / len(novelty)] * 4 + novelty
+    novelty = [max(novelty)] * 4 + novelty
     significance = [1 / (1 + math.exp(-value)) for value in novelty]
     where = [((i // 4 + 0.5) / frames, *places[i % 4]) for i in range(16)]
     # both groups of 3 queries have 3 anchors in time, 1 in rows and columns

@@ -221,12 +221,11 @@ def test_novelty_is_the_change_from_the_frame_before_in_units_of_the_mean_length
     # one place moves 3 -> 0 -> 4, the other stays 5: lengths 3, 0, 4, 5, 5, 5, mean 22/6
     frames = torch.tensor([[3.0, 5.0], [0.0, 5.0], [4.0, 5.0]]).view(1, 3, 2, 1)
     unit = 22 / 6
-    mean = (3 / unit + 4 / unit) / 4
-    expected = torch.tensor([[[mean, mean], [3 / unit, 0.0], [4 / unit, 0.0]]])
+    expected = torch.tensor([[[4 / unit, 4 / unit], [3 / unit, 0.0], [4 / unit, 0.0]]])
     torch.testing.assert_close(token_novelty(frames, all_true(1, 3, 2)), expected)
 
 
-def test_novelty_ignores_padding_and_treats_a_token_without_predecessor_as_average(video):
+def test_novelty_ignores_padding_and_treats_a_token_without_predecessor_as_the_newest(video):
     alone = token_novelty(video[:1, :3, :4], all_true(1, 3, 4))
     padded = F.pad(video[:1, :3, :4], (0, 0, 0, 2, 0, 1), value=99.0)
     mask = F.pad(all_true(1, 3, 4), (0, 2, 0, 1))

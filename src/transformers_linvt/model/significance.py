@@ -351,9 +351,10 @@ def token_novelty(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
     """
     How much every token differs from the token at the same place in the frame before, in units of a token's length.
 
-    The first frame has no frame before: its tokens get the mean novelty of the others (0 in a video of one frame), and
-    so does any token whose predecessor is masked. Ours: a score that needs no training and that any constant offset of
-    the encoder leaves alone.
+    The first frame has no frame before: all of it is new, as new as the newest of the other tokens (0 in a video of one
+    frame), and so is any token whose predecessor is masked. What stands still from the first frame on is then kept
+    once; with less it would be lost among the changes. Ours: a score that needs no training and that any constant
+    offset of the encoder leaves alone.
 
     Args:
         frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
@@ -368,7 +369,7 @@ def token_novelty(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
     >>> frames = torch.tensor([1.0, 1.0, 4.0]).view(1, 3, 1, 1)  # mean length 2
     >>> token_novelty(frames, torch.ones(1, 3, 1, dtype=torch.bool)).flatten().tolist()
-    [0.75, 0.0, 1.5]
+    [1.5, 0.0, 1.5]
     """
     dtype = accumulation_dtype(frame_tokens.dtype)
     lengths = torch.linalg.vector_norm(frame_tokens, dim=-1, dtype=dtype)
@@ -376,8 +377,8 @@ def token_novelty(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
     change = torch.linalg.vector_norm(frame_tokens[:, 1:] - frame_tokens[:, :-1], dim=-1, dtype=dtype)
     novelty = F.pad(change / mean_length.clamp(min=torch.finfo(dtype).tiny), (0, 0, 1, 0))
     has_predecessor = F.pad(mask[:, 1:] & mask[:, :-1], (0, 0, 1, 0))
-    novelty = torch.where(has_predecessor, novelty, _masked_mean(novelty, has_predecessor))
-    return novelty.masked_fill(~mask, 0.0)
+    newest = novelty.masked_fill(~has_predecessor, 0.0).amax(dim=(1, 2), keepdim=True)
+    return torch.where(has_predecessor, novelty, newest).masked_fill(~mask, 0.0)
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
