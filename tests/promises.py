@@ -26,7 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, PreTrainedModel
 
-from tiny_bases import BASES, save_base
+from base_specs import BASES
+from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFrames
 
 

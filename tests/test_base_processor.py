@@ -19,7 +19,8 @@ import transformers
 from transformers import AutoConfig, ProcessorMixin, processing_utils
 from transformers.utils import is_torchvision_available
 
-from tiny_bases import BASES, build_processor, build_tokenizer, save_base
+from base_specs import BASES
+from tiny_bases import build_processor, build_tokenizer, save_base
 from transformers_linvt.model import base_processor as seam
 from transformers_linvt.model.base_processor import (
     NoVideoProcessor,

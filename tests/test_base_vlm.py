@@ -12,8 +12,9 @@ import torch
 import transformers
 from torch import nn
 
+from base_specs import BASES
 from promises import LINVT, check_refused
-from tiny_bases import BASES, build_model
+from tiny_bases import build_model
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, UnsupportedBaseError
 from transformers_linvt.model.base_vlm import (
     DENIED,

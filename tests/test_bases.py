@@ -19,6 +19,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from base_specs import BASES
 from promises import (
     CHAT,
     FAMILIES,
@@ -42,7 +43,7 @@ from promises import (
     user,
     wrapped,
 )
-from tiny_bases import BASES, build, build_model
+from tiny_bases import build, build_model
 from transformers_linvt import (
     LinVTConfig,
     LinVTForVideoQA,

@@ -25,7 +25,8 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.utils import logging
 
-from tiny_bases import BASES, build_processor, save_base
+from base_specs import BASES
+from tiny_bases import build_processor, save_base
 from transformers_linvt import LinVTProcessor
 from transformers_linvt.model.base_vlm import family_of
 from transformers_linvt.model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, VideoReadError

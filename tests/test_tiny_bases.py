@@ -18,15 +18,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from tiny_bases import (
-    BASES,
-    Molmo2NumpyImageProcessor,
-    build,
-    build_model,
-    build_processor,
-    build_tokenizer,
-    save_base,
-)
+from base_specs import BASES
+from tiny_bases import Molmo2NumpyImageProcessor, build, build_model, build_processor, build_tokenizer, save_base
 from transformers_linvt.model.base_processor import NoVideoProcessor, load_base_processor
 from transformers_linvt.model.errors import LinVTInputError
 

@@ -351,8 +351,8 @@ def token_novelty(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
     """
     How much every token differs from the token at the same place in the frame before, in units of a token's length.
 
-    The first frame has no frame before: all of it is new, as new as the newest of the other tokens (0 in a video of one
-    frame), and so is any token whose predecessor is masked. What stands still from the first frame on is then kept
+    The first frame has no frame before: all of it is new, as new as the newest of the other tokens (0 in a video of
+    one frame), and so is any token whose predecessor is masked. What stands still from the first frame on is then kept
     once; with less it would be lost among the changes. Ours: a score that needs no training and that any constant
     offset of the encoder leaves alone.
 

@@ -1,0 +1,6 @@
+"""Tiny bases, as data."""
+
+from .spec import BaseSpec
+
+
+SPECS: dict[str, BaseSpec] = {}
