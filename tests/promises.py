@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, PreTrainedModel
 
-from base_specs import BASES
+from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFrames
 
@@ -98,7 +98,7 @@ def clip(name: str, num_frames: int, seed: int = 0) -> VideoFrames:
         seed: two seeds give two clips.
     """
     rng = np.random.default_rng(seed)
-    frames = rng.integers(0, 256, (num_frames, *BASES[name].frame_size, 3), dtype=np.uint8)
+    frames = rng.integers(0, 256, (num_frames, *ALL_BASES[name].frame_size, 3), dtype=np.uint8)
     seconds = np.arange(num_frames) ** 1.5
     return VideoFrames(frames, seconds, "<frames in memory>", "memory", float(seconds[-1]) + 1.0, num_frames, None)
 

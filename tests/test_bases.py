@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from base_specs import BASES
+from base_specs import ALL_BASES, BASES
 from promises import (
     CHAT,
     FAMILIES,
@@ -57,8 +58,13 @@ from transformers_linvt.model import base_vlm, modeling_linvt
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
-@pytest.fixture(params=FAMILIES)
+OTHERS = [pytest.param(name, marks=pytest.mark.bases) for name in ALL_BASES if name not in BASES]
+
+
+@pytest.fixture(params=[*FAMILIES, *OTHERS])
 def family(request: pytest.FixtureRequest) -> Wrapped:
+    if missing := [package for package in ALL_BASES[request.param].needs if find_spec(package) is None]:
+        pytest.skip(f"{request.param} needs {', '.join(missing)}: make test-bases installs it")
     return wrapped(request.param)
 
 
@@ -180,7 +186,7 @@ def test_one_frame_is_a_video(family: Wrapped):
 def test_one_frame_has_as_many_tokens_as_each_of_several(family: Wrapped):
     inputs = family.inputs(user(family.clip(1), QUESTION))
     condensed = family.model.model.prepare(**inputs)[1]
-    assert condensed.outputs.weights.tokens_per_frame == BASES[family.name].tokens_per_frame
+    assert condensed.outputs.weights.tokens_per_frame == ALL_BASES[family.name].tokens_per_frame
 
 
 # ---------------------------------------------------------------------------------------------------------------------
