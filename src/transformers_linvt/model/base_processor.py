@@ -240,6 +240,19 @@ class VisualMarkers:
         return self.before + self.token * num_video_tokens + self.after
 
 
+def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray) -> int:
+    """
+    Visual tokens of a frame, which is one tile: counted in what the base's processor writes for it, without a model.
+
+    Args:
+        processor: of the base.
+        family: traits of the base's architecture.
+        frame: array `(height, width, 3)`, uint8, RGB.
+    """
+    written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+    return written.count(VisualMarkers.of(processor, family).token)
+
+
 def frame_inputs(
     processor: ProcessorMixin, family: Family, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -307,4 +320,5 @@ __all__ = [
     "load_base_processor",
     "model_type_of",
     "picture_inputs",
+    "tokens_of_frame",
 ]

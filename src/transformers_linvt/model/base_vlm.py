@@ -42,6 +42,8 @@ class Family:
     video_type_id: int = 1
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
+    # What a user should know before wrapping it.
+    notes: tuple[str, ...] = ()
 
 
 # What the frames of each layout cannot do without.
