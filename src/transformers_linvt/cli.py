@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import huggingface_hub
-import torch
 import transformers
 
 import transformers_linvt
@@ -378,12 +377,11 @@ def _wrap(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace, given: dict[str, Any], revision: dict[str, str]) -> Any:
-    precision = {"auto": {}}.get(arguments.dtype, {"dtype": getattr(torch, arguments.dtype, None)})
     return transformers_linvt.plan_wrap(
         arguments.base,
         num_frames=arguments.frames,
         frame_size=arguments.frame_size,
-        **precision,
+        dtype=arguments.dtype,
         **revision,
         **given,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
@@ -64,7 +65,7 @@ def plan_wrap(
     base: str,
     num_frames: int = 64,
     frame_size: tuple[int, int] = (360, 640),
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
     **fields: Any,
@@ -76,7 +77,8 @@ def plan_wrap(
         base: repository id or folder of an image-text model.
         num_frames: frames of the video.
         frame_size: their height and width in pixels.
-        dtype: precision of the language model, which decides the size of its cache.
+        dtype: precision of the language model, which decides the size of its cache; `"auto"` is the one it was saved
+            in.
         revision: of the base.
         trust_remote_code: run the code that the base's repository brings.
         fields: of [`LinVTConfig`].
@@ -97,11 +99,13 @@ def plan_wrap(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise LinVTInputError(f"{name}={value!r} must be a whole number of 1 or more.")
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = LinVTConfig(**fields)
     base_config = _read_config(base, hub)
+    config = LinVTConfig(base_config=base_config, **fields)
+    if dtype == "auto":
+        dtype = getattr(base_config, "dtype", None) or torch.float32
     model = _model_without_weights(base, base_config, dtype)
     processor = LinVTProcessor.from_base(base, num_video_tokens=config.num_video_tokens, **hub)
-    _check_same_token(processor, model)
+    processor.check_fits(config)
     family = family_of(base_config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
     tokens_per_frame = tokens_of_frame(processor.base_processor, family, frame)
@@ -135,6 +139,8 @@ def _read_config(base: str, hub: dict[str, Any]) -> Any:
         raise CheckpointError(
             f"The base model {base!r} could not be read: {error} Check the name, and the network or HF_HUB_OFFLINE."
         ) from error
+    except StrictDataclassError as error:
+        raise CheckpointError(f"The config of {base!r} has a value it cannot have: {error}") from error
     except ValueError as error:
         raise UnsupportedBaseError(
             f"{base!r} is no model that transformers knows: {error} LinVT needs an image-text model, such as a "
@@ -163,14 +169,6 @@ def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTra
 def _has_experts(config: Any) -> bool:
     text = config.get_text_config()
     return any("expert" in name and isinstance(value, int) and value > 1 for name, value in vars(text).items())
-
-
-def _check_same_token(processor: LinVTProcessor, model: PreTrainedModel) -> None:
-    if processor.markers.token_id != model.config.image_token_id:
-        raise UnsupportedBaseError(
-            f"Model and processor do not belong together: the model's image token is {model.config.image_token_id}, "
-            f"the processor's {processor.markers.token!r} is {processor.markers.token_id}."
-        )
 
 
 def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None, int | None]:

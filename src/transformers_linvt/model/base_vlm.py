@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -106,6 +107,10 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of the base model {name_or_path!r} are damaged: {error}. Download or save it again."
+        ) from error
+    except StrictDataclassError as error:
+        raise CheckpointError(
+            f"The config of the base model {name_or_path!r} has a value it cannot have: {error}"
         ) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error) or "Unrecognized model" in str(error):

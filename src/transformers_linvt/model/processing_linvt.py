@@ -288,6 +288,29 @@ class LinVTProcessor(ProcessorMixin):
         ids = [self.markers.token_id, *self.base_processor.image_token_ids]
         return tuple({i for i in [*ids, *self.tokenizer.convert_tokens_to_ids(self._marker_tokens)] if i is not None})
 
+    def check_fits(self, config: Any) -> None:
+        """
+        Refuse a model that takes something else than this processor makes.
+
+        Args:
+            config ([`LinVTConfig`]): of the model.
+
+        Raises:
+            LinVTInputError: another number of video tokens, or another base.
+        """
+        if self.num_video_tokens != config.num_video_tokens:
+            raise LinVTInputError(
+                f"The processor writes num_video_tokens={self.num_video_tokens} tokens per video, the model has "
+                f"{config.num_video_tokens}. Make both with the same number."
+            )
+        if self.markers.token_id != config.image_token_id:
+            raise LinVTInputError(
+                f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
+                f"{self.markers.token!r} is {self.markers.token_id}, the model's "
+                f"({config.base_config.model_type}) is {config.image_token_id}. Make it with "
+                "LinVTProcessor.from_base of the model's base."
+            )
+
     # -- videos --
 
     def read_video(self, video: Any, **sampling: Any) -> VideoFrames:

@@ -353,16 +353,7 @@ def check_agreement(model: LinVTForVideoQA, processor: Any) -> None:
     """
     if not isinstance(processor, LinVTProcessor):
         raise LinVTInputError(f"processing_class must be a LinVTProcessor, not a {type(processor).__name__}.")
-    if processor.num_video_tokens != model.config.num_video_tokens:
-        raise LinVTInputError(
-            f"The processor writes {processor.num_video_tokens} tokens per video, the model has "
-            f"{model.config.num_video_tokens}. Make both with the same num_video_tokens."
-        )
-    if processor.markers.token_id != model.config.image_token_id:
-        raise LinVTInputError(
-            f"The processor is of another base: its image token is {processor.markers.token_id}, the model's "
-            f"{model.config.image_token_id}."
-        )
+    processor.check_fits(model.config)
     if processor.chat_template is None:
         raise LinVTInputError(
             "The base has no chat template, so it is not known how a question is asked. Set processor.chat_template, "
