@@ -190,6 +190,11 @@ def _cached_model(name: str, seed: int) -> PreTrainedModel:
     return _build_pristine_model(name, seed)
 
 
+def model_type_of(name: str) -> str:
+    """The architecture of a tiny base; there may be several of one."""
+    return getattr(transformers, ALL_BASES[name].config_class).model_type
+
+
 def build_model(name: str, seed: int = 0) -> PreTrainedModel:
     """
     A tiny model of a family: random weights, float32, evaluation mode.
