@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, processing_utils
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -278,6 +279,10 @@ def frame_inputs(
     defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
     fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
     inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
+    for name, value in family.one_tile_outputs.items():
+        given = inputs.pop(name, None)
+        if given is not None and value is not None:
+            inputs[name] = torch.full_like(given, value)
     if family.nesting == "per_video":
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
     return inputs
@@ -299,8 +304,10 @@ def picture_inputs(
     """
     if not pictures:
         return {}, []
+    # HunYuan-VL's processor insists on what its chat template writes around a placeholder; others do not look.
+    start, end = (getattr(processor, name, None) or "" for name in ("image_start_token", "image_end_token"))
     made = processor(
-        text=[processor.image_token * len(row) for row in pictures],
+        text=[(start + processor.image_token + end) * len(row) for row in pictures],
         images=[list(row) for row in pictures],
         padding=True,
         return_tensors="pt",
@@ -308,7 +315,7 @@ def picture_inputs(
         **options,
     )
     replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
-    of_text = {"mm_token_type_ids", "token_type_ids", *processor.tokenizer.model_input_names}
+    of_text = {name for name in made if name.endswith("token_type_ids")} | {*processor.tokenizer.model_input_names}
     return {name: value for name, value in made.items() if name not in of_text}, replacements
 
 

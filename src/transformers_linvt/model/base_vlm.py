@@ -32,6 +32,8 @@ class Family:
 
     # Options of the image processor that make one frame one tile (a split frame would be N tokens several times over).
     one_tile: Mapping[str, Any] = field(default_factory=dict)
+    # Its outputs to fill with a number, or to drop (None), where no option keeps it from splitting a frame.
+    one_tile_outputs: Mapping[str, int | None] = field(default_factory=dict)
     # How the image processor wants the frames of one video: a flat list, `[[f] for f in frames]` or `[frames]`.
     nesting: Literal["flat", "per_frame", "per_video"] = "flat"
     # Fewest frames that one call of the vision tower treats as one tile each.
@@ -41,6 +43,8 @@ class Family:
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
+    # Further type ids of the base, made by its processor's `create_...`; a video has those of a picture there.
+    further_type_ids: tuple[str, ...] = ()
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
     # What a user should know before wrapping it.
@@ -68,6 +72,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(**_MROPE),
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    # GLM-V and others with patches of a grid
+    "ernie4_5_vl_moe": Family(**_MROPE, further_type_ids=("moe_mm_token_type_ids",)),
+    "glm46v": Family(**_MROPE),
+    "glm4v": Family(**_MROPE),
+    "glm4v_moe": Family(**_MROPE),
+    "glm5_next": Family(layout="grid"),
+    "glm_ocr": Family(**_MROPE),
+    "glmga": Family(**_MROPE),
+    "hunyuan_vl": Family(**_MROPE),
+    "kimi_k25": Family(layout="grid"),
+    "minimax_m3_vl": Family(layout="grid"),
+    "paddleocr_vl": Family(**_MROPE),
+    # A frame that is much wider than high is split; its global view alone is all of it.
+    "step3p7": Family(
+        one_tile_outputs={"num_local_patches": 0, "pixel_values_local": None, "patch_newline_masks": None}
+    ),
+    "video_llama_3": Family(layout="grid"),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -280,7 +301,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(base, inputs) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(inputs, all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
         container=container,
     )
 
@@ -361,11 +382,14 @@ def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     return rows.reshape(num_frames, -1, rows.shape[-1])
 
 
-def _grid_size(base: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
+def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
     if (grid := inputs.get("image_grid_thw")) is None:
         return None
-    merge = getattr(base.config.vision_config, "spatial_merge_size", 1)
-    return int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
+    # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
+    # What is left over stands at the ends of the rows (HunYuan-VL).
+    rows, columns = grid[0, 1:].tolist()
+    rows //= max(1, round(math.sqrt(rows * columns / tokens_per_frame)))
+    return rows, tokens_per_frame // rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------

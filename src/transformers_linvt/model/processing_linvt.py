@@ -1040,14 +1040,19 @@ class LinVTProcessor(ProcessorMixin):
         base = self.base_processor
         if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
             return {}
+        family = family_of(self.base_model_type)
         types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if (value := family_of(self.base_model_type).video_type_id) != 1:
+        if (value := family.video_type_id) != 1:
             types = [
                 [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
                 for rows in zip(types, video_mask, strict=True)
             ]
         is_renamed = "mm_token_type_ids" not in base.model_input_names and "token_type_ids" in base.model_input_names
-        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types}
+        # Row by row: prompts that are not padded differ in length.
+        further = {
+            name: [getattr(base, f"create_{name}")([list(row)])[0] for row in ids] for name in family.further_type_ids
+        }
+        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types, **further}
 
     # -- decoding, saving, loading --
 
