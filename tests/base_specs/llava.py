@@ -1,6 +1,263 @@
-"""Tiny bases, as data."""
+"""Tiny bases, as data: LLaVA and its relatives, Mistral and Pixtral, Granite and Cohere."""
 
-from .spec import BaseSpec
+from .spec import BaseSpec, TokenId, text_config, vision_config
 
 
-SPECS: dict[str, BaseSpec] = {}
+# Pictures before the text, whatever the order of the items, as LLaVA 1.5's own template has it.
+LLAVA_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role != 'system' %}{{ message.role | upper }}:{{ ' ' }}{%- endif %}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}{{ '<image>\\n' }}{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}
+{%- if message.role == 'assistant' %}</s>{% else %}{{ ' ' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}ASSISTANT:{% endif %}"""
+
+VIPLLAVA_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{{- message.content if message.content is string else message.content[0].text }}
+{%- else %}{{ '###' + ('Human' if message.role == 'user' else 'Assistant') + ': ' }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}{{ '<image>\\n' }}{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}###Assistant:{% endif %}"""
+
+# No space between an instruction's tags and its words, so that the words keep their tokens.
+MISTRAL_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages %}
+{%- if message.role == 'system' %}[SYSTEM_PROMPT]
+{{- message.content if message.content is string else message.content[0].text }}[/SYSTEM_PROMPT]
+{%- else %}{{ '[INST]' if message.role == 'user' }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content %}
+{%- if item.type == 'image' %}[IMG]{%- elif item.type == 'text' %}{{ item.text }}{%- endif %}
+{%- endfor %}
+{%- endif %}{{ '[/INST]' if message.role == 'user' else eos_token }}
+{%- endif %}
+{%- endfor %}"""
+
+COHERE_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages %}<|START_OF_TURN_TOKEN|>
+{{- {'user': '<|USER_TOKEN|>', 'assistant': '<|CHATBOT_TOKEN|>', 'system': '<|SYSTEM_TOKEN|>'}[message.role] }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content %}
+{%- if item.type == 'image' %}PLACEHOLDER{%- elif item.type == 'text' %}{{ item.text }}{%- endif %}
+{%- endfor %}
+{%- endif %}<|END_OF_TURN_TOKEN|>
+{%- endfor %}
+{%- if add_generation_prompt %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{% endif %}"""
+
+LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+LLAMA_IDS = {
+    "model_type": "llama",
+    "bos_token_id": TokenId("<s>"),
+    "eos_token_id": TokenId("</s>"),
+    "pad_token_id": TokenId("<pad>"),
+}
+# A picture is shrunk to the shorter side, and its middle is what CLIP sees.
+CLIP_24 = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+CLIP_32 = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+WITH_CLASS_TOKEN = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+# The base and the image processor must agree on them.
+PINPOINTS = [[32, 64], [64, 32], [64, 64]]
+
+SPECS: dict[str, BaseSpec] = {
+    "llava": BaseSpec(
+        config_class="LlavaConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS, hidden_size=64),
+            "vision_config": vision_config(model_type="clip_vision_model", image_size=24, patch_size=6),
+            "image_token_index": TokenId("<image>"),
+            "image_seq_length": 16,
+        },
+        processor_class="LlavaProcessor",
+        image_processor_class="CLIPImageProcessorPil",
+        image_processor=CLIP_24,
+        processor={"patch_size": 6, **WITH_CLASS_TOKEN},
+        chat_template=LLAVA_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=("<image>",),
+        adds_bos=True,
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "vipllava": BaseSpec(
+        config_class="VipLlavaConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS, hidden_size=44, num_attention_heads=2, num_key_value_heads=1),
+            "vision_config": vision_config(
+                model_type="clip_vision_model", image_size=30, patch_size=6, num_hidden_layers=3
+            ),
+            "vision_feature_layer": [-2, 1],
+            "image_token_index": TokenId("<image>"),
+            "image_seq_length": 25,
+        },
+        processor_class="LlavaProcessor",
+        image_processor_class="CLIPImageProcessorPil",
+        image_processor={"size": {"shortest_edge": 30}, "crop_size": {"height": 30, "width": 30}},
+        processor={"patch_size": 6, **WITH_CLASS_TOKEN},
+        chat_template=VIPLLAVA_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=("<image>",),
+        adds_bos=True,
+        tokens_per_frame=25,
+        token_grid=(5, 5),
+    ),
+    "llava_next": BaseSpec(
+        config_class="LlavaNextConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS),
+            "vision_config": vision_config(model_type="clip_vision_model"),
+            "image_token_index": TokenId("<image>"),
+            "image_grid_pinpoints": PINPOINTS,
+        },
+        processor_class="LlavaNextProcessor",
+        image_processor_class="LlavaNextImageProcessorPil",
+        image_processor={**CLIP_32, "image_grid_pinpoints": PINPOINTS},
+        processor={"patch_size": 8, **WITH_CLASS_TOKEN},
+        chat_template=LLAVA_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=("<image>",),
+        adds_bos=True,
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "llava_next_video": BaseSpec(
+        config_class="LlavaNextVideoConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS, hidden_size=56),
+            "vision_config": vision_config(model_type="clip_vision_model", image_size=24, patch_size=6),
+            "image_token_index": TokenId("<image>"),
+            "video_token_index": TokenId("<video>"),
+            "image_grid_pinpoints": [[48, 72], [72, 48]],
+        },
+        processor_class="LlavaNextVideoProcessor",
+        image_processor_class="LlavaNextImageProcessorPil",
+        image_processor={**CLIP_24, "image_grid_pinpoints": [[48, 72], [72, 48]]},
+        video_processor={"video_processor_type": "LlavaNextVideoVideoProcessor", **CLIP_24},
+        processor={"patch_size": 6, **WITH_CLASS_TOKEN},
+        chat_template=LLAVA_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=("<image>", "<video>"),
+        adds_bos=True,
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "video_llava": BaseSpec(
+        config_class="VideoLlavaConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS, hidden_size=56),
+            "vision_config": vision_config(model_type="clip_vision_model", image_size=24, patch_size=6),
+            "image_token_index": TokenId("<image>"),
+            "video_token_index": TokenId("<video>"),
+            "image_seq_length": 16,
+        },
+        processor_class="VideoLlavaProcessor",
+        image_processor_class="VideoLlavaImageProcessor",
+        image_processor=CLIP_24,
+        video_processor={"video_processor_type": "VideoLlavaVideoProcessor", **CLIP_24},
+        processor={"patch_size": 6, **WITH_CLASS_TOKEN},
+        chat_template=LLAVA_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=("<image>", "<video>"),
+        adds_bos=True,
+        one_tile={"return_legacy_image_output": False},
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "aya_vision": BaseSpec(
+        config_class="AyaVisionConfig",
+        config={
+            "text_config": text_config(
+                model_type="cohere2",
+                hidden_size=40,
+                sliding_window=64,
+                logit_scale=1.0,
+                bos_token_id=TokenId("<BOS_TOKEN>"),
+                eos_token_id=TokenId("<|END_OF_TURN_TOKEN|>"),
+                pad_token_id=TokenId("<PAD>"),
+            ),
+            "vision_config": vision_config(model_type="siglip_vision_model", patch_size=4, vision_use_head=False),
+            "image_token_index": TokenId("<|IMG_PATCH|>"),
+        },
+        processor_class="AyaVisionProcessor",
+        image_processor_class="GotOcr2ImageProcessorPil",
+        image_processor={
+            "size": {"height": 32, "width": 32},
+            "crop_to_patches": True,
+            "min_patches": 1,
+            "max_patches": 4,
+        },
+        processor={"patch_size": 4, "img_size": 32, "downsample_factor": 2},
+        chat_template=COHERE_TEMPLATE.replace("PLACEHOLDER", "<image>"),
+        named_tokens={"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"},
+        # `<image>` is written by the template and replaced before anything is tokenised: it is no token
+        special_tokens=(
+            "<|START_OF_TURN_TOKEN|>",
+            "<|USER_TOKEN|>",
+            "<|CHATBOT_TOKEN|>",
+            "<|SYSTEM_TOKEN|>",
+            "<|START_OF_IMG|>",
+            "<|END_OF_IMG|>",
+            "<|IMG_PATCH|>",
+            "<|IMG_LINE_BREAK|>",
+            "TILE",
+            "TILE_GLOBAL",
+        ),
+        adds_bos=True,
+        one_tile={"crop_to_patches": False},
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "cohere2_vision": BaseSpec(
+        config_class="Cohere2VisionConfig",
+        config={
+            "text_config": text_config(
+                model_type="cohere2",
+                hidden_size=44,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                sliding_window=64,
+                logit_scale=1.0,
+                bos_token_id=TokenId("<BOS_TOKEN>"),
+                eos_token_id=TokenId("<|END_OF_TURN_TOKEN|>"),
+                pad_token_id=TokenId("<PAD>"),
+            ),
+            "vision_config": vision_config(
+                model_type="siglip_vision_model", image_size=24, patch_size=4, vision_use_head=False
+            ),
+            "alignment_intermediate_size": 70,
+            "image_token_id": TokenId("<|IMG_PATCH|>"),
+        },
+        processor_class="Cohere2VisionProcessor",
+        image_processor_class="Cohere2VisionImageProcessor",
+        # `patch_size` is the number of tokens along a side here
+        image_processor={"size": {"height": 24, "width": 24}, "patch_size": 3, "min_patches": 1, "max_patches": 4},
+        chat_template=COHERE_TEMPLATE.replace("PLACEHOLDER", "<|IMG_PATCH|>"),
+        named_tokens={"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"},
+        tokenizer_attributes={
+            "boi_token": "<|START_OF_IMG|>",
+            "eoi_token": "<|END_OF_IMG|>",
+            "image_token": "<|IMG_PATCH|>",
+            "img_line_break_token": "<|IMG_LINE_BREAK|>",
+        },
+        special_tokens=("<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"),
+        adds_bos=True,
+        one_tile={"crop_to_patches": False},
+        tokens_per_frame=9,
+        token_grid=(3, 3),
+        needs=("torchvision",),
+    ),
+}

@@ -149,8 +149,10 @@ def check_base_processor(processor: Any) -> None:
                 f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
                 "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
             )
-    # transformers makes an empty tokenizer of some classes where the files are missing
-    token, vocabulary = getattr(processor, "image_token", None), processor.tokenizer.get_vocab()
+    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls its image
+    # token is text of its chat template, another one stands for the picture
+    token = getattr(processor, "img_patch_token", getattr(processor, "image_token", None))
+    vocabulary = processor.tokenizer.get_vocab()
     if isinstance(token, str) and token not in vocabulary:
         raise UnsupportedBaseError(
             f"The tokenizer of {type(processor).__name__} has {len(vocabulary)} tokens and not its image token "
@@ -285,6 +287,8 @@ def frame_inputs(
             inputs[name] = torch.full_like(given, value)
     if family.nesting == "per_video":
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
+    if family.layout == "tiles":
+        inputs["pixel_values"] = inputs["pixel_values"][:, :1]  # the frame as a whole, before its tiles
     return inputs
 
 

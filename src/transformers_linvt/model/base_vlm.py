@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from .significance import infer_grid_size
 
 
 FRAME_PREFIX = "frame_"  # the base's picture inputs come twice: as they are for pictures, with this prefix for frames
+PICTURES = {"pixel_values", "pixel_values_images"}  # names of the pictures themselves; the second is Video-LLaVA's
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Family:
     # Fewest frames that one call of the vision tower treats as one tile each.
     min_frames_per_call: int = 1
     # How picture inputs lie along their first axis: a row per frame, patches of a grid, or Molmo2's crops and pools.
-    layout: Literal["frame", "grid", "molmo2"] = "frame"
+    # "tiles" is a row per frame as well, for families that always split: frames take the places of a picture's tiles.
+    layout: Literal["frame", "grid", "molmo2", "tiles"] = "frame"
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
@@ -56,6 +59,7 @@ _NEEDED = {
     "frame": ("pixel_values",),
     "grid": ("pixel_values", "image_grid_thw"),
     "molmo2": ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
+    "tiles": ("pixel_values", "image_sizes"),
 }
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
@@ -89,6 +93,12 @@ FAMILIES: dict[str, Family] = {
         one_tile_outputs={"num_local_patches": 0, "pixel_values_local": None, "patch_newline_masks": None}
     ),
     "video_llama_3": Family(layout="grid"),
+    # LLaVA and its relatives, Mistral, Granite, Cohere
+    "aya_vision": Family(one_tile={"crop_to_patches": False}),
+    "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
+    "llava_next": Family(layout="tiles"),
+    "llava_next_video": Family(layout="tiles"),
+    "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -290,13 +300,17 @@ def encode_frames(
     for start in range(0, num_frames, frames_per_chunk):
         stop = min(start + frames_per_chunk, num_frames)
         chunk = _slice_frames(family, inputs, rows, start, stop)
-        output = _image_encoder(base)(**encoder_inputs(base, chunk), return_dict=True)
-        features, container = output.pooler_output, _container_of(output.pooler_output)
+        if family.layout == "tiles":
+            chunk = _frames_as_tiles(base, chunk)
+        features, layers, container = _encode(base, chunk)
         encoded = max(stop - start, family.min_frames_per_call)
-        tokens.append(_by_frame(features, encoded)[: stop - start])
-        deepstack.append(
-            [_by_frame(layer, encoded)[: stop - start] for layer in getattr(output, "deepstack_features", None) or []]
-        )
+        by_frame = [
+            _tiles_as_frames(base, one) if family.layout == "tiles" else _by_frame(one, encoded)
+            for one in (features, *layers)
+        ]
+        by_frame = [one[: stop - start] for one in by_frame]
+        tokens.append(by_frame[0])
+        deepstack.append(by_frame[1:])
     all_tokens = torch.cat(tokens)
     return EncodedFrames(
         tokens=all_tokens,
@@ -382,6 +396,42 @@ def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     return rows.reshape(num_frames, -1, rows.shape[-1])
 
 
+def _frames_as_tiles(base: PreTrainedModel, chunk: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    Frames in the places of the tiles of as few pictures as it takes, the last frame repeated to fill them.
+
+    LLaVA-NeXT encodes a picture as a whole and in tiles, two at least, by its size. It encodes each of them alone, so
+    what it makes of a frame in any of these places is what it makes of a picture as a whole.
+    """
+    (height, width), rows, columns = _smallest_tiling(base)
+    frames, tiles = chunk["pixel_values"][:, 0], 1 + rows * columns
+    missing = -len(frames) % tiles
+    frames = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
+    sizes = chunk["image_sizes"].new_tensor([[height, width]]).expand(len(frames) // tiles, 2)
+    return {**chunk, "pixel_values": frames.unflatten(0, (-1, tiles)), "image_sizes": sizes}
+
+
+def _tiles_as_frames(base: PreTrainedModel, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of pictures made by `_frames_as_tiles` -> `(frames, tokens_per_frame, D)`, with the repeated ones."""
+    _, rows, columns = _smallest_tiling(base)
+    side = base.config.vision_config.image_size // base.config.vision_config.patch_size
+    side = int(side * Fraction(getattr(base.config, "downsample_rate", None) or 1))
+    frames = []
+    for picture in features:
+        # the picture as a whole, then all tiles line by line, each line of the picture with a token at its end
+        whole, lines = picture[: side * side], picture[side * side :]
+        lines = lines.unflatten(0, (rows, side, columns * side + 1))[:, :, :-1]
+        frames += [whole[None], lines.unflatten(2, (columns, side)).transpose(1, 2).flatten(2, 3).flatten(0, 1)]
+    return torch.cat(frames)
+
+
+def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
+    """The size in pixels that the base splits into the fewest tiles, and their rows and columns."""
+    height, width = min(base.config.image_grid_pinpoints, key=math.prod)
+    side = base.config.vision_config.image_size
+    return (height, width), height // side, width // side
+
+
 def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
     if (grid := inputs.get("image_grid_thw")) is None:
         return None
@@ -428,9 +478,15 @@ def pack_visuals(
 
 def encode_pictures(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor], str]:
     """Pictures beside a video -> their tokens `(total, D)`, the same per deep layer, and the base's container."""
+    features, layers, container = _encode(base, inputs)
+    return _flat(features), [_flat(layer) for layer in layers], container
+
+
+def _encode(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+    """What the base's image encoder makes of its inputs: tokens, the same per deep layer, and their container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
-    deepstack = getattr(output, "deepstack_features", None) or []
-    return _flat(output.pooler_output), [_flat(layer) for layer in deepstack], _container_of(output.pooler_output)
+    features, layers = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    return features, list(layers), _container_of(features)
 
 
 def _container_of(features: Any) -> str:

@@ -42,6 +42,7 @@ from transformers.utils.hub import resolve_revision
 
 from .base_vlm import (
     FRAME_PREFIX,
+    PICTURES,
     EncodedFrames,
     Fingerprint,
     changed_weights,
@@ -422,7 +423,7 @@ class LinVTModel(LinVTPreTrainedModel):
         is_video = video_mask[placeholders]  # row after row, as the base scatters
         container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
-        if "pixel_values" in encoder_inputs(self.base_vlm, inputs):
+        if encoder_inputs(self.base_vlm, inputs).keys() & PICTURES:
             pictures, picture_layers, container = encode_pictures(self.base_vlm, inputs)
             if len(pictures) != int((~is_video).sum()):
                 raise LinVTInputError(
