@@ -42,6 +42,14 @@ class Family:
     video_type_id: int = 1
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
+    # What else it writes itself: behind the last picture, and at the end of what the user says. A special token is
+    # meant by its name ("bos_token").
+    behind_visuals: str = ""
+    ends_with: str = ""
+    # What type ids of 1 mark: the visual tokens, or the answer, with 0 for a prompt whose tokens all see each other.
+    type_ids: Literal["visuals", "answer"] = "visuals"
+    # For a base whose checkpoints come without a chat template.
+    chat_template: str | None = None
 
 
 # What the frames of each layout cannot do without.
@@ -52,6 +60,24 @@ _NEEDED = {
 }
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
+
+
+def _turns(behind_question: str, behind_answer: str) -> str:
+    """
+    A chat template without roles: pictures, then text, and what closes a question (but the last) and an answer.
+
+    The last question is closed by the base's processor.
+    """
+    return (
+        "{%- for message in messages %}"
+        "{%- if message.content is string %}{{ message.content }}{%- else %}"
+        "{%- for part in message.content if part.type == 'image' %}<image>{%- endfor %}"
+        "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
+        f"{{%- if message.role == 'assistant' %}}{{{{ {behind_answer} }}}}"
+        f"{{%- elif not loop.last %}}{{{{ {behind_question} }}}}{{%- endif %}}"
+        "{%- endfor %}"
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(one_tile={"do_pan_and_scan": False}),
@@ -65,14 +91,24 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(**_MROPE),
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    # Gemma and neighbours
+    "aria": Family(one_tile={"split_image": False}),
+    "chameleon": Family(ends_with="sep_token", chat_template=_turns("sep_token", "sep_token")),
+    "emu3": Family(begins_with_bos=True),
+    "ovis2": Family(one_tile={"crop_to_patches": False}),
+    "paligemma": Family(
+        behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
+    ),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
     "blip-2": "its generate() reads pixel_values even when the tokens are given",
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
+    "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
+    "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
 }
 
 
@@ -273,7 +309,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(base, inputs) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(inputs, all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
         container=container,
     )
 
@@ -354,11 +390,16 @@ def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     return rows.reshape(num_frames, -1, rows.shape[-1])
 
 
-def _grid_size(base: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
-    if (grid := inputs.get("image_grid_thw")) is None:
+def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
+    if (positions := inputs.get("image_position_ids")) is not None:  # (x, y) of every patch; -1 is padding (Gemma 4)
+        columns, rows = (positions[0].amax(0) + 1).tolist()
+    elif (grid := inputs.get("image_grid_thw")) is not None:
+        rows, columns = int(grid[0, 1]), int(grid[0, 2])
+    else:
         return None
-    merge = getattr(base.config.vision_config, "spatial_merge_size", 1)
-    return int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
+    # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
+    merge = max(1, math.isqrt(rows * columns // tokens_per_frame))
+    return rows // merge, columns // merge
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -371,6 +412,7 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     """What the base finds in `mm_encoder_outputs["image"]`: tokens in placeholder order, in its own container."""
 
     deepstack_features: list | None = None
+    visual_indicator_features: torch.Tensor | None = None
 
 
 def pack_visuals(
@@ -410,6 +452,16 @@ def _flat(features: Any) -> torch.Tensor:
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
+
+
+def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
+    """What stands at the markers around a picture, where that is the image encoder's to say (Ovis2): `(markers, D)`."""
+    table = getattr(base.base_model, "visual_embeddings_table", None)
+    if table is None:
+        return None
+    # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
+    first = table.num_embeddings - base.config.vision_config.num_visual_indicator_tokens
+    return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
 
 
 def forget_positions(base: PreTrainedModel) -> None:
