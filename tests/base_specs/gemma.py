@@ -10,6 +10,37 @@ GEMMA_IDS = {
     "eos_token_id": TokenId("<end_of_turn>"),
     "pad_token_id": TokenId("<pad>"),
 }
+GEMMA4_TOKENS = {
+    "image_token": "<|image|>",
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "audio_token": "<|audio|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+}
+GEMMA4_IDS = {
+    "boi_token_id": TokenId("<|image>"),
+    "eoi_token_id": TokenId("<image|>"),
+    "image_token_id": TokenId("<|image|>"),
+    "video_token_id": TokenId("<|video|>"),
+    "audio_token_id": TokenId("<|audio|>"),
+    "boa_token_id": TokenId("<|audio>"),
+    "eoa_token_index": TokenId("<audio|>"),
+}
+
+# Pictures first, then the text, as the family was trained; its processor adds the first token behind the pictures and
+# the end of line behind the last text.
+PALIGEMMA_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'image' %}<image>{% endfor %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}
+{%- if message.role == 'assistant' %}{{ eos_token }}
+{%- elif not loop.last %}{{ '\\n' }}
+{%- endif %}
+{%- endfor %}"""
 
 SPECS: dict[str, BaseSpec] = {
     "deepseek_vl": BaseSpec(
@@ -153,13 +184,7 @@ SPECS: dict[str, BaseSpec] = {
             "vision_config": vision_config(
                 num_key_value_heads=3, head_dim=12, patch_size=4, pooling_kernel_size=2, position_embedding_size=80
             ),
-            "boi_token_id": TokenId("<|image>"),
-            "eoi_token_id": TokenId("<image|>"),
-            "image_token_id": TokenId("<|image|>"),
-            "video_token_id": TokenId("<|video|>"),
-            "audio_token_id": TokenId("<|audio|>"),
-            "boa_token_id": TokenId("<|audio>"),
-            "eoa_token_index": TokenId("<audio|>"),
+            **GEMMA4_IDS,
         },
         processor_class="Gemma4Processor",
         image_processor_class="Gemma4ImageProcessorPil",
@@ -172,20 +197,170 @@ SPECS: dict[str, BaseSpec] = {
         },
         processor={"image_seq_length": 70},
         parts={"feature_extractor": ("Gemma4AudioFeatureExtractor", {})},
-        chat_template=chat_template("<|image|>"),
+        chat_template="{{ bos_token }}" + chat_template("<|image|>"),
         named_tokens=GEMMA_TOKENS,
-        tokenizer_attributes={
-            "image_token": "<|image|>",
-            "boi_token": "<|image>",
-            "eoi_token": "<image|>",
-            "audio_token": "<|audio|>",
-            "boa_token": "<|audio>",
-            "eoa_token": "<audio|>",
-        },
+        tokenizer_attributes=GEMMA4_TOKENS,
         special_tokens=("<|video|>", "<|im_start|>", "<|im_end|>"),
         adds_bos=True,
         tokens_per_frame=60,
         token_grid=(6, 10),
         type_ids="mm_token_type_ids",
+    ),
+    "gemma4_unified": BaseSpec(
+        config_class="Gemma4UnifiedConfig",
+        config={
+            "text_config": text_config(
+                **GEMMA_IDS,
+                hidden_size=44,
+                head_dim=12,
+                global_head_dim=20,
+                num_global_key_value_heads=1,
+                attention_k_eq_v=True,
+                sliding_window=40,
+                layer_types=["sliding_attention", "full_attention", "full_attention"],
+            ),
+            "vision_config": {
+                "patch_size": 4,
+                "pooling_kernel_size": 2,
+                "mm_embed_dim": 38,
+                "mm_posemb_size": 80,
+                "output_proj_dims": 38,
+            },
+            "audio_config": None,
+            **GEMMA4_IDS,
+        },
+        processor_class="Gemma4UnifiedProcessor",
+        image_processor_class="Gemma4UnifiedImageProcessor",
+        image_processor={"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70},
+        video_processor={
+            "video_processor_type": "Gemma4UnifiedVideoProcessor",
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "max_soft_tokens": 70,
+        },
+        processor={"image_seq_length": 70},
+        parts={"feature_extractor": ("Gemma4UnifiedAudioFeatureExtractor", {})},
+        chat_template="{{ bos_token }}" + chat_template("<|image|>"),
+        named_tokens=GEMMA_TOKENS,
+        tokenizer_attributes=GEMMA4_TOKENS,
+        special_tokens=("<|video|>", "<|im_start|>", "<|im_end|>"),
+        adds_bos=True,
+        tokens_per_frame=60,
+        token_grid=(6, 10),
+        type_ids="mm_token_type_ids",
+        needs=("torchvision",),
+    ),
+    "gemma3n": BaseSpec(
+        config_class="Gemma3nConfig",
+        config={
+            "text_config": text_config(
+                **GEMMA_IDS,
+                hidden_size=40,
+                head_dim=14,
+                sliding_window=40,
+                num_hidden_layers=4,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+                num_kv_shared_layers=2,
+                hidden_size_per_layer_input=10,
+                vocab_size_per_layer_input=VOCAB,
+                altup_num_inputs=2,
+                laurel_rank=6,
+                activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+            ),
+            "vision_config": {
+                "architecture": "mobilenetv5_300m_enc",
+                "hidden_size": 2048,
+                "vocab_size": 8,
+                "vocab_offset": 5000,
+                "do_pooling": False,
+            },
+            "audio_config": {
+                "vocab_size": 8,
+                "vocab_offset": 5008,
+                "hidden_size": 16,
+                "conf_num_hidden_layers": 1,
+                "conf_num_attention_heads": 2,
+                "sscp_conv_channel_size": [4, 2],
+            },
+            "vision_soft_tokens_per_image": 256,
+            "boi_token_id": TokenId("<start_of_image>"),
+            "eoi_token_id": TokenId("<end_of_image>"),
+            "image_token_id": TokenId("<image_soft_token>"),
+            "audio_token_id": TokenId("<audio_soft_token>"),
+            "boa_token_id": TokenId("<start_of_audio>"),
+            "eoa_token_id": TokenId("<end_of_audio>"),
+        },
+        processor_class="Gemma3nProcessor",
+        image_processor_class="SiglipImageProcessorPil",
+        image_processor={"size": {"height": 96, "width": 96}},
+        processor={"image_seq_length": 256, "audio_seq_length": 12},
+        parts={"feature_extractor": ("Gemma3nAudioFeatureExtractor", {})},
+        chat_template="{{ bos_token }}" + chat_template("<image_soft_token>"),
+        named_tokens=GEMMA_TOKENS,
+        tokenizer_attributes={
+            "image_token": "<image_soft_token>",
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "audio_token": "<audio_soft_token>",
+            "boa_token": "<start_of_audio>",
+            "eoa_token": "<end_of_audio>",
+        },
+        special_tokens=("<|im_start|>", "<|im_end|>"),
+        adds_bos=True,
+        tokens_per_frame=256,
+        token_grid=(16, 16),
+        type_ids="token_type_ids",
+        needs=("timm", "torchvision"),
+    ),
+    "paligemma": BaseSpec(
+        config_class="PaliGemmaConfig",
+        config={
+            "text_config": text_config(
+                **GEMMA_IDS,
+                model_type="gemma2",
+                head_dim=14,
+                query_pre_attn_scalar=14,
+                sliding_window=60,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            ),
+            "vision_config": vision_config(model_type="siglip_vision_model", vision_use_head=False),
+            "image_token_index": TokenId("<image>"),
+            "vocab_size": VOCAB,
+            "projection_dim": 48,
+            "hidden_size": 48,
+        },
+        processor_class="PaliGemmaProcessor",
+        image_processor_class="SiglipImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}, "image_seq_length": 16},
+        chat_template=PALIGEMMA_TEMPLATE,
+        named_tokens=GEMMA_TOKENS,
+        special_tokens=("<image>",),
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+        type_ids="token_type_ids",
+        answer_type_id=1,
+    ),
+    "aria": BaseSpec(
+        config_class="AriaConfig",
+        config={
+            "text_config": text_config(
+                moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, hidden_size=56, intermediate_size=34
+            ),
+            # The image processor makes pictures of 490 or 980 pixels and no others.
+            "vision_config": vision_config(model_type="idefics3_vision", image_size=490, patch_size=98),
+            "projector_patch_to_query_dict": {25: 12},
+            "image_token_index": TokenId("<|img|>"),
+        },
+        processor_class="AriaProcessor",
+        image_processor_class="AriaImageProcessorPil",
+        image_processor={"max_image_size": 490, "min_image_size": 98, "split_image": True},
+        processor={"size_conversion": {490: 12}},
+        chat_template=chat_template("<|img|>", "<fim_prefix>", "<fim_suffix>"),
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={"image_token": "<|img|>"},
+        special_tokens=("<|im_start|>", "<fim_prefix>", "<fim_suffix>"),
+        one_tile={"split_image": False},
+        tokens_per_frame=12,
+        token_grid=(3, 4),
     ),
 }
