@@ -388,7 +388,8 @@ def test_later_tokens_do_not_change_what_comes_before(family: Wrapped):
     longer["input_ids"] = torch.cat([short["input_ids"], extra], dim=1)
     longer["attention_mask"] = torch.ones_like(longer["input_ids"])
     for name in {"video_mask", "question_mask", "mm_token_type_ids", "token_type_ids"} & short.keys():
-        longer[name] = torch.cat([short[name], torch.zeros_like(extra)], dim=1)
+        value = ALL_BASES[family.name].answer_type_id if name.endswith("type_ids") else 0
+        longer[name] = torch.cat([short[name], torch.full_like(extra, value)], dim=1)
     prefix, whole = (model.model(**inputs).last_hidden_state for inputs in (short, longer))
     assert relative_difference(whole[:, :length], prefix) < 1e-5
     assert model.base_vlm.config._attn_implementation is not None

@@ -127,6 +127,8 @@ def _resolve(value: Any, tokenizer: PreTrainedTokenizerFast, num_additional: int
         return num_additional if value.additional else len(tokenizer) - num_additional
     if isinstance(value, Mapping):
         return {key: _resolve(item, tokenizer, num_additional) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, tokenizer, num_additional) for item in value]
     return value
 
 

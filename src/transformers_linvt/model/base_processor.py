@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, processing_utils
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+    processing_utils,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -149,8 +158,8 @@ def check_base_processor(processor: Any) -> None:
                 f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
                 "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
             )
-    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls its image
-    # token is text of its chat template, another one stands for the picture
+    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls its
+    # image token is text of its chat template, another one stands for the picture
     token = getattr(processor, "img_patch_token", getattr(processor, "image_token", None))
     vocabulary = processor.tokenizer.get_vocab()
     if isinstance(token, str) and token not in vocabulary:
@@ -172,6 +181,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     kwargs.pop("backend", None)
     loaders = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
+        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(source, **kwargs),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(source, backend="pil", **kwargs),
         "video_processor": lambda: NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source, **kwargs)[0]),
     }
@@ -256,6 +266,36 @@ def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray
     return written.count(VisualMarkers.of(processor, family).token)
 
 
+@dataclass(frozen=True)
+class AddedTexts:
+    """
+    What the base's processor writes into every prompt by itself.
+
+    Attributes:
+        first (`str`): in front.
+        behind_visuals (`str`): behind the last picture or video; in front where there is none.
+        last (`str`): at the end of what the user says.
+    """
+
+    first: str
+    behind_visuals: str
+    last: str
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin, family: Family) -> "AddedTexts":
+        """Read off the traits of the family, and off Janus' processor whether it writes its system prompt."""
+        tokenizer = processor.tokenizer
+        first = (tokenizer.bos_token or tokenizer.eos_token) if family.begins_with_bos else ""
+        if getattr(processor, "use_default_system_prompt", False):
+            first = sys.modules[type(processor).__module__].DEFAULT_SYSTEM_PROMPT
+        named = tokenizer.special_tokens_map
+        return cls(
+            first,
+            named.get(family.behind_visuals, family.behind_visuals),
+            named.get(family.ends_with, family.ends_with),
+        )
+
+
 def frame_inputs(
     processor: ProcessorMixin, family: Family, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -319,11 +359,13 @@ def picture_inputs(
         **options,
     )
     replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
-    of_text = {name for name in made if name.endswith("token_type_ids")} | {*processor.tokenizer.model_input_names}
+    of_text = {name for name in made if name.endswith("token_type_ids")}
+    of_text |= {"labels", *processor.tokenizer.model_input_names}
     return {name: value for name, value in made.items() if name not in of_text}, replacements
 
 
 __all__ = [
+    "AddedTexts",
     "NoVideoProcessor",
     "VisualMarkers",
     "check_base_processor",

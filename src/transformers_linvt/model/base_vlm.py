@@ -52,6 +52,14 @@ class Family:
     begins_with_bos: bool = False
     # What a user should know before wrapping it.
     notes: tuple[str, ...] = ()
+    # What else it writes itself: behind the last picture, and at the end of what the user says. A special token is
+    # meant by its name ("bos_token").
+    behind_visuals: str = ""
+    ends_with: str = ""
+    # What type ids of 1 mark: the visual tokens, or the answer, with 0 for a prompt whose tokens all see each other.
+    type_ids: Literal["visuals", "answer"] = "visuals"
+    # For a base whose checkpoints come without a chat template.
+    chat_template: str | None = None
 
 
 # What the frames of each layout cannot do without.
@@ -63,6 +71,24 @@ _NEEDED = {
 }
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
+
+
+def _turns(behind_question: str, behind_answer: str) -> str:
+    """
+    A chat template without roles: pictures, then text, and what closes a question (but the last) and an answer.
+
+    The last question is closed by the base's processor.
+    """
+    return (
+        "{%- for message in messages %}"
+        "{%- if message.content is string %}{{ message.content }}{%- else %}"
+        "{%- for part in message.content if part.type == 'image' %}<image>{%- endfor %}"
+        "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
+        f"{{%- if message.role == 'assistant' %}}{{{{ {behind_answer} }}}}"
+        f"{{%- elif not loop.last %}}{{{{ {behind_question} }}}}{{%- endif %}}"
+        "{%- endfor %}"
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(one_tile={"do_pan_and_scan": False}),
@@ -99,14 +125,24 @@ FAMILIES: dict[str, Family] = {
     "llava_next": Family(layout="tiles"),
     "llava_next_video": Family(layout="tiles"),
     "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
+    # Gemma and neighbours
+    "aria": Family(one_tile={"split_image": False}),
+    "chameleon": Family(ends_with="sep_token", chat_template=_turns("sep_token", "sep_token")),
+    "emu3": Family(begins_with_bos=True),
+    "ovis2": Family(one_tile={"crop_to_patches": False}),
+    "paligemma": Family(
+        behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
+    ),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
     "blip-2": "its generate() reads pixel_values even when the tokens are given",
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
+    "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
+    "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
 }
 
 
@@ -433,11 +469,14 @@ def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
 
 
 def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
-    if (grid := inputs.get("image_grid_thw")) is None:
+    if (positions := inputs.get("image_position_ids")) is not None:  # (x, y) of every patch; -1 is padding (Gemma 4)
+        columns, rows = (positions[0].amax(0) + 1).tolist()
+    elif (grid := inputs.get("image_grid_thw")) is not None:
+        rows, columns = grid[0, 1:].tolist()
+    else:
         return None
     # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
     # What is left over stands at the ends of the rows (HunYuan-VL).
-    rows, columns = grid[0, 1:].tolist()
     rows //= max(1, round(math.sqrt(rows * columns / tokens_per_frame)))
     return rows, tokens_per_frame // rows
 
@@ -452,6 +491,7 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     """What the base finds in `mm_encoder_outputs["image"]`: tokens in placeholder order, in its own container."""
 
     deepstack_features: list | None = None
+    visual_indicator_features: torch.Tensor | None = None
 
 
 def pack_visuals(
@@ -497,6 +537,16 @@ def _flat(features: Any) -> torch.Tensor:
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
+
+
+def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
+    """What stands at the markers around a picture, where that is the image encoder's to say (Ovis2): `(markers, D)`."""
+    table = getattr(base.base_model, "visual_embeddings_table", None)
+    if table is None:
+        return None
+    # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
+    first = table.num_embeddings - base.config.vision_config.num_visual_indicator_tokens
+    return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
 
 
 def forget_positions(base: PreTrainedModel) -> None:

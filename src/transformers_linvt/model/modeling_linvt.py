@@ -56,6 +56,7 @@ from .base_vlm import (
     load_base,
     pack_visuals,
     split_videos,
+    visual_indicators,
     visual_width,
 )
 from .configuration_linvt import LinVTConfig
@@ -445,6 +446,7 @@ class LinVTModel(LinVTPreTrainedModel):
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)
+        visuals.visual_indicator_features = visual_indicators(self.base_vlm)
         return {**inputs, "mm_encoder_outputs": {"image": visuals}}
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
