@@ -56,6 +56,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
+from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
@@ -283,7 +284,7 @@ def pictures_and_text(family: Wrapped) -> dict[str, list[list[dict[str, Any]]]]:
 def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: str):
     """Through both processors and both models: the inputs key by key, the logits and the generated text."""
     conversations = pictures_and_text(family)[what]
-    base, processor = build(family.name)
+    base, processor = build_model(family.name), load_base_processor(str(family.base_folder))
     ours = family.inputs(*conversations)
     batch = conversations if len(conversations) > 1 else conversations[0]
     padding = {"processor_kwargs": {"padding": True}} if len(conversations) > 1 else {}
