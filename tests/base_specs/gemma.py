@@ -1,7 +1,6 @@
 """Gemma and the families around it that read a picture from patches (DeepSeek-VL, Ovis) or from codes (Chameleon)."""
 
-from .spec import VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
-from .spec import CHATML_TOKENS
+from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
 GEMMA_TOKENS = {"bos_token": "<bos>", "eos_token": "<end_of_turn>", "pad_token": "<pad>"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import transformers
 from transformers import (
@@ -25,7 +26,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .base_vlm import Family, family_of
+from .base_vlm import Family, family_of, lay_out_frames
 from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 
 
@@ -229,11 +230,11 @@ class VisualMarkers:
         Raises:
             UnsupportedBaseError: the processor does not say how it writes a picture.
         """
-        placeholder = getattr(processor, "image_token", None)
-        frame = np.full((224, 224, 3), 128, dtype=np.uint8)
+        placeholder = placeholder_of(processor)
+        picture = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
         written, reason = "", ""
         try:
-            written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+            written = picture_inputs(processor, [[picture]], family.one_tile, family)[1][0]
         except Exception as error:  # a processor that does it another way may fail in any way
             reason = f": {type(error).__name__} {error}".rstrip()
         if placeholder is None or not written:
@@ -329,11 +330,14 @@ def frame_inputs(
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
     if family.layout == "tiles":
         inputs["pixel_values"] = inputs["pixel_values"][:, :1]  # the frame as a whole, before its tiles
-    return inputs
+    return lay_out_frames(family, inputs, *frames[0].shape[:2])
 
 
 def picture_inputs(
-    processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    processor: ProcessorMixin,
+    pictures: Sequence[Sequence[Any]],
+    options: Mapping[str, Any],
+    family: Family | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """
     Pictures that stand beside videos: the base's own inputs for them, and what it writes for each into a prompt.
@@ -342,26 +346,45 @@ def picture_inputs(
         processor: of the base.
         pictures: pictures of each prompt that has any; some bases treat several of one prompt otherwise than one.
         options: of the image processor.
+        family: traits of the base's architecture; by default what the processor's class tells.
 
     Returns:
         The base's picture inputs as tensors, and one text per picture.
     """
     if not pictures:
         return {}, []
+    placeholder, family = placeholder_of(processor), family or family_of(model_type_of(processor))
     # HunYuan-VL's processor insists on what its chat template writes around a placeholder; others do not look.
     start, end = (getattr(processor, name, None) or "" for name in ("image_start_token", "image_end_token"))
+    nested = [list(row) for row in pictures]
     made = processor(
-        text=[(start + processor.image_token + end) * len(row) for row in pictures],
-        images=[list(row) for row in pictures],
+        text=[(start + placeholder + end) * len(row) for row in pictures],
+        images=nested if family.takes_nested_pictures else [picture for row in nested for picture in row],
         padding=True,
         return_tensors="pt",
         return_text_replacement_offsets=True,
         **options,
     )
-    replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
+    if "text_replacement_offsets" in made:
+        replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
+    else:
+        replacements = [_written_alone(processor, picture, options) for row in pictures for picture in row]
     of_text = {name for name in made if name.endswith("token_type_ids")}
     of_text |= {"labels", *processor.tokenizer.model_input_names}
     return {name: value for name, value in made.items() if name not in of_text}, replacements
+
+
+def placeholder_of(processor: ProcessorMixin) -> str | None:
+    """What the chat template writes for a picture: the image token itself, but for families that have one for each."""
+    return getattr(processor, "image_placeholder_token", None) or getattr(processor, "image_token", None)
+
+
+def _written_alone(processor: ProcessorMixin, picture: Any, options: Mapping[str, Any]) -> str:
+    """What a processor that does not report its replacements (Idefics2) writes for a picture in front of a word."""
+    word = "x"
+    text = placeholder_of(processor) + word
+    made = processor(text=[text], images=[[picture]], add_special_tokens=False, **options)
+    return processor.tokenizer.decode(made["input_ids"][0]).removesuffix(word)
 
 
 __all__ = [
@@ -374,4 +397,5 @@ __all__ = [
     "model_type_of",
     "picture_inputs",
     "tokens_of_frame",
+    "placeholder_of",
 ]

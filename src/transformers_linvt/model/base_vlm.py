@@ -38,11 +38,17 @@ class Family:
     one_tile_outputs: Mapping[str, int | None] = field(default_factory=dict)
     # How the image processor wants the frames of one video: a flat list, `[[f] for f in frames]` or `[frames]`.
     nesting: Literal["flat", "per_frame", "per_video"] = "flat"
+    # Whether the base's processor takes pictures as one list per prompt; GOT-OCR means the pages of a document by it.
+    takes_nested_pictures: bool = True
     # Fewest frames that one call of the vision tower treats as one tile each.
     min_frames_per_call: int = 1
     # How picture inputs lie along their first axis: a row per frame, patches of a grid, or Molmo2's crops and pools.
     # "tiles" is a row per frame as well, for families that always split: frames take the places of a picture's tiles.
     layout: Literal["frame", "grid", "molmo2", "tiles"] = "frame"
+    # The input that says how many rows and columns of patches a picture has, as its last two numbers.
+    grid: str = "image_grid_thw"
+    # Whether pixel_values holds all patches side by side, as one strip of pixels, instead of one patch per row.
+    is_strip: bool = False
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
@@ -65,12 +71,19 @@ class Family:
 # What the frames of each layout cannot do without.
 _NEEDED = {
     "frame": ("pixel_values",),
-    "grid": ("pixel_values", "image_grid_thw"),
+    "grid": ("pixel_values",),  # and the family's grid
     "molmo2": ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
     "tiles": ("pixel_values", "image_sizes"),
 }
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
+# These number the pictures of a prompt; a video is none of them.
+_MINICPM = {
+    "one_tile": {"max_slice_nums": 1, "use_image_id": False},
+    "layout": "grid",
+    "grid": "target_sizes",
+    "is_strip": True,
+}
 
 
 def _turns(behind_question: str, behind_answer: str) -> str:
@@ -133,6 +146,17 @@ FAMILIES: dict[str, Family] = {
     "paligemma": Family(
         behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
     ),
+    # Readers of documents and their kin
+    "deepseek_ocr2": Family(one_tile={"crop_to_patches": False}),
+    "got_ocr2": Family(one_tile={"crop_to_patches": False}, takes_nested_pictures=False),
+    "inkling2": Family(layout="grid"),
+    "inkling_mm_model": Family(layout="grid", grid="num_patches"),
+    "lfm2_vl": Family(one_tile={"do_image_splitting": False}, grid="spatial_shapes"),
+    "minicpm_ocr": Family(**_MINICPM),
+    "minicpmv4_6": Family(**_MINICPM),
+    "minicpmv4_7": Family(**_MINICPM, video_type_id=0),
+    "qianfan_ocr": Family(one_tile={"crop_to_patches": False}),
+    "unlimited_ocr": Family(one_tile={"crop_to_patches": False}),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -351,7 +375,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(inputs, all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(family, inputs, all_tokens.shape[1]),
         container=container,
     )
 
@@ -377,7 +401,8 @@ def split_videos(
 
 def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_frames: int) -> dict[str, list[int]]:
     """For every input, how many rows of its first axis belong to each frame."""
-    if missing := [FRAME_PREFIX + name for name in _NEEDED[family.layout] if inputs.get(name) is None]:
+    needed = (*_NEEDED[family.layout], *((family.grid,) if family.layout == "grid" else ()))
+    if missing := [FRAME_PREFIX + name for name in needed if inputs.get(name) is None]:
         raise LinVTInputError(
             f"The frames of the video are incomplete: {', '.join(missing)} missing, got "
             f"{', '.join(FRAME_PREFIX + name for name in inputs) or 'none'}. Use the processor of this base, and pass "
@@ -385,7 +410,9 @@ def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_fram
         )
     rows = {name: [1] * num_frames for name in inputs if name != "batch_num_images"}
     if family.layout == "grid":
-        rows["pixel_values"] = inputs["image_grid_thw"].prod(-1).tolist()
+        patches = inputs[family.grid].prod(-1)
+        # A patch of a strip is as many columns of pixels as it is high; see `lay_out_frames`.
+        rows["pixel_values"] = (patches * inputs["pixel_values"].shape[-1] if family.is_strip else patches).tolist()
     elif family.layout == "molmo2":
         grids = inputs["image_grids"]
         rows["pixel_values"] = inputs["image_num_crops"].tolist()
@@ -411,6 +438,8 @@ def _slice_frames(
         patches = inputs["pixel_values"].shape[1] * sum(rows["pixel_values"][:start])
         pooling = chunk["image_token_pooling"]
         chunk["image_token_pooling"] = torch.where(pooling >= 0, pooling - patches, pooling)
+    if family.is_strip:
+        chunk["pixel_values"] = chunk["pixel_values"].movedim(0, -1)
     if family.nesting == "per_video":  # several pictures of one sample: one tile each; a lone one would be split
         if stop - start < family.min_frames_per_call:
             repeats = family.min_frames_per_call - (stop - start)
@@ -419,6 +448,28 @@ def _slice_frames(
             }
         chunk["batch_num_images"] = torch.tensor([max(stop - start, family.min_frames_per_call)])
     return chunk
+
+
+def lay_out_frames(family: Family, inputs: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """
+    Image-processor output of frames of `height` x `width` pixels, in the form in which it can be cut into frames.
+
+    A strip of patches `(1, channels, patch, columns)` is laid down, one column of pixels per row. Numbers of patches
+    alone (Inkling) become rows and columns of the frame's shape. Everything else stays as it is.
+    """
+    inputs = dict(inputs)
+    if family.is_strip:
+        inputs["pixel_values"] = inputs["pixel_values"].movedim(-1, 0)
+    counts = inputs.get(family.grid)
+    if counts is not None and counts.dim() == 1:
+        inputs[family.grid] = torch.tensor([_factors(count, height / width) for count in counts.tolist()])
+    return inputs
+
+
+def _factors(count: int, ratio: float) -> tuple[int, int]:
+    """Rows and columns that make `count`, with rows / columns nearest to `ratio`."""
+    pairs = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+    return min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1] / ratio)))
 
 
 def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
@@ -468,17 +519,25 @@ def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
     return (height, width), height // side, width // side
 
 
-def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
+def _grid_size(family: Family, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
+    """
+    Rows and columns of a frame's tokens: from the grid of its patches, of which squares become one token.
+
+    Families name the side of these squares in ways of their own, so it is read off the numbers. Tokens that are left
+    over stand at the ends of the rows (HunYuan-VL). Where no grid fits, the nearest square, of whole rows: 13 tokens
+    are 3 x 4, and one that has no place.
+    """
     if (positions := inputs.get("image_position_ids")) is not None:  # (x, y) of every patch; -1 is padding (Gemma 4)
-        columns, rows = (positions[0].amax(0) + 1).tolist()
-    elif (grid := inputs.get("image_grid_thw")) is not None:
-        rows, columns = grid[0, 1:].tolist()
+        width, height = (positions[0].amax(0) + 1).tolist()
+    elif (grid := inputs.get(family.grid)) is not None:
+        height, width = grid[0, -2:].tolist()
     else:
-        return None
-    # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
-    # What is left over stands at the ends of the rows (HunYuan-VL).
-    rows //= max(1, round(math.sqrt(rows * columns / tokens_per_frame)))
-    return rows, tokens_per_frame // rows
+        height, width = infer_grid_size(num_tokens)
+    merge = max(1, round(math.sqrt(height * width / num_tokens)))
+    rows, columns = math.ceil(height / merge), math.ceil(width / merge)
+    if rows * columns > num_tokens:
+        rows, columns = infer_grid_size(num_tokens)
+    return rows, num_tokens // rows if rows * columns != num_tokens else columns
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ from .base_vlm import (
     encode_frames,
     encode_pictures,
     encoder_inputs,
+    family_of,
     fingerprint_weights,
     forget_positions,
     load_base,
@@ -440,9 +441,10 @@ class LinVTModel(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {"image_grid_thw"}
+        grid = family_of(self.base_vlm.config.model_type).grid
+        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {grid}
         inputs = {name: value for name, value in inputs.items() if name not in consumed}
-        if inputs.get("image_grid_thw") is None:
+        if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)

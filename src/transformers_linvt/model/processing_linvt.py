@@ -268,7 +268,10 @@ class LinVTProcessor(ProcessorMixin):
         `frames_per_video`.
         """
         unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        return frozenset(self.image_processor.model_input_names) - unused
+        family = family_of(self.base_model_type)
+        # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
+        needed = {family.grid} if family.layout == "grid" else set()
+        return (frozenset(self.image_processor.model_input_names) - unused) | needed
 
     @cached_property
     def _placeholders(self) -> tuple[str, ...]:
@@ -920,6 +923,7 @@ class LinVTProcessor(ProcessorMixin):
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,
+            family_of(self.base_model_type),
         )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self._frames_of(videos, arguments.frames)}
