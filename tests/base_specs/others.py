@@ -1,6 +1,102 @@
-"""Tiny bases, as data."""
+"""Tiny bases that fit in no other group, as data."""
 
-from .spec import BaseSpec
+from typing import Any
+
+from .spec import CHATML_TOKENS, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
-SPECS: dict[str, BaseSpec] = {}
+MUSE_TOKENS = (
+    "<|im_start|>",
+    "<|patch|>",
+    "<|image_start|>",
+    "<|image_end|>",
+    "<|video|>",
+    "<|vid_frame_separator|>",
+    "<|vid_start|>",
+    "<|vid_end|>",
+)
+
+
+def _muse_config(text: dict[str, Any], vision: dict[str, Any], **differences: Any) -> dict[str, Any]:
+    """What the two Muse families share; `out_hidden_size` is the width of 2 x 2 patches side by side."""
+    usual_text = text_config(
+        head_dim=12,
+        # The logits are scaled and bent after the head, which whoever applies the head alone does not see.
+        final_logit_softcapping=1e4,
+        output_multiplier=1.0,
+        sliding_window=40,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        layer_rope_theta=[1e4, 0, 1e4],
+    )
+    usual_vision = vision_config(
+        num_hidden_layers=3,
+        pos_emb_height=4,
+        pos_emb_width=4,
+        patch_temporal=2,
+        merge_size=2,
+        layer_types=["window_attention", "full_attention", "window_attention"],
+        rope_parameters={"rope_type": "axial", "rope_theta": 1e4},
+    )
+    vision_width = vision.get("hidden_size", usual_vision["hidden_size"])
+    return {
+        "text_config": {**usual_text, **text},
+        "vision_config": {**usual_vision, **vision},
+        "out_hidden_size": 4 * vision_width,
+        "projector_hidden_size": 52,
+        "image_token_id": TokenId("<|patch|>"),
+        "video_token_id": TokenId("<|video|>"),
+        **differences,
+    }
+
+
+SPECS: dict[str, BaseSpec] = {
+    "muse_glimmer": BaseSpec(
+        config_class="MuseGlimmerConfig",
+        config=_muse_config({}, {}),
+        processor_class="MuseGlimmerProcessor",
+        image_processor_class="MuseGlimmerImageProcessor",
+        image_processor={"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "max_image_tokens": 64},
+        video_processor={"video_processor_type": "MuseGlimmerVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=chat_template("<|patch|>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=MUSE_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+    "muse_spark": BaseSpec(
+        config_class="MuseSparkConfig",
+        config=_muse_config(
+            {
+                "hidden_size": 56,
+                "head_dim": 14,
+                "moe_hidden_size": 40,
+                "moe_intermediate_size": 36,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 2,
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+            },
+            {"hidden_size": 48, "num_attention_heads": 4},
+            audio_config={
+                "patch_sizes": [4, 3],
+                "hidden_sizes": [6, 10],
+                "depths": [1, 1],
+                "num_hidden_layers": 2,
+                "out_hidden_size": 56,
+            },
+            audio_token_id=TokenId("<|audio|>"),
+        ),
+        processor_class="MuseSparkProcessor",
+        image_processor_class="MuseGlimmerImageProcessor",
+        image_processor={"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "max_image_tokens": 64},
+        video_processor={"video_processor_type": "MuseGlimmerVideoProcessor", "patch_size": 8, "merge_size": 2},
+        parts={"feature_extractor": ("MuseSparkFeatureExtractor", {"samples_per_token": 12})},
+        chat_template=chat_template("<|patch|>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=(*MUSE_TOKENS, "<|audio|>", "<|soft_audio_start|>", "<|soft_audio_end|>"),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+}

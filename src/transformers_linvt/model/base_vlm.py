@@ -65,6 +65,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(**_MROPE),
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    # others
+    "muse_glimmer": Family(layout="grid"),
+    "muse_spark": Family(layout="grid"),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -273,7 +276,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(base, inputs) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(inputs, all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
         container=container,
     )
 
@@ -354,11 +357,13 @@ def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     return rows.reshape(num_frames, -1, rows.shape[-1])
 
 
-def _grid_size(base: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
+def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
     if (grid := inputs.get("image_grid_thw")) is None:
         return None
-    merge = getattr(base.config.vision_config, "spatial_merge_size", 1)
-    return int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
+    # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
+    rows, columns = int(grid[0, 1]), int(grid[0, 2])
+    merge = max(1, math.isqrt(rows * columns // tokens_per_frame))
+    return rows // merge, columns // merge
 
 
 # ---------------------------------------------------------------------------------------------------------------------
