@@ -294,7 +294,12 @@ def picture_inputs(
         return_text_replacement_offsets=True,
         **options,
     )
-    replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
+    offsets = made.pop("text_replacement_offsets", None)
+    if offsets is None:  # NemotronH Omni's processor does not give them
+        counts = range(sum(map(len, pictures)))
+        replacements = [processor.replace_image_token(made, image_idx=index) for index in counts]
+    else:
+        replacements = [one["replacement"] for row in offsets for one in row]
     of_text = {"mm_token_type_ids", "token_type_ids", *processor.tokenizer.model_input_names}
     return {name: value for name, value in made.items() if name not in of_text}, replacements
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .significance import infer_grid_size
@@ -37,6 +37,8 @@ class Family:
     min_frames_per_call: int = 1
     # How picture inputs lie along their first axis: a row per frame, patches of a grid, or Molmo2's crops and pools.
     layout: Literal["frame", "grid", "molmo2"] = "frame"
+    # With layout "grid": the input that holds rows and columns of every picture's patches, as its last two numbers.
+    grid: str = "image_grid_thw"
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
@@ -47,7 +49,7 @@ class Family:
 # What the frames of each layout cannot do without.
 _NEEDED = {
     "frame": ("pixel_values",),
-    "grid": ("pixel_values", "image_grid_thw"),
+    "grid": ("pixel_values",),
     "molmo2": ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
 }
 
@@ -68,6 +70,7 @@ FAMILIES: dict[str, Family] = {
     # others
     "muse_glimmer": Family(layout="grid"),
     "muse_spark": Family(layout="grid"),
+    "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -143,7 +146,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
-    if base.get_output_embeddings() is None:
+    if language_head(base) is None:
         raise UnsupportedBaseError(
             f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
         )
@@ -162,6 +165,14 @@ def _image_encoder(base: PreTrainedModel) -> Any:
         if callable(encoder := getattr(module, "get_image_features", None)):
             return encoder
     return None
+
+
+def language_head(base: PreTrainedModel) -> nn.Module | None:
+    """The layer that turns hidden states into logits: of the base, or of the language model where only that has it."""
+    head = base.get_output_embeddings()
+    if head is None and hasattr(decoder := base.get_decoder(), "get_output_embeddings"):
+        head = decoder.get_output_embeddings()
+    return head
 
 
 def visual_width(base: PreTrainedModel) -> int:
@@ -276,7 +287,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(inputs, all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(inputs.get(family.grid), all_tokens.shape[1]) or infer_grid_size(all_tokens.shape[1]),
         container=container,
     )
 
@@ -302,7 +313,8 @@ def split_videos(
 
 def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_frames: int) -> dict[str, list[int]]:
     """For every input, how many rows of its first axis belong to each frame."""
-    if missing := [FRAME_PREFIX + name for name in _NEEDED[family.layout] if inputs.get(name) is None]:
+    needed = (*_NEEDED[family.layout], family.grid) if family.layout == "grid" else _NEEDED[family.layout]
+    if missing := [FRAME_PREFIX + name for name in needed if inputs.get(name) is None]:
         raise LinVTInputError(
             f"The frames of the video are incomplete: {', '.join(missing)} missing, got "
             f"{', '.join(FRAME_PREFIX + name for name in inputs) or 'none'}. Use the processor of this base, and pass "
@@ -310,7 +322,7 @@ def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_fram
         )
     rows = {name: [1] * num_frames for name in inputs if name != "batch_num_images"}
     if family.layout == "grid":
-        rows["pixel_values"] = inputs["image_grid_thw"].prod(-1).tolist()
+        rows["pixel_values"] = inputs[family.grid].prod(-1).tolist()
     elif family.layout == "molmo2":
         grids = inputs["image_grids"]
         rows["pixel_values"] = inputs["image_num_crops"].tolist()
@@ -357,11 +369,11 @@ def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     return rows.reshape(num_frames, -1, rows.shape[-1])
 
 
-def _grid_size(inputs: Mapping[str, torch.Tensor], tokens_per_frame: int) -> tuple[int, int] | None:
-    if (grid := inputs.get("image_grid_thw")) is None:
+def _grid_size(grid: torch.Tensor | None, tokens_per_frame: int) -> tuple[int, int] | None:
+    if grid is None:
         return None
     # Families name the side of the patches that become one token in ways of their own, so it is read off the numbers.
-    rows, columns = int(grid[0, 1]), int(grid[0, 2])
+    rows, columns = grid[0, -2:].tolist()
     merge = max(1, math.isqrt(rows * columns // tokens_per_frame))
     return rows // merge, columns // merge
 
@@ -415,6 +427,20 @@ def _flat(features: Any) -> torch.Tensor:
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
+
+
+def run_backbone(base: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
+    """The base without its language head: `last_hidden_state`, cache and whatever else the backbone returns."""
+    if base.base_model is not base:
+        return base.base_model(**inputs)
+    # NemotronH Omni is a single module around a language model that has a head already.
+    output = base(**{**inputs, "output_hidden_states": True, "logits_to_keep": 1})
+    return BaseModelOutputWithPast(
+        last_hidden_state=output.hidden_states[-1],
+        past_key_values=output.past_key_values,
+        hidden_states=output.hidden_states if inputs.get("output_hidden_states") else None,
+        attentions=output.attentions,
+    )
 
 
 def forget_positions(base: PreTrainedModel) -> None:
