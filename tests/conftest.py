@@ -27,7 +27,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 VIDEOS_VARIABLE = "LINVT_TEST_VIDEOS"
 # Files of transformers that use something deprecated themselves (5.23), whoever calls them.
-DEPRECATED_INSIDE = ("image_processing_video_llava.py",)
+DEPRECATED_INSIDE = ("image_processing_video_llava.py", "modeling_nemotron_h_omni.py")
 # Said of what transformers does to itself, whoever calls it: Janus' generate() calls its parent's that way (5.23).
 NOT_OURS = "`generation_config` together with generation-related arguments=({'guidance_scale'})"
 

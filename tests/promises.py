@@ -459,8 +459,11 @@ def check_sft_moves_linvt(family: Wrapped, output_dir: Path, with_lora: bool = F
 def language_linears(model: LinVTForVideoQA) -> list[str]:
     """Names of the linear layers of the language model: not those of the vision tower, of LinVT or the head."""
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    head = model.get_output_embeddings()
     return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(decoder)
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(decoder) and module is not head
     ]
 
 

@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .significance import infer_grid_size
@@ -157,6 +157,10 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_7": Family(**_MINICPM, video_type_id=0),
     "qianfan_ocr": Family(one_tile={"crop_to_patches": False}),
     "unlimited_ocr": Family(one_tile={"crop_to_patches": False}),
+    # others
+    "muse_glimmer": Family(layout="grid"),
+    "muse_spark": Family(layout="grid"),
+    "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -238,7 +242,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
-    if base.get_output_embeddings() is None:
+    if language_head(base) is None:
         raise UnsupportedBaseError(
             f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
         )
@@ -257,6 +261,14 @@ def _image_encoder(base: PreTrainedModel) -> Any:
         if callable(encoder := getattr(module, "get_image_features", None)):
             return encoder
     return None
+
+
+def language_head(base: PreTrainedModel) -> nn.Module | None:
+    """The layer that turns hidden states into logits: of the base, or of the language model where only that has it."""
+    head = base.get_output_embeddings()
+    if head is None and hasattr(decoder := base.get_decoder(), "get_output_embeddings"):
+        head = decoder.get_output_embeddings()
+    return head
 
 
 def visual_width(base: PreTrainedModel) -> int:

@@ -54,8 +54,10 @@ from .base_vlm import (
     family_of,
     fingerprint_weights,
     forget_positions,
+    language_head,
     load_base,
     pack_visuals,
+    run_backbone,
     split_videos,
     visual_indicators,
     visual_width,
@@ -463,7 +465,7 @@ class LinVTModel(LinVTPreTrainedModel):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, _ = self.prepare(input_ids, **inputs)
-        return self.base_vlm.base_model(**prepared)
+        return run_backbone(self.base_vlm, prepared)
 
 
 class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
@@ -502,7 +504,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The base's language head."""
-        return self.base_vlm.get_output_embeddings()
+        return language_head(self.base_vlm)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base's language head."""
