@@ -189,11 +189,11 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     Load a base model by repository id or folder; `kwargs` go to `AutoModelForImageTextToText.from_pretrained`.
 
     Raises:
-        CheckpointError: nothing loadable at `name_or_path`, or damaged weights.
+        CheckpointError: nothing loadable at `name_or_path`, or weights that are damaged or missing.
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        base, report = AutoModelForImageTextToText.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -214,6 +214,14 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
                 "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
             ) from error
         raise
+    # transformers only logs it. torchao on Molmo2 is such a case (5.23): weights that it splits when it loads them.
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"Loading the base model {name_or_path!r} left {len(missing)} of its weights random, such as "
+            f"{missing[0]!r}. Is the checkpoint whole, and can its architecture be loaded with {', '.join(kwargs)}? "
+            "If they may be random, load the base yourself and pass it to from_base."
+        )
+    return base
 
 
 def check_base(base: nn.Module) -> None:

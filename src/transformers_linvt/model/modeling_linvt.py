@@ -135,6 +135,8 @@ class LinVTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["SpatioTemporalBlock", "AggregatorBlock"]
+    # What transformers quantises in a checkpoint that holds its base is the base: its quantisers pass these over.
+    _keep_in_fp32_modules = ["model.linvt"]
 
     def _init_weights(self, module: nn.Module) -> None:
         # The tokenizer knows its own start; the base is another model and initialises itself.
@@ -709,7 +711,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
         Raises:
             CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
-                for, or was changed; or `save_directory` is a file.
+                for, or was changed; the whole is wanted and the base is quantised; or `save_directory` is a file.
         """
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
@@ -718,7 +720,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self.config.auto_map = dict(_AUTO_MAP)
         if self._hf_peft_config_loaded and not subfolder:
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        if not include_base:
+        if include_base:
+            self._check_base_can_be_written()
+        else:
             self._check_reference()
         adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
         trained = dict(state_dict or self.state_dict())
@@ -860,6 +864,20 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 "merged adapter, or training); a reference to it would lose that. Save with include_base=True."
             )
 
+    def _check_base_can_be_written(self) -> None:
+        """Whether a checkpoint can hold the weights of this base: most that were quantised cannot be told from it."""
+        quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
+        if quantizer is None:
+            cannot = getattr(self.base_vlm, "is_quantized", False)
+        else:  # its state dict is the one that is written, with the names that PEFT gives
+            cannot = not quantizer.is_serializable() or bool(getattr(self, "peft_config", None))
+        if cannot:
+            raise CheckpointError(
+                "The base is quantised, and its quantised weights would not come back from the checkpoint. Save a "
+                "reference to the base (include_base=False, the default of from_base) and pass quantization_config "
+                "to from_pretrained; or load the model without quantization_config and save that."
+            )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -937,6 +955,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
             )
         model.model.freeze_base()
+        model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
         if not model._hf_peft_config_loaded:
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model
