@@ -29,6 +29,7 @@ from transformers import AutoModel, PreTrainedModel
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFrames
+from transformers_linvt.model.base_vlm import flat_rows
 
 
 FAMILIES = tuple(BASES)
@@ -85,7 +86,13 @@ class Wrapped:
     def inputs(self, *conversations: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
         """Model inputs of one conversation, or of several as one left-padded batch."""
         batch = list(conversations) if len(conversations) > 1 else conversations[0]
-        return dict(self.processor.apply_chat_template(batch, **{**CHAT, **kwargs}))
+        return in_precision(self.processor.apply_chat_template(batch, **{**CHAT, **kwargs}), self.base.dtype)
+
+
+def in_precision(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs as users bring them to a model's precision (`inputs.to(dtype)`): Llama 4's pictures are in bfloat16."""
+    pictures = {name for name, value in inputs.items() if "pixel" in name and torch.is_tensor(value)}
+    return {name: value.to(dtype) if name in pictures else value for name, value in inputs.items()}
 
 
 def clip(name: str, num_frames: int, seed: int = 0) -> VideoFrames:
@@ -169,8 +176,7 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
     weights = condensed.outputs.weights.dense()
     assert bool((weights >= 0).all()), "a weight is negative"
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]), atol=1e-5, rtol=0)
-    sent = _flat(prepared["mm_encoder_outputs"]["image"].pooler_output)
-    deep = [_flat(layer) for layer in prepared["mm_encoder_outputs"]["image"].deepstack_features or []]
+    sent, deep = sent_visuals(model, prepared)
     assert len(deep) == len(videos[0].deepstack)
     num_tokens, start = model.config.num_video_tokens, 0
     for video, w in zip(videos, weights, strict=True):
@@ -184,10 +190,12 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
     assert start == len(sent)
 
 
-def _flat(features: Any) -> torch.Tensor:
-    if isinstance(features, list | tuple):
-        features = torch.cat(list(features))
-    return features.flatten(0, -2)
+def sent_visuals(model: LinVTForVideoQA, prepared: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What the base gets at the placeholders, one row each, and the same per deep layer, however it gets them."""
+    if (encoded := prepared.get("mm_encoder_outputs")) is not None:
+        visuals = encoded["image"]
+        return flat_rows(visuals.pooler_output), [flat_rows(layer) for layer in visuals.deepstack_features or []]
+    return prepared["inputs_embeds"][prepared["input_ids"] == model.config.image_token_id], []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -38,9 +38,11 @@ from promises import (
     check_same_as_base,
     check_sft_moves_linvt,
     check_tokens_are_averages,
+    in_precision,
     measure_flops,
     realigned,
     relative_difference,
+    sent_visuals,
     stir,
     user,
     wrapped,
@@ -56,7 +58,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
-from transformers_linvt.model.base_processor import load_base_processor, tokens_of_frame
+from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
@@ -192,8 +194,8 @@ def test_one_frame_is_a_video(family: Wrapped):
 def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_others(
     family: Wrapped, record_property: Callable[[str, Any], None]
 ):
-    spec, traits = ALL_BASES[family.name], base_vlm.family_of(family.base.config.model_type)
-    before = tokens_of_frame(family.processor.base_processor, traits, family.clip(1).frames[0])
+    spec, processor = ALL_BASES[family.name], family.processor
+    before = processor.adapter.tokens_of_frame(processor.base_processor, family.clip(1).frames[0])
     record_property("tokens_per_frame", before)
     assert before == spec.tokens_per_frame
     for num_frames in (1, 4):
@@ -210,8 +212,7 @@ def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_oth
 def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
     """What the base gets, one row per image placeholder."""
     prepared, _ = family.model.model.prepare(**inputs)
-    features = prepared["mm_encoder_outputs"]["image"].pooler_output
-    rows = torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
+    rows, _ = sent_visuals(family.model, prepared)
     assert len(rows) == int((inputs["input_ids"] == family.base.config.image_token_id).sum())
     return rows
 
@@ -243,7 +244,7 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     prompt = user(picture, video, QUESTION) if picture_first else user(video, picture, QUESTION)
     rows = visuals_in_prompt(family, family.inputs(prompt))
     alone = family.inputs(user(picture, QUESTION))
-    pictures, _, _ = base_vlm.encode_pictures(family.base, alone)
+    pictures = base_vlm.flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
     assert rows.shape == expected.shape
@@ -300,7 +301,7 @@ def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: 
     ours = family.inputs(*conversations)
     batch = conversations if len(conversations) > 1 else conversations[0]
     padding = {"processor_kwargs": {"padding": True}} if len(conversations) > 1 else {}
-    theirs = dict(processor.apply_chat_template(batch, **CHAT, **padding))
+    theirs = in_precision(processor.apply_chat_template(batch, **CHAT, **padding), base.dtype)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(value)), name
@@ -701,7 +702,7 @@ def test_cost_that_grows_faster_than_the_frames_is_noticed(plain: Wrapped):
 
 def test_frames_that_are_encoded_all_at_once_are_noticed(plain: Wrapped, monkeypatch: pytest.MonkeyPatch):
     encode = modeling_linvt.encode_frames
-    monkeypatch.setattr(modeling_linvt, "encode_frames", lambda base, inputs, n, _: encode(base, inputs, n, n))
+    monkeypatch.setattr(modeling_linvt, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
     with noticed("frames per call of the vision tower"):
         check_cost(plain.model, lambda n: plain.inputs(user(plain.clip(n), QUESTION)))
 

@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .significance import infer_grid_size
@@ -165,11 +165,7 @@ FAMILIES: dict[str, Family] = {
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
-    "blip-2": "its generate() reads pixel_values even when the tokens are given",
-    "instructblip": "its generate() reads pixel_values even when the tokens are given",
     "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
-    "fuyu": "it has no projector between image patches and language model",
-    "llama4": "its image features are taken before the projector",
     "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
 }
 
@@ -224,9 +220,13 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     return base
 
 
-def check_base(base: nn.Module) -> None:
+def check_base(base: nn.Module, takes_encoded: bool = True) -> None:
     """
     Refuse a base that cannot take video tokens.
+
+    Args:
+        base: the model.
+        takes_encoded: whether it has to take them encoded (`mm_encoder_outputs`); an adapter may know another way.
 
     Raises:
         UnsupportedBaseError: with the reason and what would work.
@@ -246,7 +246,7 @@ def check_base(base: nn.Module) -> None:
         )
     if model_type in DENIED:
         raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
-    if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+    if takes_encoded and "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
@@ -254,7 +254,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(
             f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
         )
-    if _image_encoder(base) is None:
+    if takes_encoded and _image_encoder(base) is None:
         raise UnsupportedBaseError(f"{model_type} has no get_image_features(), so frames cannot be encoded. {advice}")
     if not isinstance(getattr(config, "image_token_id", None), int):
         raise UnsupportedBaseError(
@@ -360,12 +360,13 @@ def encoder_inputs(base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
 
 
 def encode_frames(
-    base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_frames: int, frames_per_chunk: int
+    adapter: Any, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_frames: int, frames_per_chunk: int
 ) -> EncodedFrames:
     """
     Run the frames of one video through the base's vision tower and projector.
 
     Args:
+        adapter ([`BaseAdapter`]): of the base.
         base: the base model.
         inputs: what the base's image processor made of the frames, under the base's own names.
         num_frames: frames in `inputs`.
@@ -374,7 +375,7 @@ def encode_frames(
     Raises:
         LinVTInputError: the encoder returned a number of tokens that does not divide among the frames.
     """
-    family = family_of(base.config.model_type)
+    family = adapter.family
     rows = _rows_per_frame(family, inputs, num_frames)
     tokens, deepstack, container = [], [], "tensor"
     for start in range(0, num_frames, frames_per_chunk):
@@ -382,7 +383,7 @@ def encode_frames(
         chunk = _slice_frames(family, inputs, rows, start, stop)
         if family.layout == "tiles":
             chunk = _frames_as_tiles(base, chunk)
-        features, layers, container = _encode(base, chunk)
+        features, layers, container = adapter.encode(base, chunk)
         encoded = max(stop - start, family.min_frames_per_call)
         by_frame = [
             _tiles_as_frames(base, one) if family.layout == "tiles" else _by_frame(one, encoded)
@@ -401,10 +402,9 @@ def encode_frames(
 
 
 def split_videos(
-    base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], frames_per_video: Sequence[int]
+    family: Family, inputs: Mapping[str, torch.Tensor], frames_per_video: Sequence[int]
 ) -> list[dict[str, torch.Tensor]]:
     """Frames of several videos, one after the other in every tensor -> one dictionary per video."""
-    family = family_of(base.config.model_type)
     rows = _rows_per_frame(family, inputs, sum(frames_per_video))
     videos, start = [], 0
     for num_frames in frames_per_video:
@@ -494,7 +494,7 @@ def _factors(count: int, ratio: float) -> tuple[int, int]:
 
 def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     """Visual features of `num_frames` frames, however packed -> `(num_frames, tokens_per_frame, D)`."""
-    rows = _flat(features)
+    rows = flat_rows(features)
     if len(rows) % num_frames:
         raise LinVTInputError(
             f"The base made {len(rows)} visual tokens of {num_frames} frames, which is no whole number per frame: the "
@@ -595,13 +595,7 @@ def pack_visuals(
     )
 
 
-def encode_pictures(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor], str]:
-    """Pictures beside a video -> their tokens `(total, D)`, the same per deep layer, and the base's container."""
-    features, layers, container = _encode(base, inputs)
-    return _flat(features), [_flat(layer) for layer in layers], container
-
-
-def _encode(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+def encode_images(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
     """What the base's image encoder makes of its inputs: tokens, the same per deep layer, and their container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
     features, layers = output.pooler_output, getattr(output, "deepstack_features", None) or []
@@ -612,7 +606,8 @@ def _container_of(features: Any) -> str:
     return type(features).__name__ if isinstance(features, list | tuple) else "tensor"
 
 
-def _flat(features: Any) -> torch.Tensor:
+def flat_rows(features: Any) -> torch.Tensor:
+    """Visual tokens in any container -> one row per token, `(total, D)`."""
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
@@ -626,20 +621,6 @@ def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
     # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
     first = table.num_embeddings - base.config.vision_config.num_visual_indicator_tokens
     return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
-
-
-def run_backbone(base: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
-    """The base without its language head: `last_hidden_state`, cache and whatever else the backbone returns."""
-    if base.base_model is not base:
-        return base.base_model(**inputs)
-    # NemotronH Omni is a single module around a language model that has a head already.
-    output = base(**{**inputs, "output_hidden_states": True, "logits_to_keep": 1})
-    return BaseModelOutputWithPast(
-        last_hidden_state=output.hidden_states[-1],
-        past_key_values=output.past_key_values,
-        hidden_states=output.hidden_states if inputs.get("output_hidden_states") else None,
-        attentions=output.attentions,
-    )
 
 
 def forget_positions(base: PreTrainedModel) -> None:

@@ -24,16 +24,9 @@ from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .base_processor import (
-    AddedTexts,
-    VisualMarkers,
-    check_base_processor,
-    frame_inputs,
-    load_base_processor,
-    model_type_of,
-    picture_inputs,
-)
-from .base_vlm import FRAME_PREFIX, family_of
+from .base_adapter import BaseAdapter, adapter_at, adapter_of
+from .base_processor import AddedTexts, VisualMarkers, model_type_of
+from .base_vlm import FRAME_PREFIX
 from .errors import CheckpointError, LinVTInputError, VideoReadError
 from .video_download import check_url_allowed, download_video
 from .video_reading import VideoFrames, VideoLimits, read_video
@@ -212,7 +205,6 @@ class LinVTProcessor(ProcessorMixin):
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
-        check_base_processor(base_processor)
         for name, value in (("num_video_tokens", num_video_tokens), ("num_frames", num_frames)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise LinVTInputError(
@@ -224,13 +216,19 @@ class LinVTProcessor(ProcessorMixin):
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
-        self.markers = VisualMarkers.of(base_processor, family_of(self.base_model_type))
-        self.added = AddedTexts.of(base_processor, family_of(self.base_model_type))
+        self.adapter.check_processor(base_processor)
+        self.markers = self.adapter.markers(base_processor)
+        self.added = AddedTexts.of(base_processor, self.adapter.family)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
         """No sub-processors of its own: transformers would take any argument named after a modality for one."""
         return []
+
+    @property
+    def adapter(self) -> BaseAdapter:
+        """How this kind of base is talked to."""
+        return adapter_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:
@@ -246,7 +244,7 @@ class LinVTProcessor(ProcessorMixin):
     def chat_template(self) -> str | dict[str, str] | None:
         """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
         own = getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
-        return own or family_of(self.base_model_type).chat_template
+        return own or self.adapter.family.chat_template
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:
@@ -268,7 +266,7 @@ class LinVTProcessor(ProcessorMixin):
         `frames_per_video`.
         """
         unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        family = family_of(self.base_model_type)
+        family = self.adapter.family
         # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
         needed = {family.grid} if family.layout == "grid" else set()
         return (frozenset(self.image_processor.model_input_names) - unused) | needed
@@ -387,10 +385,9 @@ class LinVTProcessor(ProcessorMixin):
         """
         if not videos:
             return {}
-        family = family_of(self.base_model_type)
         each = []
         for video in videos:
-            made = frame_inputs(self.base_processor, family, list(video.frames), options)
+            made = self.adapter.frame_inputs(self.base_processor, list(video.frames), options)
             each.append({name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names})
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in videos])
@@ -919,11 +916,10 @@ class LinVTProcessor(ProcessorMixin):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
         made, replacements = self._foreign(
             "The base's processor refused the pictures",
-            picture_inputs,
+            self.adapter.picture_inputs,
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,
-            family_of(self.base_model_type),
         )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self._frames_of(videos, arguments.frames)}
@@ -1063,13 +1059,13 @@ class LinVTProcessor(ProcessorMixin):
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
         base = self.base_processor
-        if family_of(self.base_model_type).type_ids == "answer":
+        if self.adapter.family.type_ids == "answer":
             answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
             # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
             return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
         if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
             return {}
-        family = family_of(self.base_model_type)
+        family = self.adapter.family
         types = base.create_mm_token_type_ids([list(row) for row in ids])
         if (value := family.video_type_id) != 1:
             types = [
@@ -1176,7 +1172,9 @@ class LinVTProcessor(ProcessorMixin):
                 "settings. For a base model use LinVTProcessor.from_base."
             )
         saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
-        return cls(load_base_processor(source, **hub, **parts), **{**saved, **own})
+        settings = {**saved, **own}
+        adapter = adapter_of(settings.get("base_model_type") or "")
+        return cls(adapter.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> "LinVTProcessor":
@@ -1200,7 +1198,9 @@ class LinVTProcessor(ProcessorMixin):
                 raise LinVTInputError(_unknown_argument(name, _SETTINGS))
         if not is_loaded:
             source = os.fspath(base)
-            base = load_base_processor(source, **kwargs)
+            given = own.get("base_model_type")
+            adapter = adapter_at(source, kwargs) if given is None else adapter_of(given)
+            base = adapter.load_processor(source, **kwargs)
             if own.get("base_model_type") is None:
                 hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
                 own["base_model_type"] = _model_type_at(source, base, hub)
