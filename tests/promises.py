@@ -307,13 +307,15 @@ def check_generation(model: LinVTForVideoQA, inputs: Mapping[str, Any], num_toke
     for step, (a, b) in enumerate(zip(cached.logits, uncached.logits, strict=True)):
         assert relative_difference(a, b) < 1e-4, f"logits with and without cache differ at step {step}"
     output = model(**inputs, use_cache=True)
-    mask = inputs["attention_mask"]
+    mask, positions = inputs["attention_mask"], model.model.prepare(**inputs)[0].get("position_ids")
     # Qwen2-VL after a picture takes the whole mask for that of the new token (5.23), also without LinVT.
     padded = not bool(mask.all())
     for step in range(1, num_tokens):
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         token = cached.sequences[:, length + step - 1, None]
         kwargs = {"attention_mask": mask} if padded else {}
+        if padded and positions is not None:  # in a grid: the base goes on by itself only where nothing is padded
+            kwargs["position_ids"] = positions[..., -1:] + step
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, **kwargs)
         difference = relative_difference(output.logits[:, -1], cached.logits[step])
         assert difference < 1e-4, f"step {step} by hand with a cache differs: {difference:.1e}"

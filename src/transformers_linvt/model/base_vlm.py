@@ -623,6 +623,61 @@ def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
     return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
 
 
+def has_grid_positions(base: PreTrainedModel) -> bool:
+    """Whether the base counts the positions of pictures in time, row and column (multimodal rotary positions)."""
+    return callable(getattr(base.base_model, "get_rope_index", None))
+
+
+def lay_out_positions(
+    base: PreTrainedModel,
+    input_ids: torch.Tensor,
+    video_mask: torch.Tensor,
+    cells: torch.Tensor,
+    inputs: Mapping[str, Any],
+) -> torch.Tensor:
+    """
+    Positions of a prompt whose video tokens stand in time, row and column; what follows goes on behind them.
+
+    The base is told where the next token stands (`rope_deltas`), so that it can go on from its cache.
+
+    Args:
+        base: a base of which `has_grid_positions` is true.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`).
+        video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
+        cells (`torch.Tensor` of shape `(num_video_tokens, 3)`): time, row and column of a video's tokens, integers.
+        inputs: the base's other inputs; `attention_mask`, and type ids and grid of pictures where there are any.
+
+    Returns:
+        `torch.LongTensor` of shape `(4, batch, length)`: places in the text, and time, rows, columns.
+    """
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+    in_text = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    positions = _positions_of_pictures(base, input_ids, {**inputs, "attention_mask": mask})
+    positions = in_text.expand(3, -1, -1).clone() if positions is None else positions.to(input_ids.device)
+    num_tokens, extent = len(cells), int(cells.max()) + 1
+    offsets = cells.T.to(input_ids.device)
+    for row, is_video in enumerate(video_mask.bool()):
+        for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
+            stop, first = start + num_tokens, positions[:, row, start].clone()
+            positions[:, row, stop:] += extent - num_tokens
+            positions[:, row, start:stop] = first[:, None] + offsets
+    positions = positions.masked_fill(mask == 0, 0)
+    base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)
+    return torch.cat([in_text.unsqueeze(0), positions])
+
+
+def _positions_of_pictures(
+    base: PreTrainedModel, input_ids: torch.Tensor, inputs: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """`(3, batch, length)` as the base counts them, with videos as text; None without a picture."""
+    if inputs.get("image_grid_thw") is None:
+        return None
+    count = base.base_model.get_rope_index
+    accepted = inspect.signature(count).parameters
+    return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
+
+
 def forget_positions(base: PreTrainedModel) -> None:
     """
     Drop the position offset that a family with multimodal rotary positions keeps from an earlier picture.

@@ -91,6 +91,11 @@ class LinVTConfig(PreTrainedConfig):
     shift_windows: bool = False  # pooling windows start half a window earlier; the paper says "shifted-window": ours
     contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
+    # -- the seam to the base --
+    # where video tokens stand for a base that counts positions in time, row and column: one after the other, as text
+    # does, or laid out by their anchors; which is better is not known: ours
+    video_positions: Literal["text", "grid"] = "text"
+
     # -- limits --
     max_frames: int = 1024  # frames per video the model accepts: ours
     frames_per_chunk: int = 32  # frames that go through the vision tower at once, which bounds its memory: ours

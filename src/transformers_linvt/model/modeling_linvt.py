@@ -39,6 +39,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import resolve_revision
 
+from .aggregation import lattice_cells
 from .base_adapter import BaseAdapter, adapter_at, adapter_of
 from .base_vlm import (
     FRAME_PREFIX,
@@ -51,6 +52,8 @@ from .base_vlm import (
     fingerprint_weights,
     flat_rows,
     forget_positions,
+    has_grid_positions,
+    lay_out_positions,
     split_videos,
 )
 from .configuration_linvt import LinVTConfig
@@ -168,6 +171,12 @@ class LinVTModel(LinVTPreTrainedModel):
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
         adapter.check(base_vlm)
+        if config.video_positions == "grid" and not has_grid_positions(base_vlm):
+            raise LinVTInputError(
+                "video_positions='grid' lays video tokens out in time, row and column, and the base "
+                f"({base_vlm.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL "
+                "to Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
+            )
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
@@ -450,7 +459,11 @@ class LinVTModel(LinVTPreTrainedModel):
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(self.get_input_embeddings().weight.dtype)
-        return self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        if self.config.video_positions == "grid":
+            cells = lattice_cells(self.linvt.aggregator.group_sizes)
+            prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)
+        return prepared
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
