@@ -57,6 +57,7 @@ from .base_vlm import (
     language_head,
     load_base,
     pack_visuals,
+    positions_without_padding,
     run_backbone,
     split_videos,
     visual_indicators,
@@ -450,6 +451,7 @@ class LinVTModel(LinVTPreTrainedModel):
         inputs = {name: value for name, value in inputs.items() if name not in consumed}
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
+            inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)
         visuals.visual_indicator_features = visual_indicators(self.base_vlm)
