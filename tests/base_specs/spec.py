@@ -59,7 +59,8 @@ class BaseSpec:
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
-        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why.
+        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
+            or of parts of `promises.check_generation`.
     """
 
     config_class: str

@@ -54,6 +54,9 @@ class Family:
     video_type_id: int = 1
     # Further type ids of the base, made by its processor's `create_...`; a video has those of a picture there.
     further_type_ids: tuple[str, ...] = ()
+    # Whether forward() counts padding in front of a prompt as positions, and they count for themselves and not only
+    # between two tokens: so it is with norms behind the rotation.
+    counts_padding: bool = False
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
     # What a user should know before wrapping it.
@@ -116,16 +119,26 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
     # GLM-V and others with patches of a grid
-    "ernie4_5_vl_moe": Family(**_MROPE, further_type_ids=("moe_mm_token_type_ids",)),
+    "ernie4_5_vl_moe": Family(
+        **_MROPE,
+        further_type_ids=("moe_mm_token_type_ids",),
+        notes=("generate() fails with use_cache=False, with and without LinVT",),
+    ),
     "glm46v": Family(**_MROPE),
     "glm4v": Family(**_MROPE),
     "glm4v_moe": Family(**_MROPE),
     "glm5_next": Family(layout="grid"),
     "glm_ocr": Family(**_MROPE),
     "glmga": Family(**_MROPE),
-    "hunyuan_vl": Family(**_MROPE),
+    "hunyuan_vl": Family(**_MROPE, counts_padding=True),
     "kimi_k25": Family(layout="grid"),
-    "minimax_m3_vl": Family(layout="grid"),
+    "minimax_m3_vl": Family(
+        layout="grid",
+        notes=(
+            "transformers answers a prompt of more than 128 tokens otherwise where it is padded on the left: generate "
+            "for one prompt at a time",
+        ),
+    ),
     "paddleocr_vl": Family(**_MROPE),
     # A frame that is much wider than high is split; its global view alone is all of it.
     "step3p7": Family(
@@ -686,3 +699,13 @@ def forget_positions(base: PreTrainedModel) -> None:
     """
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
+
+
+def positions_without_padding(
+    base: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
+    if attention_mask is None or not family_of(base.config.model_type).counts_padding:
+        return {}
+    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return {"position_ids": positions[:, -input_ids.shape[1] :]}

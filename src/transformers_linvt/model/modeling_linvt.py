@@ -54,6 +54,7 @@ from .base_vlm import (
     forget_positions,
     has_grid_positions,
     lay_out_positions,
+    positions_without_padding,
     split_videos,
 )
 from .configuration_linvt import LinVTConfig
@@ -457,6 +458,7 @@ class LinVTModel(LinVTPreTrainedModel):
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
+            inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(self.get_input_embeddings().weight.dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
