@@ -148,8 +148,8 @@ def check_base_processor(processor: Any) -> None:
                 f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
                 "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
             )
-    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls its image
-    # token is text of its chat template, another one stands for the picture
+    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls image
+    # token is only what its chat template writes, another token stands for the picture
     token = getattr(processor, "img_patch_token", getattr(processor, "image_token", None))
     vocabulary = processor.tokenizer.get_vocab()
     if isinstance(token, str) and token not in vocabulary:
@@ -266,6 +266,8 @@ def frame_inputs(
     accepted = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
     defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
     fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
+    if family.fits_whole_tokens:
+        fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
     inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
     if family.nesting == "per_video":
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}

@@ -40,6 +40,10 @@ class Family:
     # How picture inputs lie along their first axis: a row per frame, patches of a grid, or Molmo2's crops and pools.
     # "tiles" is a row per frame as well, for families that always split: frames take the places of a picture's tiles.
     layout: Literal["frame", "grid", "molmo2", "tiles"] = "frame"
+    # The input that says how many rows and columns of patches a picture has, as its last two numbers.
+    grid: str = "image_grid_thw"
+    # Whether the base's processor, and not its image processor, knows the `patch_size` that becomes one token.
+    fits_whole_tokens: bool = False
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
@@ -74,6 +78,10 @@ FAMILIES: dict[str, Family] = {
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
     "llava_next": Family(layout="tiles"),
     "llava_next_video": Family(layout="tiles"),
+    "lighton_ocr": Family(grid="image_sizes"),
+    "mistral3": Family(grid="image_sizes", fits_whole_tokens=True),
+    "mistral_large4": Family(grid="image_sizes", fits_whole_tokens=True),
+    "granite_docling": Family(one_tile={"crop_to_patches": False}, nesting="per_frame"),
     "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
 }
 
@@ -287,7 +295,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(base, inputs) or infer_grid_size(all_tokens.shape[1]),
+        grid_size=_grid_size(inputs.get(family.grid), all_tokens.shape[1]),
         container=container,
     )
 
@@ -404,11 +412,20 @@ def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
     return (height, width), height // side, width // side
 
 
-def _grid_size(base: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
-    if (grid := inputs.get("image_grid_thw")) is None:
-        return None
-    merge = getattr(base.config.vision_config, "spatial_merge_size", 1)
-    return int(grid[0, 1]) // merge, int(grid[0, 2]) // merge
+def _grid_size(grid: torch.Tensor | None, num_tokens: int) -> tuple[int, int]:
+    """
+    Rows and columns of a frame's tokens: from the grid of its patches, of which squares become one token.
+
+    Where no grid fits, the nearest square, of whole rows: 13 tokens are 3 x 4, and one that has no place.
+    """
+    if grid is not None:
+        height, width = grid[0, -2:].tolist()
+        merge = max(1, round(math.sqrt(height * width / num_tokens)))
+        rows, columns = math.ceil(height / merge), math.ceil(width / merge)
+        if rows * columns == num_tokens:
+            return rows, columns
+    rows, columns = infer_grid_size(num_tokens)
+    return rows, min(columns, num_tokens // rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -421,6 +438,7 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     """What the base finds in `mm_encoder_outputs["image"]`: tokens in placeholder order, in its own container."""
 
     deepstack_features: list | None = None
+    router_logits: torch.Tensor | None = None  # of Granite Docling, which reads them whatever they are
 
 
 def pack_visuals(
