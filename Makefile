@@ -24,7 +24,7 @@ SEED = 25
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
 	@echo "make test                set up .venv, then ruff and the tests that CI runs"
-	@echo "make test-bases          the tests over every architecture of transformers"
+	@echo "make test-bases          the tests over every architecture of transformers; writes docs/bases.md"
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
@@ -39,8 +39,12 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --quiet --check .
 	$(PYTEST) $(TESTS)
 
-test-bases: .venv/installed-dev
-	$(PYTEST) -m bases $(TESTS)
+# One process per core, one thread each: the models are tiny
+test-bases: .venv-bases/installed
+	mkdir -p $(SHAPES)
+	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \
+	    --junitxml=$(SHAPES)/bases.xml tests/test_bases.py tests/test_base_vlm.py $(TESTS)
+	.venv-bases/bin/python tests/bases_table.py $(SHAPES)/bases.xml docs/bases.md
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
@@ -70,7 +74,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bases build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
@@ -83,6 +87,15 @@ clean:
 	@echo "Installing transformers-linvt with its tools for tests and training into .venv (once, a minute or more)"
 	@$(PIP_INSTALL) --editable ".[dev,training]"
 	@touch .venv/installed $@
+
+# Some architectures need torchvision and timm, whose wheels fit some builds of torch only: an environment of its own
+.venv-bases/installed: pyproject.toml constraints.txt constraints-bases.txt .venv/python-found
+	@echo "Installing what every architecture of transformers needs into .venv-bases (once, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-bases
+	@grep -v "^torch" constraints.txt | .venv-bases/bin/python -m pip install --quiet --quiet \
+	    --disable-pip-version-check --constraint constraints-bases.txt --constraint /dev/stdin \
+	    --editable ".[bases,dev,training]"
+	@touch $@
 
 # An environment that was cut off half-way has no stamp and is made anew
 .venv/python-found:

@@ -56,7 +56,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
-from transformers_linvt.model.base_processor import load_base_processor
+from transformers_linvt.model.base_processor import load_base_processor, tokens_of_frame
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
@@ -64,9 +64,13 @@ OTHERS = [pytest.param(name, marks=pytest.mark.bases) for name in ALL_BASES if n
 
 
 @pytest.fixture(params=[*FAMILIES, *OTHERS])
-def family(request: pytest.FixtureRequest) -> Wrapped:
-    if missing := [package for package in ALL_BASES[request.param].needs if find_spec(package) is None]:
+def family(request: pytest.FixtureRequest, record_property: Callable[[str, Any], None]) -> Wrapped:
+    record_property("base", request.param)  # tests/bases_table.py reads it
+    spec = ALL_BASES[request.param]
+    if missing := [package for package in spec.needs if find_spec(package) is None]:
         pytest.skip(f"{request.param} needs {', '.join(missing)}: make test-bases installs it")
+    if reason := spec.cannot.get(request.node.originalname):
+        pytest.skip(f"{request.param} cannot, with or without LinVT: {reason}")
     return wrapped(request.param)
 
 
@@ -185,10 +189,17 @@ def test_one_frame_is_a_video(family: Wrapped):
     assert bool(family.model(**inputs).logits.isfinite().all())
 
 
-def test_one_frame_has_as_many_tokens_as_each_of_several(family: Wrapped):
-    inputs = family.inputs(user(family.clip(1), QUESTION))
-    condensed = family.model.model.prepare(**inputs)[1]
-    assert condensed.outputs.weights.tokens_per_frame == ALL_BASES[family.name].tokens_per_frame
+def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_others(
+    family: Wrapped, record_property: Callable[[str, Any], None]
+):
+    spec, traits = ALL_BASES[family.name], base_vlm.family_of(family.base.config.model_type)
+    before = tokens_of_frame(family.processor.base_processor, traits, family.clip(1).frames[0])
+    record_property("tokens_per_frame", before)
+    assert before == spec.tokens_per_frame
+    for num_frames in (1, 4):
+        condensed = family.model.model.prepare(**family.inputs(user(family.clip(num_frames), QUESTION)))[1]
+        record_property("container", condensed.container)
+        assert condensed.outputs.weights.tokens_per_frame == before
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -377,7 +388,8 @@ def test_later_tokens_do_not_change_what_comes_before(family: Wrapped):
     longer["input_ids"] = torch.cat([short["input_ids"], extra], dim=1)
     longer["attention_mask"] = torch.ones_like(longer["input_ids"])
     for name in {"video_mask", "question_mask", "mm_token_type_ids", "token_type_ids"} & short.keys():
-        longer[name] = torch.cat([short[name], torch.zeros_like(extra)], dim=1)
+        value = ALL_BASES[family.name].answer_type_id if name.endswith("type_ids") else 0
+        longer[name] = torch.cat([short[name], torch.full_like(extra, value)], dim=1)
     prefix, whole = (model.model(**inputs).last_hidden_state for inputs in (short, longer))
     assert relative_difference(whole[:, :length], prefix) < 1e-5
     assert model.base_vlm.config._attn_implementation is not None

@@ -327,7 +327,7 @@ def test_device_map_reaches_the_base_through_from_base(deep: Wrapped, tmp_path: 
 
 
 def test_loading_arguments_reach_the_base(family: Wrapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Quantisation needs packages that are not installed here; that its config arrives is what LinVT has to do."""
+    """That they arrive; what a quantised base then does is in test_bases_quantised.py."""
     folder, given, load = saved(family, tmp_path), {}, modeling_linvt.load_base
 
     def stub(name: str, **kwargs: Any) -> Any:

@@ -394,7 +394,7 @@ def test_a_processor_of_another_model_is_refused(family: Wrapped, tmp_path: Path
             *words,
         )
 
-    check(LinVTProcessor(family.processor.base_processor, num_video_tokens=7), "7 tokens per video", "has 6")
+    check(LinVTProcessor(family.processor.base_processor, num_video_tokens=7), "num_video_tokens=7", "has 6")
     check(wrapped("qwen2_vl").processor, "another base", "309", "306")
     check(family.processor.tokenizer, "LinVTProcessor")
     without = wrapped("llava_phi").processor

@@ -40,6 +40,7 @@ from transformers.utils import is_torchvision_available
 from base_specs import ALL_BASES
 from base_specs.spec import BaseSpec, TokenId, VocabSize
 from transformers_linvt.model.base_processor import NoVideoProcessor, video_processors_known
+from transformers_linvt.model.base_vlm import language_head
 
 
 # Sentences the byte-level BPE learns its merges from. Any other text is still tokenised: the alphabet is all bytes.
@@ -127,6 +128,8 @@ def _resolve(value: Any, tokenizer: PreTrainedTokenizerFast, num_additional: int
         return num_additional if value.additional else len(tokenizer) - num_additional
     if isinstance(value, Mapping):
         return {key: _resolve(item, tokenizer, num_additional) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, tokenizer, num_additional) for item in value]
     return value
 
 
@@ -161,7 +164,7 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
 def _silence_placeholders(model: PreTrainedModel) -> None:
     """Give the picture and video placeholders a logit of 0, which greedy search never picks: a random model that
     writes a placeholder would ask for features that are not there."""
-    weight = model.get_output_embeddings().weight
+    weight = language_head(model).weight
     for attribute in ("image_token_id", "video_token_id"):
         token_id = getattr(model.config, attribute, None)
         if token_id is not None and token_id < weight.shape[0]:
@@ -188,6 +191,11 @@ def _build_pristine_model(name: str, seed: int) -> PreTrainedModel:
 @functools.cache
 def _cached_model(name: str, seed: int) -> PreTrainedModel:
     return _build_pristine_model(name, seed)
+
+
+def model_type_of(name: str) -> str:
+    """The architecture of a tiny base; there may be several of one."""
+    return getattr(transformers, ALL_BASES[name].config_class).model_type
 
 
 def build_model(name: str, seed: int = 0) -> PreTrainedModel:

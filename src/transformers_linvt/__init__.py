@@ -36,12 +36,14 @@ _MODULE_OF = {
     "VideoLimits": "model.video_limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "model.errors",
+    "WrapPlan": "planning",
     "embedded_base_path": "embedded",
     "embedded_model_path": "embedded",
     "language_model_targets": "training.adapters",
     "load_for_training": "training.adapters",
     "load_video_dataset": "training.examples",
     "lora_config": "training.adapters",
+    "plan_wrap": "planning",
     "read_video": "model.video_reading",
     "save_instructed": "training.adapters",
 }
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from .model.video_limits import VideoLimits
     from .model.video_reading import VideoFrames, read_video
     from .pipeline import VideoQuestionAnsweringPipeline
+    from .planning import WrapPlan, plan_wrap
     from .training.adapters import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.collator import LinVTDataCollator
     from .training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer

@@ -178,7 +178,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_wrap(commands: Any) -> None:
     wrap = commands.add_parser("wrap", help="put an untrained LinVT around an image-text model and save it")
     wrap.add_argument("base", metavar="BASE", help="repository id or folder of an image-text model")
-    wrap.add_argument("output", metavar="OUT", help="folder to make; must not exist or be empty")
+    wrap.add_argument("output", metavar="OUT", nargs="?", help="folder to make; must not exist or be empty")
+    wrap.add_argument("--dry-run", action="store_true", help="say what it would cost; no weights are read or written")
+    wrap.add_argument("--frames", type=_positive_integer, default=64, metavar="N", help="of --dry-run (%(default)s)")
+    wrap.add_argument("--frame-size", type=_size, default=(360, 640), metavar="HxW", help="of --dry-run (360x640)")
     wrap.add_argument("--include-base", action="store_true", help="save the base's weights too, not only a reference")
     wrap.add_argument("--revision", help="of the base: branch, tag or commit")
     wrap.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision to load in (default: %(default)s)")
@@ -261,6 +264,11 @@ def _scales(text: str) -> tuple[int, ...]:
     return tuple(_positive_integer(part) for part in text.split(","))
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return _positive_integer(height), _positive_integer(width)
+
+
 def _number(text: str, kind: type, what: str, least: float) -> Any:
     try:
         value = kind(text)
@@ -333,14 +341,20 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _wrap(arguments: argparse.Namespace) -> None:
+    options = {name: value for name, value in vars(arguments).items() if value is not None}
+    given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
+    revision = {"revision": arguments.revision} if arguments.revision else {}
+    if arguments.dry_run:
+        _check_reachable(arguments.base, arguments.revision)
+        _print_plan(_plan(arguments, given, revision))
+        return
+    if arguments.output is None:
+        raise LinVTInputError("Name the folder to make: linvt wrap BASE OUT. With --dry-run none is made.")
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise LinVTInputError(f"{output} exists already. Name a folder that does not, or an empty one.")
     if not output.absolute().parent.is_dir():
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
-    options = {name: value for name, value in vars(arguments).items() if value is not None}
-    given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
-    revision = {"revision": arguments.revision} if arguments.revision else {}
     config = transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a base is loaded
     _check_reachable(arguments.base, arguments.revision)
     processor = transformers_linvt.LinVTProcessor.from_base(
@@ -360,6 +374,50 @@ def _wrap(arguments: argparse.Namespace) -> None:
     print(
         "  the base's weights are in the folder too" if arguments.include_base else "  the base is referred to by name"
     )
+
+
+def _plan(arguments: argparse.Namespace, given: dict[str, Any], revision: dict[str, str]) -> Any:
+    return transformers_linvt.plan_wrap(
+        arguments.base,
+        num_frames=arguments.frames,
+        frame_size=arguments.frame_size,
+        dtype=arguments.dtype,
+        **revision,
+        **given,
+    )
+
+
+def _print_plan(plan: Any) -> None:
+    """What a video costs the language model, before and after."""
+    height, width = plan.frame_size
+    print(f"{plan.base}: {plan.architecture}, {plan.parameters_of_base:,} parameters")
+    print(f"  LinVT adds {plan.parameters_added:,} parameters")
+    print(f"  a frame of {height} x {width} pixels is {plan.tokens_per_frame} tokens, {plan.num_frames} frames:")
+    rows = [("", "frame by frame", "with LinVT", "")]
+    for name, before, after, unit in (
+        ("visual tokens", plan.frame_tokens, plan.num_video_tokens, ""),
+        ("prefill", plan.prefill_flops_before, plan.prefill_flops, "FLOP"),
+        ("KV cache", plan.cache_bytes_before, plan.cache_bytes, "B"),
+    ):
+        known = before is not None and after is not None
+        figures = [_figure(value, unit) if known else "not known" for value in (before, after)]
+        rows.append((name, *figures, f"{before / max(after, 1):,.0f} times less" if known else ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for note in plan.notes:
+        print(f"  note: {note}")
+
+
+def _figure(value: float, unit: str) -> str:
+    """A number as people write it: 16,384 or 3.05 TFLOP."""
+    if not unit:
+        return f"{value:,}"
+    prefixes = ["", "k", "M", "G", "T", "P", "E"]
+    while value >= 1000 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    return f"{value:.3g} {prefixes[0]}{unit}"
 
 
 def _demo(arguments: argparse.Namespace) -> None:

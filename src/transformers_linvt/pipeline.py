@@ -151,11 +151,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 f"The processor is {type(self.processor).__name__}, not LinVTProcessor. Make one with "
                 "LinVTProcessor.from_base(...), and pass it as processor=..."
             )
-        of_model, of_processor = self._linvt.config.num_video_tokens, self.processor.num_video_tokens
-        if of_model != of_processor:
-            raise LinVTInputError(
-                f"The model has num_video_tokens={of_model}, the processor {of_processor}. Make both with one number."
-            )
+        self.processor.check_fits(self._linvt.config)
         if (pad := self.processor.tokenizer.pad_token_id) is not None:
             self._generation_defaults.setdefault("pad_token_id", pad)
 

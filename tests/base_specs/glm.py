@@ -1,6 +1,348 @@
-"""Tiny bases, as data."""
+"""GLM-V and other families whose vision towers take patches of a grid, and mixtures of experts with a vision tower."""
 
-from .spec import BaseSpec
+from typing import Any
+
+from .spec import CHATML_TOKENS, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
-SPECS: dict[str, BaseSpec] = {}
+GLM_TOKENS = (
+    "<|im_start|>",
+    "<|begin_of_image|>",
+    "<|image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|video|>",
+    "<|end_of_video|>",
+)
+GLM_IDS = {
+    "image_token_id": TokenId("<|image|>"),
+    "video_token_id": TokenId("<|video|>"),
+    "image_start_token_id": TokenId("<|begin_of_image|>"),
+    "image_end_token_id": TokenId("<|end_of_image|>"),
+    "video_start_token_id": TokenId("<|begin_of_video|>"),
+    "video_end_token_id": TokenId("<|end_of_video|>"),
+}
+GLM_TEMPLATE = chat_template("<|image|>", "<|begin_of_image|>", "<|end_of_image|>")
+# The area of two frames, for this family counts a patch's depth in time as well.
+GLM_PATCHES = {
+    "patch_size": 8,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "size": {"shortest_edge": 2 * 16 * 16, "longest_edge": 2 * 96 * 96},
+}
+PIXELS = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
+GLM_ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
+
+
+def glm(config_class: str, image_processor: str, processor: str, **differences: Any) -> BaseSpec:
+    """A GLM-V base; `differences` are those of its text config."""
+    vision = vision_config(out_hidden_size=64, spatial_merge_size=2, temporal_patch_size=2)
+    text = text_config(**{"hidden_size": 64, "rope_parameters": GLM_ROPE, **differences})
+    return BaseSpec(
+        config_class=config_class,
+        config={"text_config": text, "vision_config": vision, **GLM_IDS},
+        processor_class=processor,
+        image_processor_class=f"{image_processor}ImageProcessorPil",
+        image_processor=GLM_PATCHES,
+        video_processor={"video_processor_type": f"{image_processor}VideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=GLM_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=GLM_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    )
+
+
+GLM_EXPERTS = {
+    "moe_intermediate_size": 28,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+
+SPECS: dict[str, BaseSpec] = {
+    "glm4v": glm("Glm4vConfig", "Glm4v", "Glm4vProcessor"),
+    "glm46v": glm("Glm46VConfig", "Glm46V", "Glm46VProcessor"),
+    "glmga": glm("GlmgaConfig", "Glmga", "Glm46VProcessor"),
+    "glm_ocr": glm("GlmOcrConfig", "Glm46V", "Glm46VProcessor"),
+    "glm4v_moe": glm("Glm4vMoeConfig", "Glm4v", "Glm4vProcessor", **GLM_EXPERTS),
+    "glm5_next": BaseSpec(
+        config_class="Glm5NextConfig",
+        config={
+            "text_config": text_config(
+                num_hidden_layers=4,
+                num_key_value_heads=4,
+                moe_intermediate_size=28,
+                n_routed_experts=6,
+                num_experts_per_tok=2,
+                mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+                layer_types=["linear_attention", "indexed_attention", "linear_attention", "indexed_attention"],
+                kv_lora_rank=24,
+                q_lora_rank=20,
+                v_head_dim=14,
+                qk_nope_head_dim=10,
+                index_topk=2048,
+                index_kpool=4,
+                index_head_dim=18,
+                index_n_heads=2,
+                linear_head_dim=16,
+                linear_num_heads=3,
+                hc_mult=2,
+            ),
+            "vision_config": vision_config(
+                out_hidden_size=48,
+                spatial_merge_size=2,
+                temporal_patch_size=2,
+                projection_intermediate_size=52,
+            ),
+            **GLM_IDS,
+        },
+        processor_class="Glm5NextProcessor",
+        image_processor_class="Glm5NextImageProcessorPil",
+        image_processor={**GLM_PATCHES, "min_image_tokens": 4, "max_image_tokens": 36, "size": {"longest_edge": 1}},
+        video_processor={"video_processor_type": "Glm5NextVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=GLM_TEMPLATE,
+        named_tokens=CHATML_TOKENS,
+        special_tokens=GLM_TOKENS,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "video_llama_3": BaseSpec(
+        config_class="VideoLlama3Config",
+        config={
+            "text_config": text_config(model_type="qwen2"),
+            "vision_config": vision_config(),
+            "image_token_id": TokenId("<|image_pad|>"),
+            "video_token_id": TokenId("<|video_pad|>"),
+        },
+        processor_class="VideoLlama3Processor",
+        image_processor_class="VideoLlama3ImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "size": PIXELS},
+        video_processor={"video_processor_type": "VideoLlama3VideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=chat_template("<|image_pad|>", "<|vision_start|>", "<|vision_end|>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+    ),
+    "paddleocr_vl": BaseSpec(
+        config_class="PaddleOCRVLConfig",
+        config={
+            "text_config": text_config(
+                head_dim=12, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2, 3]}
+            ),
+            "vision_config": vision_config(spatial_merge_size=2),
+            "image_token_id": TokenId("<|IMAGE_PLACEHOLDER|>"),
+            "video_token_id": TokenId("<|video_pad|>"),
+            "vision_start_token_id": TokenId("<|IMAGE_START|>"),
+            "vision_end_token_id": TokenId("<|IMAGE_END|>"),
+        },
+        processor_class="PaddleOCRVLProcessor",
+        image_processor_class="PaddleOCRVLImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "size": PIXELS},
+        chat_template=chat_template("<|IMAGE_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"),
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={"image_token": "<|IMAGE_PLACEHOLDER|>"},
+        special_tokens=("<|im_start|>", "<|IMAGE_START|>", "<|IMAGE_END|>", "<|video_pad|>"),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "hunyuan_vl": BaseSpec(
+        config_class="HunYuanVLConfig",
+        config={
+            "text_config": text_config(
+                head_dim=16,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 2, 1]},
+            ),
+            "vision_config": vision_config(spatial_merge_size=2, max_image_size=48, out_hidden_size=48),
+            "image_token_id": TokenId("<img_pad>"),
+            "im_start_id": TokenId("<img_start>"),
+            "im_end_id": TokenId("<img_end>"),
+            "im_newline_id": TokenId("<img_newline>"),
+        },
+        processor_class="HunYuanVLProcessor",
+        image_processor_class="HunYuanVLImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "size": PIXELS},
+        chat_template=chat_template("<img_pad>", "<img_start>", "<img_end>"),
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={
+            "image_token": "<img_pad>",
+            "image_start_token": "<img_start>",
+            "image_end_token": "<img_end>",
+        },
+        special_tokens=("<|im_start|>", "<img_newline>"),
+        tokens_per_frame=20,  # 3 rows of 5 with a token at the end of each, one in front and one behind
+        token_grid=(3, 6),
+        type_ids="mm_token_type_ids",
+    ),
+    "kimi_k25": BaseSpec(
+        config_class="Kimi_K25Config",
+        config={
+            "text_config": text_config(
+                model_type="deepseek_v3",
+                num_key_value_heads=4,
+                moe_intermediate_size=28,
+                n_routed_experts=8,
+                num_experts_per_tok=2,
+                n_group=4,
+                topk_group=2,
+                first_k_dense_replace=1,
+                kv_lora_rank=24,
+                q_lora_rank=20,
+                qk_rope_head_dim=8,
+                qk_nope_head_dim=10,
+                v_head_dim=14,
+            ),
+            "vision_config": vision_config(pos_emb_height=6, pos_emb_width=6),
+            "projection_hidden_size": 36,
+            "tie_word_embeddings": False,
+            "image_token_id": TokenId("<|media_pad|>"),
+            "video_token_id": TokenId("<|kimi_k25_video_placeholder|>"),
+            "vision_start_token_id": TokenId("<|media_begin|>"),
+            "vision_end_token_id": TokenId("<|media_end|>"),
+        },
+        processor_class="Kimi_K25Processor",
+        image_processor_class="Kimi_K25ImageProcessor",
+        image_processor={"patch_size": 8, "merge_size": 2, "max_patches": 144},
+        video_processor={"video_processor_type": "Kimi_K25VideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=chat_template("<|media_pad|>", "<|media_begin|>image<|media_content|>", "<|media_end|>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=(
+            "<|im_start|>",
+            "<|media_begin|>",
+            "<|media_content|>",
+            "<|media_pad|>",
+            "<|media_end|>",
+            "<|kimi_k25_video_placeholder|>",
+        ),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+    "ernie4_5_vl_moe": BaseSpec(
+        config_class="Ernie4_5_VLMoeConfig",
+        config={
+            "text_config": text_config(
+                hidden_size=64,
+                moe_intermediate_size=[28, 20],
+                moe_k=2,
+                moe_num_experts=4,
+                moe_num_shared_experts=1,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]},
+            ),
+            "vision_config": vision_config(spatial_merge_size=2, temporal_merge_size=2),
+            "image_start_token_id": TokenId("<|IMAGE_START|>"),
+            "image_end_token_id": TokenId("<|IMAGE_END|>"),
+            "image_token_id": TokenId("<|IMAGE_PLACEHOLDER|>"),
+            "video_start_token_id": TokenId("<|VIDEO_START|>"),
+            "video_end_token_id": TokenId("<|VIDEO_END|>"),
+            "video_token_id": TokenId("<|VIDEO_PLACEHOLDER|>"),
+        },
+        processor_class="Ernie4_5_VLMoeProcessor",
+        image_processor_class="Ernie4_5_VLMoeImageProcessorPil",
+        image_processor={"patch_size": 8, "merge_size": 2, "size": PIXELS},
+        # Saving insists on a file there; a font is looked for only by what draws on frames.
+        video_processor={
+            "video_processor_type": "Ernie4_5_VLMoeVideoProcessor",
+            "patch_size": 8,
+            "merge_size": 2,
+            "draw_on_frames": False,
+            "font": __file__,
+        },
+        chat_template=chat_template("<|IMAGE_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"),
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={
+            "image_token": "<|IMAGE_PLACEHOLDER|>",
+            "image_start_token": "<|IMAGE_START|>",
+            "image_end_token": "<|IMAGE_END|>",
+            "video_token": "<|VIDEO_PLACEHOLDER|>",
+            "video_start_token": "<|VIDEO_START|>",
+            "video_end_token": "<|VIDEO_END|>",
+        },
+        special_tokens=("<|im_start|>",),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        type_ids="mm_token_type_ids",
+    ),
+    "minimax_m3_vl": BaseSpec(
+        config_class="MiniMaxM3VLConfig",
+        config={
+            "text_config": text_config(
+                num_hidden_layers=4,
+                head_dim=16,
+                rotary_dim=8,
+                dense_intermediate_size=66,
+                shared_intermediate_size=26,
+                num_experts_per_tok=2,
+                num_local_experts=4,
+                mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+                layer_types=["full_attention", "minimax_m3_sparse", "full_attention", "minimax_m3_sparse"],
+                index_n_heads=2,
+                index_head_dim=18,
+                index_block_size=4,
+                index_topk_blocks=16,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            ),
+            "vision_config": vision_config(spatial_merge_size=2, temporal_patch_size=2),
+            "projector_hidden_size": 54,
+            "image_token_index": TokenId("]<]image[>["),
+            "video_token_index": TokenId("]<]video[>["),
+        },
+        processor_class="MiniMaxM3VLProcessor",
+        image_processor_class="MiniMaxM3VLImageProcessor",
+        image_processor={"patch_size": 8, "merge_size": 2, "size": PIXELS},
+        video_processor={"video_processor_type": "MiniMaxM3VLVideoProcessor", "patch_size": 8, "merge_size": 2},
+        chat_template=chat_template("]<]image[>["),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=(
+            "<|im_start|>",
+            "]<]image[>[",
+            "]<]video[>[",
+            "]<]start of image[>[",
+            "]<]end of image[>[",
+        ),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+    "step3p7": BaseSpec(
+        config_class="Step3p7Config",
+        config={
+            "text_config": text_config(
+                head_dim=16,
+                n_routed_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=28,
+                share_expert_dim=26,
+                mlp_layer_types=["dense", "sparse", "sparse"],
+                layer_types=["full_attention", "sliding_attention", "full_attention"],
+                sliding_window=40,
+                num_sliding_attention_heads=6,
+            ),
+            "vision_config": vision_config(image_size=96, mlp_ratio=1.5, max_position_embeddings=144),
+            "image_token_id": TokenId("<im_patch>"),
+        },
+        processor_class="Step3p7Processor",
+        image_processor_class="Step3p7ImageProcessor",
+        # A frame of 48 x 80 would be a global view and two tiles of its own.
+        image_processor={"size": {"height": 96, "width": 96}, "patch_size": 64, "vision_patch_size": 8},
+        chat_template=chat_template("<im_patch>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=(
+            "<|im_start|>",
+            "<im_patch>",
+            "<im_start>",
+            "<im_end>",
+            "<patch_start>",
+            "<patch_end>",
+            "<patch_newline>",
+        ),
+        tokens_per_frame=9,
+        token_grid=(3, 3),
+        needs=("torchvision",),
+    ),
+}

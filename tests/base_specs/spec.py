@@ -54,10 +54,12 @@ class BaseSpec:
         tokens_per_frame (`int`): Feature rows of one frame of `frame_size` with `one_tile`.
         token_grid (`tuple[int, int]`): Rows and columns of those tokens (of the first view for Molmo2).
         type_ids (`str`, *optional*): Name of the type-id input of the model.
+        answer_type_id (`int`): Type id of text that is generated.
         parts (`dict[str, tuple[str, dict]]`): Further parts of the processor: name of the argument, class in
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
+        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why.
     """
 
     config_class: str
@@ -80,9 +82,11 @@ class BaseSpec:
     tokens_per_frame: int = 0
     token_grid: tuple[int, int] = (0, 0)
     type_ids: str | None = None
+    answer_type_id: int = 0
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     model_class: str | None = None
     needs: tuple[str, ...] = ()
+    cannot: Mapping[str, str] = field(default_factory=dict)
 
 
 # The usual numbers of a tiny language model and a tiny vision tower. What a config class does not know it ignores; a

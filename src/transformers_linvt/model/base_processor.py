@@ -3,19 +3,30 @@
 import contextlib
 import copy
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, processing_utils
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+    processing_utils,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .base_vlm import Family, family_of
+from .base_vlm import Family, family_of, lay_out_frames
 from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 
 
@@ -148,8 +159,8 @@ def check_base_processor(processor: Any) -> None:
                 f"{type(processor).__name__} has no {part}. LinVT needs the processor of an image-text model, such as "
                 "AutoProcessor gives for Qwen2-VL, InternVL or LLaVA."
             )
-    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls image
-    # token is only what its chat template writes, another token stands for the picture
+    # transformers makes an empty tokenizer of some classes where the files are missing; what Aya Vision calls its
+    # image token is text of its chat template, another one stands for the picture
     token = getattr(processor, "img_patch_token", getattr(processor, "image_token", None))
     vocabulary = processor.tokenizer.get_vocab()
     if isinstance(token, str) and token not in vocabulary:
@@ -171,6 +182,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     kwargs.pop("backend", None)
     loaders = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
+        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(source, **kwargs),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(source, backend="pil", **kwargs),
         "video_processor": lambda: NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source, **kwargs)[0]),
     }
@@ -218,11 +230,11 @@ class VisualMarkers:
         Raises:
             UnsupportedBaseError: the processor does not say how it writes a picture.
         """
-        placeholder = getattr(processor, "image_token", None)
-        frame = np.full((224, 224, 3), 128, dtype=np.uint8)
+        placeholder = placeholder_of(processor)
+        picture = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
         written, reason = "", ""
         try:
-            written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+            written = picture_inputs(processor, [[picture]], family.one_tile, family)[1][0]
         except Exception as error:  # a processor that does it another way may fail in any way
             reason = f": {type(error).__name__} {error}".rstrip()
         if placeholder is None or not written:
@@ -240,6 +252,49 @@ class VisualMarkers:
     def video(self, num_video_tokens: int) -> str:
         """What stands for a whole video."""
         return self.before + self.token * num_video_tokens + self.after
+
+
+def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray) -> int:
+    """
+    Visual tokens of a frame, which is one tile: counted in what the base's processor writes for it, without a model.
+
+    Args:
+        processor: of the base.
+        family: traits of the base's architecture.
+        frame: array `(height, width, 3)`, uint8, RGB.
+    """
+    written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+    return written.count(VisualMarkers.of(processor, family).token)
+
+
+@dataclass(frozen=True)
+class AddedTexts:
+    """
+    What the base's processor writes into every prompt by itself.
+
+    Attributes:
+        first (`str`): in front.
+        behind_visuals (`str`): behind the last picture or video; in front where there is none.
+        last (`str`): at the end of what the user says.
+    """
+
+    first: str
+    behind_visuals: str
+    last: str
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin, family: Family) -> "AddedTexts":
+        """Read off the traits of the family, and off Janus' processor whether it writes its system prompt."""
+        tokenizer = processor.tokenizer
+        first = (tokenizer.bos_token or tokenizer.eos_token) if family.begins_with_bos else ""
+        if getattr(processor, "use_default_system_prompt", False):
+            first = sys.modules[type(processor).__module__].DEFAULT_SYSTEM_PROMPT
+        named = tokenizer.special_tokens_map
+        return cls(
+            first,
+            named.get(family.behind_visuals, family.behind_visuals),
+            named.get(family.ends_with, family.ends_with),
+        )
 
 
 def frame_inputs(
@@ -269,15 +324,22 @@ def frame_inputs(
     if family.fits_whole_tokens:
         fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
     inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
+    for name, value in family.one_tile_outputs.items():
+        given = inputs.pop(name, None)
+        if given is not None and value is not None:
+            inputs[name] = torch.full_like(given, value)
     if family.nesting == "per_video":
         inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
     if family.layout == "tiles":
         inputs["pixel_values"] = inputs["pixel_values"][:, :1]  # the frame as a whole, before its tiles
-    return inputs
+    return lay_out_frames(family, inputs, *frames[0].shape[:2])
 
 
 def picture_inputs(
-    processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    processor: ProcessorMixin,
+    pictures: Sequence[Sequence[Any]],
+    options: Mapping[str, Any],
+    family: Family | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """
     Pictures that stand beside videos: the base's own inputs for them, and what it writes for each into a prompt.
@@ -286,26 +348,49 @@ def picture_inputs(
         processor: of the base.
         pictures: pictures of each prompt that has any; some bases treat several of one prompt otherwise than one.
         options: of the image processor.
+        family: traits of the base's architecture; by default what the processor's class tells.
 
     Returns:
         The base's picture inputs as tensors, and one text per picture.
     """
     if not pictures:
         return {}, []
+    placeholder, family = placeholder_of(processor), family or family_of(model_type_of(processor))
+    # HunYuan-VL's processor insists on what its chat template writes around a placeholder; others do not look.
+    start, end = (getattr(processor, name, None) or "" for name in ("image_start_token", "image_end_token"))
+    nested = [list(row) for row in pictures]
     made = processor(
-        text=[processor.image_token * len(row) for row in pictures],
-        images=[list(row) for row in pictures],
+        text=[(start + placeholder + end) * len(row) for row in pictures],
+        images=nested if family.takes_nested_pictures else [picture for row in nested for picture in row],
         padding=True,
         return_tensors="pt",
         return_text_replacement_offsets=True,
         **options,
     )
-    replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
-    of_text = {"mm_token_type_ids", "token_type_ids", *processor.tokenizer.model_input_names}
+    if "text_replacement_offsets" in made:
+        replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
+    else:
+        replacements = [_written_alone(processor, picture, options) for row in pictures for picture in row]
+    of_text = {name for name in made if name.endswith("token_type_ids")}
+    of_text |= {"labels", *processor.tokenizer.model_input_names}
     return {name: value for name, value in made.items() if name not in of_text}, replacements
 
 
+def placeholder_of(processor: ProcessorMixin) -> str | None:
+    """What the chat template writes for a picture: the image token itself, but for families that have one for each."""
+    return getattr(processor, "image_placeholder_token", None) or getattr(processor, "image_token", None)
+
+
+def _written_alone(processor: ProcessorMixin, picture: Any, options: Mapping[str, Any]) -> str:
+    """What a processor that does not report its replacements (Idefics2) writes for a picture in front of a word."""
+    word = "x"
+    text = placeholder_of(processor) + word
+    made = processor(text=[text], images=[[picture]], add_special_tokens=False, **options)
+    return processor.tokenizer.decode(made["input_ids"][0]).removesuffix(word)
+
+
 __all__ = [
+    "AddedTexts",
     "NoVideoProcessor",
     "VisualMarkers",
     "check_base_processor",
@@ -313,4 +398,6 @@ __all__ = [
     "load_base_processor",
     "model_type_of",
     "picture_inputs",
+    "tokens_of_frame",
+    "placeholder_of",
 ]

@@ -14,10 +14,11 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .significance import infer_grid_size
@@ -33,8 +34,12 @@ class Family:
 
     # Options of the image processor that make one frame one tile (a split frame would be N tokens several times over).
     one_tile: Mapping[str, Any] = field(default_factory=dict)
+    # Its outputs to fill with a number, or to drop (None), where no option keeps it from splitting a frame.
+    one_tile_outputs: Mapping[str, int | None] = field(default_factory=dict)
     # How the image processor wants the frames of one video: a flat list, `[[f] for f in frames]` or `[frames]`.
     nesting: Literal["flat", "per_frame", "per_video"] = "flat"
+    # Whether the base's processor takes pictures as one list per prompt; GOT-OCR means the pages of a document by it.
+    takes_nested_pictures: bool = True
     # Fewest frames that one call of the vision tower treats as one tile each.
     min_frames_per_call: int = 1
     # How picture inputs lie along their first axis: a row per frame, patches of a grid, or Molmo2's crops and pools.
@@ -44,22 +49,61 @@ class Family:
     grid: str = "image_grid_thw"
     # Whether the base's processor, and not its image processor, knows the `patch_size` that becomes one token.
     fits_whole_tokens: bool = False
+    # Whether pixel_values holds all patches side by side, as one strip of pixels, instead of one patch per row.
+    is_strip: bool = False
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
+    # Further type ids of the base, made by its processor's `create_...`; a video has those of a picture there.
+    further_type_ids: tuple[str, ...] = ()
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
+    # What a user should know before wrapping it.
+    notes: tuple[str, ...] = ()
+    # What else it writes itself: behind the last picture, and at the end of what the user says. A special token is
+    # meant by its name ("bos_token").
+    behind_visuals: str = ""
+    ends_with: str = ""
+    # What type ids of 1 mark: the visual tokens, or the answer, with 0 for a prompt whose tokens all see each other.
+    type_ids: Literal["visuals", "answer"] = "visuals"
+    # For a base whose checkpoints come without a chat template.
+    chat_template: str | None = None
 
 
 # What the frames of each layout cannot do without.
 _NEEDED = {
     "frame": ("pixel_values",),
-    "grid": ("pixel_values", "image_grid_thw"),
+    "grid": ("pixel_values",),  # and the family's grid
     "molmo2": ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
     "tiles": ("pixel_values", "image_sizes"),
 }
 
 _MROPE = {"layout": "grid", "video_type_id": 0}
+# These number the pictures of a prompt; a video is none of them.
+_MINICPM = {
+    "one_tile": {"max_slice_nums": 1, "use_image_id": False},
+    "layout": "grid",
+    "grid": "target_sizes",
+    "is_strip": True,
+}
+
+
+def _turns(behind_question: str, behind_answer: str) -> str:
+    """
+    A chat template without roles: pictures, then text, and what closes a question (but the last) and an answer.
+
+    The last question is closed by the base's processor.
+    """
+    return (
+        "{%- for message in messages %}"
+        "{%- if message.content is string %}{{ message.content }}{%- else %}"
+        "{%- for part in message.content if part.type == 'image' %}<image>{%- endfor %}"
+        "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
+        f"{{%- if message.role == 'assistant' %}}{{{{ {behind_answer} }}}}"
+        f"{{%- elif not loop.last %}}{{{{ {behind_question} }}}}{{%- endif %}}"
+        "{%- endfor %}"
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(one_tile={"do_pan_and_scan": False}),
@@ -73,6 +117,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(**_MROPE),
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    # GLM-V and others with patches of a grid
+    "ernie4_5_vl_moe": Family(**_MROPE, further_type_ids=("moe_mm_token_type_ids",)),
+    "glm46v": Family(**_MROPE),
+    "glm4v": Family(**_MROPE),
+    "glm4v_moe": Family(**_MROPE),
+    "glm5_next": Family(layout="grid"),
+    "glm_ocr": Family(**_MROPE),
+    "glmga": Family(**_MROPE),
+    "hunyuan_vl": Family(**_MROPE),
+    "kimi_k25": Family(layout="grid"),
+    "minimax_m3_vl": Family(layout="grid"),
+    "paddleocr_vl": Family(**_MROPE),
+    # A frame that is much wider than high is split; its global view alone is all of it.
+    "step3p7": Family(
+        one_tile_outputs={"num_local_patches": 0, "pixel_values_local": None, "patch_newline_masks": None}
+    ),
+    "video_llama_3": Family(layout="grid"),
     # LLaVA and its relatives, Mistral, Granite, Cohere
     "aya_vision": Family(one_tile={"crop_to_patches": False}),
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
@@ -83,14 +144,39 @@ FAMILIES: dict[str, Family] = {
     "mistral_large4": Family(grid="image_sizes", fits_whole_tokens=True),
     "granite_docling": Family(one_tile={"crop_to_patches": False}, nesting="per_frame"),
     "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
+    # Gemma and neighbours
+    "aria": Family(one_tile={"split_image": False}),
+    "chameleon": Family(ends_with="sep_token", chat_template=_turns("sep_token", "sep_token")),
+    "emu3": Family(begins_with_bos=True),
+    "ovis2": Family(one_tile={"crop_to_patches": False}),
+    "paligemma": Family(
+        behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
+    ),
+    # Readers of documents and their kin
+    "deepseek_ocr2": Family(one_tile={"crop_to_patches": False}),
+    "got_ocr2": Family(one_tile={"crop_to_patches": False}, takes_nested_pictures=False),
+    "inkling2": Family(layout="grid"),
+    "inkling_mm_model": Family(layout="grid", grid="num_patches"),
+    "lfm2_vl": Family(one_tile={"do_image_splitting": False}, grid="spatial_shapes"),
+    "minicpm_ocr": Family(**_MINICPM),
+    "minicpmv4_6": Family(**_MINICPM),
+    "minicpmv4_7": Family(**_MINICPM, video_type_id=0),
+    "qianfan_ocr": Family(one_tile={"crop_to_patches": False}),
+    "unlimited_ocr": Family(one_tile={"crop_to_patches": False}),
+    # others
+    "muse_glimmer": Family(layout="grid"),
+    "muse_spark": Family(layout="grid"),
+    "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
     "blip-2": "its generate() reads pixel_values even when the tokens are given",
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
+    "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
+    "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
 }
 
 
@@ -109,11 +195,11 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     Load a base model by repository id or folder; `kwargs` go to `AutoModelForImageTextToText.from_pretrained`.
 
     Raises:
-        CheckpointError: nothing loadable at `name_or_path`, or damaged weights.
+        CheckpointError: nothing loadable at `name_or_path`, or weights that are damaged or missing.
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        base, report = AutoModelForImageTextToText.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -123,6 +209,10 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         raise CheckpointError(
             f"The weights of the base model {name_or_path!r} are damaged: {error}. Download or save it again."
         ) from error
+    except StrictDataclassError as error:
+        raise CheckpointError(
+            f"The config of the base model {name_or_path!r} has a value it cannot have: {error}"
+        ) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error) or "Unrecognized model" in str(error):
             raise UnsupportedBaseError(
@@ -130,6 +220,14 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
                 "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
             ) from error
         raise
+    # transformers only logs it. torchao on Molmo2 is such a case (5.23): weights that it splits when it loads them.
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"Loading the base model {name_or_path!r} left {len(missing)} of its weights random, such as "
+            f"{missing[0]!r}. Is the checkpoint whole, and can its architecture be loaded with {', '.join(kwargs)}? "
+            "If they may be random, load the base yourself and pass it to from_base."
+        )
+    return base
 
 
 def check_base(base: nn.Module) -> None:
@@ -158,7 +256,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
-    if base.get_output_embeddings() is None:
+    if language_head(base) is None:
         raise UnsupportedBaseError(
             f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
         )
@@ -177,6 +275,14 @@ def _image_encoder(base: PreTrainedModel) -> Any:
         if callable(encoder := getattr(module, "get_image_features", None)):
             return encoder
     return None
+
+
+def language_head(base: PreTrainedModel) -> nn.Module | None:
+    """The layer that turns hidden states into logits: of the base, or of the language model where only that has it."""
+    head = base.get_output_embeddings()
+    if head is None and hasattr(decoder := base.get_decoder(), "get_output_embeddings"):
+        head = decoder.get_output_embeddings()
+    return head
 
 
 def visual_width(base: PreTrainedModel) -> int:
@@ -295,7 +401,7 @@ def encode_frames(
     return EncodedFrames(
         tokens=all_tokens,
         deepstack=[torch.cat(layers) for layers in zip(*deepstack, strict=True)],
-        grid_size=_grid_size(inputs.get(family.grid), all_tokens.shape[1]),
+        grid_size=_grid_size(family, inputs, all_tokens.shape[1]),
         container=container,
     )
 
@@ -321,7 +427,8 @@ def split_videos(
 
 def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_frames: int) -> dict[str, list[int]]:
     """For every input, how many rows of its first axis belong to each frame."""
-    if missing := [FRAME_PREFIX + name for name in _NEEDED[family.layout] if inputs.get(name) is None]:
+    needed = (*_NEEDED[family.layout], *((family.grid,) if family.layout == "grid" else ()))
+    if missing := [FRAME_PREFIX + name for name in needed if inputs.get(name) is None]:
         raise LinVTInputError(
             f"The frames of the video are incomplete: {', '.join(missing)} missing, got "
             f"{', '.join(FRAME_PREFIX + name for name in inputs) or 'none'}. Use the processor of this base, and pass "
@@ -329,7 +436,9 @@ def _rows_per_frame(family: Family, inputs: Mapping[str, torch.Tensor], num_fram
         )
     rows = {name: [1] * num_frames for name in inputs if name != "batch_num_images"}
     if family.layout == "grid":
-        rows["pixel_values"] = inputs["image_grid_thw"].prod(-1).tolist()
+        patches = inputs[family.grid].prod(-1)
+        # A patch of a strip is as many columns of pixels as it is high; see `lay_out_frames`.
+        rows["pixel_values"] = (patches * inputs["pixel_values"].shape[-1] if family.is_strip else patches).tolist()
     elif family.layout == "molmo2":
         grids = inputs["image_grids"]
         rows["pixel_values"] = inputs["image_num_crops"].tolist()
@@ -355,6 +464,8 @@ def _slice_frames(
         patches = inputs["pixel_values"].shape[1] * sum(rows["pixel_values"][:start])
         pooling = chunk["image_token_pooling"]
         chunk["image_token_pooling"] = torch.where(pooling >= 0, pooling - patches, pooling)
+    if family.is_strip:
+        chunk["pixel_values"] = chunk["pixel_values"].movedim(0, -1)
     if family.nesting == "per_video":  # several pictures of one sample: one tile each; a lone one would be split
         if stop - start < family.min_frames_per_call:
             repeats = family.min_frames_per_call - (stop - start)
@@ -363,6 +474,28 @@ def _slice_frames(
             }
         chunk["batch_num_images"] = torch.tensor([max(stop - start, family.min_frames_per_call)])
     return chunk
+
+
+def lay_out_frames(family: Family, inputs: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """
+    Image-processor output of frames of `height` x `width` pixels, in the form in which it can be cut into frames.
+
+    A strip of patches `(1, channels, patch, columns)` is laid down, one column of pixels per row. Numbers of patches
+    alone (Inkling) become rows and columns of the frame's shape. Everything else stays as it is.
+    """
+    inputs = dict(inputs)
+    if family.is_strip:
+        inputs["pixel_values"] = inputs["pixel_values"].movedim(-1, 0)
+    counts = inputs.get(family.grid)
+    if counts is not None and counts.dim() == 1:
+        inputs[family.grid] = torch.tensor([_factors(count, height / width) for count in counts.tolist()])
+    return inputs
+
+
+def _factors(count: int, ratio: float) -> tuple[int, int]:
+    """Rows and columns that make `count`, with rows / columns nearest to `ratio`."""
+    pairs = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+    return min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1] / ratio)))
 
 
 def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
@@ -412,20 +545,25 @@ def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
     return (height, width), height // side, width // side
 
 
-def _grid_size(grid: torch.Tensor | None, num_tokens: int) -> tuple[int, int]:
+def _grid_size(family: Family, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
     """
     Rows and columns of a frame's tokens: from the grid of its patches, of which squares become one token.
 
-    Where no grid fits, the nearest square, of whole rows: 13 tokens are 3 x 4, and one that has no place.
+    Families name the side of these squares in ways of their own, so it is read off the numbers. Tokens that are left
+    over stand at the ends of the rows (HunYuan-VL). Where no grid fits, the nearest square, of whole rows: 13 tokens
+    are 3 x 4, and one that has no place.
     """
-    if grid is not None:
+    if (positions := inputs.get("image_position_ids")) is not None:  # (x, y) of every patch; -1 is padding (Gemma 4)
+        width, height = (positions[0].amax(0) + 1).tolist()
+    elif (grid := inputs.get(family.grid)) is not None:
         height, width = grid[0, -2:].tolist()
-        merge = max(1, round(math.sqrt(height * width / num_tokens)))
-        rows, columns = math.ceil(height / merge), math.ceil(width / merge)
-        if rows * columns == num_tokens:
-            return rows, columns
-    rows, columns = infer_grid_size(num_tokens)
-    return rows, min(columns, num_tokens // rows)
+    else:
+        height, width = infer_grid_size(num_tokens)
+    merge = max(1, round(math.sqrt(height * width / num_tokens)))
+    rows, columns = math.ceil(height / merge), math.ceil(width / merge)
+    if rows * columns > num_tokens:
+        rows, columns = infer_grid_size(num_tokens)
+    return rows, num_tokens // rows if rows * columns != num_tokens else columns
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -439,6 +577,7 @@ class EncodedVisuals(BaseModelOutputWithPooling):
 
     deepstack_features: list | None = None
     router_logits: torch.Tensor | None = None  # of Granite Docling, which reads them whatever they are
+    visual_indicator_features: torch.Tensor | None = None
 
 
 def pack_visuals(
@@ -484,6 +623,16 @@ def _flat(features: Any) -> torch.Tensor:
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
+
+
+def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
+    """What stands at the markers around a picture, where that is the image encoder's to say (Ovis2): `(markers, D)`."""
+    table = getattr(base.base_model, "visual_embeddings_table", None)
+    if table is None:
+        return None
+    # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
+    first = table.num_embeddings - base.config.vision_config.num_visual_indicator_tokens
+    return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
 
 
 def forget_positions(base: PreTrainedModel) -> None:

@@ -51,11 +51,15 @@ from .base_vlm import (
     encode_frames,
     encode_pictures,
     encoder_inputs,
+    family_of,
     fingerprint_weights,
     forget_positions,
+    language_head,
     load_base,
     pack_visuals,
+    run_backbone,
     split_videos,
+    visual_indicators,
     visual_width,
 )
 from .configuration_linvt import LinVTConfig
@@ -131,6 +135,8 @@ class LinVTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["SpatioTemporalBlock", "AggregatorBlock"]
+    # What transformers quantises in a checkpoint that holds its base is the base: its quantisers pass these over.
+    _keep_in_fp32_modules = ["model.linvt"]
 
     def _init_weights(self, module: nn.Module) -> None:
         # The tokenizer knows its own start; the base is another model and initialises itself.
@@ -439,12 +445,14 @@ class LinVTModel(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {"image_grid_thw"}
+        grid = family_of(self.base_vlm.config.model_type).grid
+        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {grid}
         inputs = {name: value for name, value in inputs.items() if name not in consumed}
-        if inputs.get("image_grid_thw") is None:
+        if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)
+        visuals.visual_indicator_features = visual_indicators(self.base_vlm)
         return {**inputs, "mm_encoder_outputs": {"image": visuals}}
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -459,7 +467,7 @@ class LinVTModel(LinVTPreTrainedModel):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, _ = self.prepare(input_ids, **inputs)
-        return self.base_vlm.base_model(**prepared)
+        return run_backbone(self.base_vlm, prepared)
 
 
 class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
@@ -498,7 +506,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The base's language head."""
-        return self.base_vlm.get_output_embeddings()
+        return language_head(self.base_vlm)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base's language head."""
@@ -703,7 +711,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
         Raises:
             CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
-                for, or was changed; or `save_directory` is a file.
+                for, or was changed; the whole is wanted and the base is quantised; or `save_directory` is a file.
         """
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
@@ -712,7 +720,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self.config.auto_map = dict(_AUTO_MAP)
         if self._hf_peft_config_loaded and not subfolder:
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        if not include_base:
+        if include_base:
+            self._check_base_can_be_written()
+        else:
             self._check_reference()
         adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
         trained = dict(state_dict or self.state_dict())
@@ -854,6 +864,20 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 "merged adapter, or training); a reference to it would lose that. Save with include_base=True."
             )
 
+    def _check_base_can_be_written(self) -> None:
+        """Whether a checkpoint can hold the weights of this base: most that were quantised cannot be told from it."""
+        quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
+        if quantizer is None:
+            cannot = getattr(self.base_vlm, "is_quantized", False)
+        else:  # its state dict is the one that is written, with the names that PEFT gives
+            cannot = not quantizer.is_serializable() or bool(getattr(self, "peft_config", None))
+        if cannot:
+            raise CheckpointError(
+                "The base is quantised, and its quantised weights would not come back from the checkpoint. Save a "
+                "reference to the base (include_base=False, the default of from_base) and pass quantization_config "
+                "to from_pretrained; or load the model without quantization_config and save that."
+            )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -931,6 +955,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
             )
         model.model.freeze_base()
+        model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
         if not model._hf_peft_config_loaded:
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import tempfile
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .base_processor import (
+    AddedTexts,
     VisualMarkers,
     check_base_processor,
     frame_inputs,
@@ -125,16 +127,18 @@ class RenderedPrompt(str):
 
     def replace_at(self, pieces: Sequence[tuple[int, int, str]]) -> "RenderedPrompt":
         """Write `new` over the characters `first` to `last` of every piece `(first, last, new)`; spans move along."""
-        written, position, ends, gained = [], 0, [], [0]
+        written, position, begins, ends, gained = [], 0, [], [], [0]
         for first, last, new in pieces:
             written += [self[position:first], new]
             position = last
+            begins.append(first)
             ends.append(last)
             gained.append(gained[-1] + len(new) - (last - first))
 
         def moved(spans: Iterable[_Span]) -> list[_Span]:
+            # What is written between two spans belongs to neither.
             return [
-                (start + gained[bisect_right(ends, start)], stop + gained[bisect_right(ends, stop)])
+                (start + gained[bisect_right(ends, start)], stop + gained[bisect_left(begins, stop)])
                 for start, stop in spans
             ]
 
@@ -221,6 +225,7 @@ class LinVTProcessor(ProcessorMixin):
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
         self.markers = VisualMarkers.of(base_processor, family_of(self.base_model_type))
+        self.added = AddedTexts.of(base_processor, family_of(self.base_model_type))
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -239,8 +244,9 @@ class LinVTProcessor(ProcessorMixin):
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:
-        """The base's chat template; setting it sets the base's."""
-        return getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
+        own = getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        return own or family_of(self.base_model_type).chat_template
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:
@@ -262,7 +268,10 @@ class LinVTProcessor(ProcessorMixin):
         `frames_per_video`.
         """
         unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        return frozenset(self.image_processor.model_input_names) - unused
+        family = family_of(self.base_model_type)
+        # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
+        needed = {family.grid} if family.layout == "grid" else set()
+        return (frozenset(self.image_processor.model_input_names) - unused) | needed
 
     @cached_property
     def _placeholders(self) -> tuple[str, ...]:
@@ -287,6 +296,29 @@ class LinVTProcessor(ProcessorMixin):
         """Ids of everything that stands for a picture or around one; nobody says these words."""
         ids = [self.markers.token_id, *self.base_processor.image_token_ids]
         return tuple({i for i in [*ids, *self.tokenizer.convert_tokens_to_ids(self._marker_tokens)] if i is not None})
+
+    def check_fits(self, config: Any) -> None:
+        """
+        Refuse a model that takes something else than this processor makes.
+
+        Args:
+            config ([`LinVTConfig`]): of the model.
+
+        Raises:
+            LinVTInputError: another number of video tokens, or another base.
+        """
+        if self.num_video_tokens != config.num_video_tokens:
+            raise LinVTInputError(
+                f"The processor writes num_video_tokens={self.num_video_tokens} tokens per video, the model has "
+                f"{config.num_video_tokens}. Make both with the same number."
+            )
+        if self.markers.token_id != config.image_token_id:
+            raise LinVTInputError(
+                f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
+                f"{self.markers.token!r} is {self.markers.token_id}, the model's "
+                f"({config.base_config.model_type}) is {config.image_token_id}. Make it with "
+                "LinVTProcessor.from_base of the model's base."
+            )
 
     # -- videos --
 
@@ -652,6 +684,8 @@ class LinVTProcessor(ProcessorMixin):
 
         is_answer = messages[turn]["role"] == "assistant"
         before, behind = render(turn, add_generation_prompt=is_answer), render(turn + 1)
+        if is_answer and behind.startswith(before + self.added.last):
+            before += self.added.last  # which the base's processor would write there
         if is_answer and not behind.startswith(before):
             before = self._up_to_text(render(turn), behind, messages[turn])
         if not (behind.startswith(before) and prompt.startswith(behind)):
@@ -889,6 +923,7 @@ class LinVTProcessor(ProcessorMixin):
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,
+            family_of(self.base_model_type),
         )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self._frames_of(videos, arguments.frames)}
@@ -920,9 +955,9 @@ class LinVTProcessor(ProcessorMixin):
             )
             if prompt.assistant_spans is not None:
                 assistant.append(self._in_spans(encoded, number, prompt, prompt.assistant_spans))
-        data |= self._type_ids(ids, data["video_mask"], kwargs)
         if len(assistant) == len(expanded):
             data["assistant_masks"] = assistant
+        data |= self._type_ids(ids, data, kwargs)
         if return_tensors is None:
             return data
         if len(lengths := {len(row) for row in ids}) > 1:
@@ -965,10 +1000,23 @@ class LinVTProcessor(ProcessorMixin):
                 )
             pieces.append((*match.span(), new))
             visuals.append((kind, new.count(self.markers.token)))
-        first = self.tokenizer.bos_token or self.tokenizer.eos_token
-        if family_of(self.base_model_type).begins_with_bos and not prompt.startswith(first):
-            pieces.insert(0, (0, 0, first))
-        return prompt.replace_at(pieces), visuals
+        return prompt.replace_at(self._with_added_texts(prompt, pieces)), visuals
+
+    def _with_added_texts(
+        self, prompt: RenderedPrompt, pieces: Sequence[tuple[int, int, str]]
+    ) -> list[tuple[int, int, str]]:
+        """The pieces to write into a prompt, with what the base's processor adds to any."""
+        added, behind = self.added, max((last for _, last, _ in pieces), default=0)
+        result = [(behind, behind, added.behind_visuals)]
+        if not prompt.startswith(added.first):
+            result.append((0, 0, added.first))
+        # A question that is answered ends where the answer begins, unless the template has written its end.
+        ends = [start for start, _ in prompt.assistant_spans or ()] or [len(prompt)]
+        result += [
+            (end, end, added.last) for end in ends if end == len(prompt) or not prompt[:end].endswith(added.last)
+        ]
+        written = [piece for piece in result if piece[2]]
+        return sorted([*pieces, *written], key=lambda piece: (piece[0], piece[1]))
 
     def _check_length(self, ids: Sequence[Sequence[int]], kwargs: Mapping[str, Any]) -> None:
         limit = self.tokenizer.model_max_length
@@ -1011,20 +1059,29 @@ class LinVTProcessor(ProcessorMixin):
         return inside
 
     def _type_ids(
-        self, ids: Sequence[Sequence[int]], video_mask: Sequence[Sequence[int]], kwargs: Mapping[str, Any]
+        self, ids: Sequence[Sequence[int]], masks: Mapping[str, Sequence[Sequence[int]]], kwargs: Mapping[str, Any]
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
         base = self.base_processor
+        if family_of(self.base_model_type).type_ids == "answer":
+            answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
+            # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
+            return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
         if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
             return {}
+        family = family_of(self.base_model_type)
         types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if (value := family_of(self.base_model_type).video_type_id) != 1:
+        if (value := family.video_type_id) != 1:
             types = [
                 [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
-                for rows in zip(types, video_mask, strict=True)
+                for rows in zip(types, masks["video_mask"], strict=True)
             ]
         is_renamed = "mm_token_type_ids" not in base.model_input_names and "token_type_ids" in base.model_input_names
-        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types}
+        # Row by row: prompts that are not padded differ in length.
+        further = {
+            name: [getattr(base, f"create_{name}")([list(row)])[0] for row in ids] for name in family.further_type_ids
+        }
+        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types, **further}
 
     # -- decoding, saving, loading --
 

@@ -45,7 +45,9 @@ class LinVTSFTConfig(SFTConfig):
 
     Set and not to be changed: `remove_unused_columns=False` and `skip_prepare_dataset` (the collator takes the
     examples as they are), no packing, and `hub_strategy="end"` (checkpoints in between hold pickles). Other defaults:
-    `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and activation checkpointing only where there is a GPU.
+    `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and activation checkpointing only where there is a GPU,
+    and `router_aux_loss_coef=0.0`: the routers of a mixture of experts are frozen, and that loss would ask LinVT to
+    spread their load.
 
     Args:
         stage (`str`, defaults to `"instruct"`): which parameters move, see `STAGES`.
@@ -66,6 +68,9 @@ class LinVTSFTConfig(SFTConfig):
         default=None, metadata={"help": "Recompute activations in the backward pass. By default where there is a GPU."}
     )
     hub_strategy: str = field(default="end", metadata={"help": "Only 'end': checkpoints in between stay here."})
+    router_aux_loss_coef: float | None = field(
+        default=0.0, metadata={"help": "Weight of the load-balancing loss of a mixture of experts."}
+    )
     stage: str = field(default="instruct", metadata={"help": "Which parameters move: align, instruct or linvt."})
     num_frames: int | None = field(default=None, metadata={"help": "Frames per video, spread evenly."})
     fps: float | None = field(default=None, metadata={"help": "Frames per second, instead of num_frames."})
@@ -353,16 +358,7 @@ def check_agreement(model: LinVTForVideoQA, processor: Any) -> None:
     """
     if not isinstance(processor, LinVTProcessor):
         raise LinVTInputError(f"processing_class must be a LinVTProcessor, not a {type(processor).__name__}.")
-    if processor.num_video_tokens != model.config.num_video_tokens:
-        raise LinVTInputError(
-            f"The processor writes {processor.num_video_tokens} tokens per video, the model has "
-            f"{model.config.num_video_tokens}. Make both with the same num_video_tokens."
-        )
-    if processor.markers.token_id != model.config.image_token_id:
-        raise LinVTInputError(
-            f"The processor is of another base: its image token is {processor.markers.token_id}, the model's "
-            f"{model.config.image_token_id}."
-        )
+    processor.check_fits(model.config)
     if processor.chat_template is None:
         raise LinVTInputError(
             "The base has no chat template, so it is not known how a question is asked. Set processor.chat_template, "

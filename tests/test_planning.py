@@ -1,0 +1,138 @@
+"""
+What a base will cost, said before its weights are there: the figures against models that were built, and by hand.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from promises import LINVT, base_folder, check_refused
+from test_base_vlm import audio, encoder_decoder, text_only
+from tiny_bases import build_model, save_base
+from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError, cli, plan_wrap
+from transformers_linvt.model.errors import CheckpointError
+
+
+FRAMES, SIZE, NUM_VIDEO_TOKENS = 7, (48, 80), 6
+
+
+@pytest.fixture
+def without_weights(tmp_path: Path) -> Path:
+    """A base as it lies on the Hub, but for its weights."""
+    folder = save_base("llava_phi", tmp_path / "base")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    return folder
+
+
+def test_a_plan_needs_no_weights_and_says_what_the_built_model_has(without_weights: Path):
+    plan = plan_wrap(str(without_weights), FRAMES, SIZE, dtype="float16", **LINVT)
+    model = LinVTForVideoQA.from_base(build_model("llava_phi"), **LINVT)
+    assert plan.architecture == "llava"
+    assert plan.parameters_added == sum(p.numel() for p in model.linvt.parameters())
+    assert plan.parameters_of_base == sum(p.numel() for p in model.base_vlm.parameters())
+    assert (plan.tokens_per_frame, plan.frame_tokens, plan.num_video_tokens) == (25, 25 * FRAMES, NUM_VIDEO_TOKENS)
+
+
+def test_flops_and_cache_are_those_counted_by_hand(without_weights: Path):
+    """Phi: 4 d^2 projections and 2 d m feed-forward, QK^T and AV over the full square; all heads have keys."""
+    plan = plan_wrap(str(without_weights), FRAMES, SIZE, dtype=torch.float16, **LINVT)
+    text = build_model("llava_phi").config.get_text_config()
+    layers, width = text.num_hidden_layers, text.hidden_size
+    for tokens, flops, cache in (
+        (25 * FRAMES, plan.prefill_flops_before, plan.cache_bytes_before),
+        (NUM_VIDEO_TOKENS, plan.prefill_flops, plan.cache_bytes),
+    ):
+        linear = 4 * width * width + 2 * width * text.intermediate_size
+        assert flops == 2 * tokens * layers * (linear + 2 * tokens * width)
+        assert cache == 2 * layers * tokens * width * 2  # keys and values, two bytes each
+
+
+def test_a_cache_in_the_precision_of_the_base_is_counted_so(without_weights: Path):
+    single = plan_wrap(str(without_weights), FRAMES, SIZE, **LINVT)  # the tiny base is saved in float32
+    half = plan_wrap(str(without_weights), FRAMES, SIZE, dtype="bfloat16", **LINVT)
+    assert single.cache_bytes_before == 2 * half.cache_bytes_before
+    assert single.prefill_flops == half.prefill_flops
+
+
+def test_larger_frames_of_a_base_with_a_grid_are_more_tokens():
+    folder = str(base_folder("qwen2_vl"))
+    plans = [plan_wrap(folder, FRAMES, size, **LINVT) for size in ((48, 80), (32, 48))]
+    assert [plan.tokens_per_frame for plan in plans] == [3 * 5, 2 * 3]
+
+
+def test_what_will_not_fit_is_noted(without_weights: Path):
+    plan = plan_wrap(str(without_weights), 100, SIZE, **{**LINVT, "num_video_tokens": 2048}, max_frames=50)
+    notes = " | ".join(plan.notes)
+    assert "100 frames are more than max_frames=50" in notes
+    assert "2048 video tokens do not fit into the 2048 positions" in notes
+    assert "without LinVT the frames would not fit" in notes
+    plan = plan_wrap(str(without_weights), 1, SIZE, **{**LINVT, "num_video_tokens": 25})
+    assert plan.notes == ("25 frame tokens are no more than 25 video tokens: ask for fewer",)
+
+
+def test_the_command_prints_the_plan_and_writes_nothing(without_weights: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    words = ["wrap", str(without_weights), "--dry-run", "--frames", "7", "--frame-size", "48x80"]
+    assert cli.main([*words, "--num-video-tokens", "6", "--dtype", "float16"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "a frame of 48 x 80 pixels is 25 tokens, 7 frames:" in printed
+    assert "visual tokens 175 6 29 times less" in printed
+    assert "KV cache 134 kB 4.61 kB 29 times less" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+    assert cli.main(["wrap", str(without_weights)]) == 1
+    assert "linvt wrap BASE OUT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["wrap", str(without_weights), "--dry-run", "--frame-size", "48"])
+
+
+# ---- refused: each with the reason, at construction and in the plan
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (text_only, ("no image-text model", "Qwen2-VL")),
+        (audio, ("no image-text model", "Qwen2-VL")),
+        (encoder_decoder, ("no image-text model", "Qwen2-VL")),
+    ],
+)
+def test_a_folder_of_another_kind_of_model_is_refused(make, words, tmp_path: Path):
+    make().save_pretrained(tmp_path)
+    check_refused(lambda: plan_wrap(str(tmp_path)), UnsupportedBaseError, *words)
+    check_refused(lambda: LinVTForVideoQA.from_base(tmp_path, **LINVT), UnsupportedBaseError, *words)
+
+
+def test_an_encoder_decoder_that_reads_pictures_is_refused(tmp_path: Path):
+    config = transformers.Florence2Config()
+    config.save_pretrained(tmp_path)
+    check_refused(lambda: plan_wrap(str(tmp_path)), UnsupportedBaseError, "florence2", "encoder-decoder")
+
+
+def test_a_processor_of_another_base_is_refused(without_weights: Path):
+    other = base_folder("qwen2_vl")
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (without_weights / name).unlink(missing_ok=True)
+        if (other / name).exists():
+            shutil.copy(other / name, without_weights / name)
+    check_refused(lambda: plan_wrap(str(without_weights), **LINVT), LinVTInputError, "another base", "llava")
+
+
+def test_a_config_with_a_value_it_cannot_have_is_refused(without_weights: Path):
+    """It once ended in a traceback out of huggingface_hub."""
+    config = json.loads((without_weights / "config.json").read_text())
+    del config["image_token_index"]
+    (without_weights / "config.json").write_text(json.dumps({**config, "image_token_index": None}))
+    for load in (plan_wrap, LinVTForVideoQA.from_base, LinVTProcessor.from_base):
+        check_refused(lambda load=load: load(str(without_weights)), CheckpointError, "image_token_index")
+
+
+def test_nothing_there_and_wrong_numbers_are_refused(tmp_path: Path, without_weights: Path):
+    check_refused(lambda: plan_wrap(str(tmp_path / "nothing")), CheckpointError, "nothing")
+    check_refused(lambda: plan_wrap(str(without_weights), num_frames=0), LinVTInputError, "num_frames=0")
+    check_refused(lambda: plan_wrap(str(without_weights), frame_size=(3, -1)), LinVTInputError, "width=-1")
