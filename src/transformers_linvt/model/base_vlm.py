@@ -626,13 +626,27 @@ def _flat(features: Any) -> torch.Tensor:
 
 
 def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
-    """What stands at the markers around a picture, where that is the image encoder's to say (Ovis2): `(markers, D)`."""
+    """What stands at the markers around a picture where the image encoder says it (Ovis2): `(markers, D)`."""
     table = getattr(base.base_model, "visual_embeddings_table", None)
     if table is None:
         return None
     # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
     first = table.num_embeddings - base.config.vision_config.num_visual_indicator_tokens
     return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
+
+
+def run_backbone(base: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
+    """The base without its language head: `last_hidden_state`, cache and whatever else the backbone returns."""
+    if base.base_model is not base:
+        return base.base_model(**inputs)
+    # NemotronH Omni is a single module around a language model that has a head already.
+    output = base(**{**inputs, "output_hidden_states": True, "logits_to_keep": 1})
+    return BaseModelOutputWithPast(
+        last_hidden_state=output.hidden_states[-1],
+        past_key_values=output.past_key_values,
+        hidden_states=output.hidden_states if inputs.get("output_hidden_states") else None,
+        attentions=output.attentions,
+    )
 
 
 def forget_positions(base: PreTrainedModel) -> None:
