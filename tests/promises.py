@@ -169,8 +169,7 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
     weights = condensed.outputs.weights.dense()
     assert bool((weights >= 0).all()), "a weight is negative"
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]), atol=1e-5, rtol=0)
-    sent = _flat(prepared["mm_encoder_outputs"]["image"].pooler_output)
-    deep = [_flat(layer) for layer in prepared["mm_encoder_outputs"]["image"].deepstack_features or []]
+    sent, *deep = visuals_sent(prepared)
     assert len(deep) == len(videos[0].deepstack)
     num_tokens, start = model.config.num_video_tokens, 0
     for video, w in zip(videos, weights, strict=True):
@@ -182,6 +181,15 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
             assert bool((by_hand <= v.max(0).values + 1e-5).all() and (by_hand >= v.min(0).values - 1e-5).all())
         start += num_tokens
     assert start == len(sent)
+
+
+def visuals_sent(prepared: Mapping[str, Any]) -> list[torch.Tensor]:
+    """What the base gets, one row per image placeholder: the tokens, and those of every deep layer."""
+    visuals = prepared["mm_encoder_outputs"]["image"]
+    features, layers = visuals.pooler_output, visuals.deepstack_features or []
+    if layers and isinstance(layers[0][0], int):  # Granite 4 Vision: a number and tokens, and nothing but them
+        features, layers = min(layers, key=lambda pair: pair[0])[1], [tokens for _, tokens in layers]
+    return [_flat(features), *map(_flat, layers)]
 
 
 def _flat(features: Any) -> torch.Tensor:

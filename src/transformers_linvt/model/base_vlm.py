@@ -6,6 +6,7 @@ is never subclassed, copied or patched: transformers lets every head accept visu
 (`mm_encoder_outputs`, in `forward` and in `generate`), and that is the only door used.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -137,6 +138,7 @@ FAMILIES: dict[str, Family] = {
     # LLaVA and its relatives, Mistral, Granite, Cohere
     "aya_vision": Family(one_tile={"crop_to_patches": False}),
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
+    "granite4_vision": Family(layout="tiles"),
     "llava_next": Family(layout="tiles"),
     "llava_next_video": Family(layout="tiles"),
     "lighton_ocr": Family(grid="image_sizes"),
@@ -527,8 +529,8 @@ def _frames_as_tiles(base: PreTrainedModel, chunk: Mapping[str, torch.Tensor]) -
 def _tiles_as_frames(base: PreTrainedModel, features: Sequence[torch.Tensor]) -> torch.Tensor:
     """Features of pictures made by `_frames_as_tiles` -> `(frames, tokens_per_frame, D)`, with the repeated ones."""
     _, rows, columns = _smallest_tiling(base)
-    side = base.config.vision_config.image_size // base.config.vision_config.patch_size
-    side = int(side * Fraction(getattr(base.config, "downsample_rate", None) or 1))
+    vision = base.config.vision_config
+    side = tokens_along_tile(vision.image_size, vision.patch_size, getattr(base.config, "downsample_rate", None))
     frames = []
     for picture in features:
         # the picture as a whole, then all tiles line by line, each line of the picture with a token at its end
@@ -536,6 +538,11 @@ def _tiles_as_frames(base: PreTrainedModel, features: Sequence[torch.Tensor]) ->
         lines = lines.unflatten(0, (rows, side, columns * side + 1))[:, :, :-1]
         frames += [whole[None], lines.unflatten(2, (columns, side)).transpose(1, 2).flatten(2, 3).flatten(0, 1)]
     return torch.cat(frames)
+
+
+def tokens_along_tile(pixels: int, patch_size: int, downsample_rate: str | None) -> int:
+    """Tokens along a side of a tile; `downsample_rate` is that of Granite 4 Vision, such as "1/2"."""
+    return int(pixels // patch_size * Fraction(downsample_rate or 1))
 
 
 def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
@@ -580,9 +587,42 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     visual_indicator_features: torch.Tensor | None = None
 
 
+@functools.cache
+def _visuals_in_layers(numbers: tuple[int, ...]) -> type[BaseModelOutputWithPooling]:
+    """The class of what a base finds that adds visual tokens in these layers and nowhere else (Granite 4 Vision)."""
+
+    @dataclass
+    class VisualsInLayers(BaseModelOutputWithPooling):
+        """
+        `pooler_output` has the tokens of all layers side by side, and the base gets them apart.
+
+        generate() repeats and cuts `pooler_output` for beams and chunks, and leaves tokens with a number alone (5.23).
+        """
+
+        @property
+        def deepstack_features(self) -> list[tuple[int, list[torch.Tensor]]]:
+            """Number of each layer and its tokens."""
+            parts = [rows.chunk(len(numbers), dim=-1) for rows in self.pooler_output]
+            return [(number, list(rows)) for number, rows in zip(numbers, zip(*parts, strict=True), strict=True)]
+
+    return VisualsInLayers
+
+
+def numbered_layers(base: PreTrainedModel) -> tuple[int, ...]:
+    """Numbers of the layers to which a base adds visual tokens, in its own order, where it wants to be told them."""
+    config = base.config
+    if (spatial := getattr(config, "spatial_target_layers", None)) is None:
+        return ()
+    return (*(layer for _, layer in config.deepstack_layer_map), *spatial)
+
+
 def pack_visuals(
-    tokens: torch.Tensor, deepstack: Sequence[torch.Tensor], lengths: Sequence[int], container: str
-) -> EncodedVisuals:
+    tokens: torch.Tensor,
+    deepstack: Sequence[torch.Tensor],
+    lengths: Sequence[int],
+    container: str,
+    numbers: tuple[int, ...] = (),
+) -> BaseModelOutputWithPooling:
     """
     Visual tokens of a batch, in placeholder order -> the base's container.
 
@@ -591,7 +631,10 @@ def pack_visuals(
         deepstack: tensors of the same shape, one per deep layer.
         lengths: tokens of each group; a row of the batch holds whole groups. Their sum is `total`.
         container: `"tensor"`, `"list"` or `"tuple"`.
+        numbers: of the deep layers, where the base wants to be told them and adds nothing elsewhere.
     """
+    if numbers:
+        return _visuals_in_layers(numbers)(pooler_output=torch.cat(list(deepstack), -1).split(list(lengths)))
     if container == "tensor":
         # One tensor needs groups of one size; beam search repeats whole groups, so they may not cross rows.
         return EncodedVisuals(pooler_output=tokens.reshape(-1, math.gcd(*lengths), tokens.shape[-1]))
@@ -612,6 +655,10 @@ def _encode(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list
     """What the base's image encoder makes of its inputs: tokens, the same per deep layer, and their container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
     features, layers = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    if (
+        features is None
+    ):  # Granite 4 Vision adds all there is in numbered layers; what enters first stands for the rest
+        features, layers = min(layers, key=lambda pair: pair[0])[1], [tokens for _, tokens in layers]
     return features, list(layers), _container_of(features)
 
 

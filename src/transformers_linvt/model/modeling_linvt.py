@@ -56,6 +56,7 @@ from .base_vlm import (
     forget_positions,
     language_head,
     load_base,
+    numbered_layers,
     pack_visuals,
     run_backbone,
     split_videos,
@@ -451,7 +452,8 @@ class LinVTModel(LinVTPreTrainedModel):
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
-        visuals = pack_visuals(tokens.to(self.get_input_embeddings().weight.dtype), deepstack, lengths, container)
+        tokens = tokens.to(self.get_input_embeddings().weight.dtype)
+        visuals = pack_visuals(tokens, deepstack, lengths, container, numbered_layers(self.base_vlm))
         visuals.visual_indicator_features = visual_indicators(self.base_vlm)
         return {**inputs, "mm_encoder_outputs": {"image": visuals}}
 
