@@ -29,12 +29,12 @@ HEAD = """\
 
 Every image-text architecture of transformers {version} (`AutoModelForImageTextToText`), built tiny with random weights
 from its own configuration and put through `tests/test_bases.py`: of {total}, {supported} are supported, {refused} are
-refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of computing time ({machine}, torch {torch}). No
-released weights were run.
+refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of computing time ({machine}, torch
+{torch}). No released weights were run.
 
 One frame is one tile unless a note says otherwise. "Packed as" is how the base packs the visual tokens of several
-pictures; "tokens" are those of the tiny model's frame, real ones are printed by `linvt wrap --dry-run BASE`; "options" is
-what LinVT gives the image processor so that a frame is one tile. What a note says that a base cannot do, it cannot do
+pictures; "tokens" are those of the tiny model's frame, real ones are printed by `linvt wrap --dry-run BASE`; "options"
+is what LinVT gives the image processor so that a frame is one tile. What a note says that a base cannot do, it cannot do
 without LinVT either; the test of that was left out. Architectures in **bold** are tested in every run of `make test`.
 
 | architecture | status | packed as | tokens | options | notes |
