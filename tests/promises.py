@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, DynamicCache, PreTrainedModel
 
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
@@ -169,7 +169,8 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
     weights = condensed.outputs.weights.dense()
     assert bool((weights >= 0).all()), "a weight is negative"
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]), atol=1e-5, rtol=0)
-    sent, *deep = visuals_sent(prepared)
+    sent = _flat(prepared["mm_encoder_outputs"]["image"].pooler_output)
+    deep = [_flat(layer) for layer in prepared["mm_encoder_outputs"]["image"].deepstack_features or []]
     assert len(deep) == len(videos[0].deepstack)
     num_tokens, start = model.config.num_video_tokens, 0
     for video, w in zip(videos, weights, strict=True):
@@ -183,16 +184,9 @@ def check_tokens_are_averages(model: LinVTForVideoQA, inputs: Mapping[str, Any])
     assert start == len(sent)
 
 
-def visuals_sent(prepared: Mapping[str, Any]) -> list[torch.Tensor]:
-    """What the base gets, one row per image placeholder: the tokens, and those of every deep layer."""
-    visuals = prepared["mm_encoder_outputs"]["image"]
-    features, layers = visuals.pooler_output, visuals.deepstack_features or []
-    if layers and isinstance(layers[0][0], int):  # Granite 4 Vision: a number and tokens, and nothing but them
-        features, layers = min(layers, key=lambda pair: pair[0])[1], [tokens for _, tokens in layers]
-    return [_flat(features), *map(_flat, layers)]
-
-
 def _flat(features: Any) -> torch.Tensor:
+    if isinstance(features, tuple) and isinstance(features[0], int):
+        features = features[1]  # Granite 4 Vision: behind the number of their layer
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.flatten(0, -2)
@@ -307,6 +301,9 @@ def check_generation(model: LinVTForVideoQA, inputs: Mapping[str, Any], num_toke
     for step, (a, b) in enumerate(zip(cached.logits, uncached.logits, strict=True)):
         assert relative_difference(a, b) < 1e-4, f"logits with and without cache differ at step {step}"
     output = model(**inputs, use_cache=True)
+    if output.past_key_values is None:  # Granite 4 Vision begins no cache itself, also without LinVT (5.23)
+        cache = DynamicCache(config=model.base_vlm.config.get_text_config())
+        output = model(**inputs, use_cache=True, past_key_values=cache)
     mask = inputs["attention_mask"]
     # Qwen2-VL after a picture takes the whole mask for that of the new token (5.23), also without LinVT.
     padded = not bool(mask.all())
@@ -468,11 +465,13 @@ def language_linears(model: LinVTForVideoQA) -> list[str]:
     """Names of the linear layers of the language model: not those of the vision tower, of LinVT or the head."""
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
     head = model.get_output_embeddings()
-    return [
+    linears = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(decoder) and module is not head
     ]
+    # An indexer (GLM-5, MiniMax-M3) chooses what is attended to and gets no gradient, from a video or from text.
+    return [name for name in linears if ".indexer." not in name]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

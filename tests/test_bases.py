@@ -43,7 +43,6 @@ from promises import (
     relative_difference,
     stir,
     user,
-    visuals_sent,
     wrapped,
 )
 from tiny_bases import build, build_model
@@ -210,7 +209,9 @@ def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_oth
 
 def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
     """What the base gets, one row per image placeholder."""
-    rows = visuals_sent(family.model.model.prepare(**inputs)[0])[0]
+    prepared, _ = family.model.model.prepare(**inputs)
+    features = prepared["mm_encoder_outputs"]["image"].pooler_output
+    rows = torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
     assert len(rows) == int((inputs["input_ids"] == family.base.config.image_token_id).sum())
     return rows
 

@@ -80,6 +80,8 @@ MISTRAL_TOKENS = (
     "[IMG_BREAK]",
     "[IMG_END]",
 )
+# generate() passes the positions; two lines of text in one batch show it on the base alone
+COUNTS_PADDING = "forward() without position_ids counts padding as positions, and attention scales by their logarithm"
 PIXTRAL = {"model_type": "pixtral", "image_size": 96}
 # What a language model multiplies by; 1.0 behind the head, so that hidden states times the head are the logits.
 GRANITE_SCALES = {
@@ -259,6 +261,11 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=15,
         token_grid=(3, 5),
         needs=("torchvision",),
+        cannot={
+            "test_a_row_of_a_batch_is_the_row_alone": COUNTS_PADDING,
+            "test_rows_with_different_visuals_are_the_rows_alone": COUNTS_PADDING,
+            "test_generation_with_and_without_cache_and_by_hand_agree": COUNTS_PADDING,
+        },
     ),
     "lighton_ocr": BaseSpec(
         config_class="LightOnOcrConfig",
@@ -301,7 +308,10 @@ SPECS: dict[str, BaseSpec] = {
                 "intermediate_size": 44,
                 "cross_attention_frequency": 1,
                 "use_qformer_text_input": False,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
             },
+            "projector_dropout": 0.0,  # a loss while training is compared with one without
             "image_token_index": TokenId("<image>"),
             "vision_feature_select_strategy": "full",
             "image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]],

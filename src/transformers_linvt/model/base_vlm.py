@@ -6,7 +6,6 @@ is never subclassed, copied or patched: transformers lets every head accept visu
 (`mm_encoder_outputs`, in `forward` and in `generate`), and that is the only door used.
 """
 
-import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -587,27 +586,6 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     visual_indicator_features: torch.Tensor | None = None
 
 
-@functools.cache
-def _visuals_in_layers(numbers: tuple[int, ...]) -> type[BaseModelOutputWithPooling]:
-    """The class of what a base finds that adds visual tokens in these layers and nowhere else (Granite 4 Vision)."""
-
-    @dataclass
-    class VisualsInLayers(BaseModelOutputWithPooling):
-        """
-        `pooler_output` has the tokens of all layers side by side, and the base gets them apart.
-
-        generate() repeats and cuts `pooler_output` for beams and chunks, and leaves tokens with a number alone (5.23).
-        """
-
-        @property
-        def deepstack_features(self) -> list[tuple[int, list[torch.Tensor]]]:
-            """Number of each layer and its tokens."""
-            parts = [rows.chunk(len(numbers), dim=-1) for rows in self.pooler_output]
-            return [(number, list(rows)) for number, rows in zip(numbers, zip(*parts, strict=True), strict=True)]
-
-    return VisualsInLayers
-
-
 def numbered_layers(base: PreTrainedModel) -> tuple[int, ...]:
     """Numbers of the layers to which a base adds visual tokens, in its own order, where it wants to be told them."""
     config = base.config
@@ -622,7 +600,7 @@ def pack_visuals(
     lengths: Sequence[int],
     container: str,
     numbers: tuple[int, ...] = (),
-) -> BaseModelOutputWithPooling:
+) -> EncodedVisuals:
     """
     Visual tokens of a batch, in placeholder order -> the base's container.
 
@@ -631,18 +609,16 @@ def pack_visuals(
         deepstack: tensors of the same shape, one per deep layer.
         lengths: tokens of each group; a row of the batch holds whole groups. Their sum is `total`.
         container: `"tensor"`, `"list"` or `"tuple"`.
-        numbers: of the deep layers, where the base wants to be told them and adds nothing elsewhere.
+        numbers: of the deep layers, where the base wants to be told them.
     """
-    if numbers:
-        return _visuals_in_layers(numbers)(pooler_output=torch.cat(list(deepstack), -1).split(list(lengths)))
     if container == "tensor":
         # One tensor needs groups of one size; beam search repeats whole groups, so they may not cross rows.
         return EncodedVisuals(pooler_output=tokens.reshape(-1, math.gcd(*lengths), tokens.shape[-1]))
     pack = tuple if container == "tuple" else list
-    return EncodedVisuals(
-        pooler_output=pack(tokens.split(list(lengths))),
-        deepstack_features=[pack(layer.split(list(lengths))) for layer in deepstack] or None,
-    )
+    layers: list[Any] = [pack(layer.split(list(lengths))) for layer in deepstack]
+    if numbers:
+        layers = list(zip(numbers, layers, strict=True))
+    return EncodedVisuals(pooler_output=pack(tokens.split(list(lengths))), deepstack_features=layers or None)
 
 
 def encode_pictures(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor], str]:
