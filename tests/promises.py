@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, DynamicCache, PreTrainedModel
 
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
@@ -194,7 +194,9 @@ def sent_visuals(model: LinVTForVideoQA, prepared: Mapping[str, Any]) -> tuple[t
     """What the base gets at the placeholders, one row each, and the same per deep layer, however it gets them."""
     if (encoded := prepared.get("mm_encoder_outputs")) is not None:
         visuals = encoded["image"]
-        return flat_rows(visuals.pooler_output), [flat_rows(layer) for layer in visuals.deepstack_features or []]
+        # Granite 4 Vision's deep layers stand behind the number of their layer.
+        layers = [one[1] if isinstance(one[0], int) else one for one in visuals.deepstack_features or []]
+        return flat_rows(visuals.pooler_output), [flat_rows(layer) for layer in layers]
     return prepared["inputs_embeds"][prepared["input_ids"] == model.config.image_token_id], []
 
 
@@ -315,6 +317,9 @@ def check_generation(
         for step, (a, b) in enumerate(zip(cached.logits, uncached.logits, strict=True)):
             assert relative_difference(a, b) < 1e-4, f"logits with and without cache differ at step {step}"
     output = model(**inputs, use_cache=True)
+    if output.past_key_values is None:  # Granite 4 Vision begins no cache itself, also without LinVT (5.23)
+        cache = DynamicCache(config=model.base_vlm.config.get_text_config())
+        output = model(**inputs, use_cache=True, past_key_values=cache)
     mask, positions = inputs["attention_mask"], model.model.prepare(**inputs)[0].get("position_ids")
     # Qwen2-VL after a picture takes the whole mask for that of the new token (5.23), also without LinVT.
     padded = not bool(mask.all())

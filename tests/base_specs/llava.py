@@ -1,6 +1,6 @@
 """Tiny bases, as data: LLaVA and its relatives, Mistral and Pixtral, Granite and Cohere."""
 
-from .spec import BaseSpec, TokenId, text_config, vision_config
+from .spec import CHATML_TOKENS, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
 # Pictures before the text, whatever the order of the items, as LLaVA 1.5's own template has it.
@@ -65,6 +65,30 @@ LLAMA_IDS = {
     "bos_token_id": TokenId("<s>"),
     "eos_token_id": TokenId("</s>"),
     "pad_token_id": TokenId("<pad>"),
+}
+MISTRAL_IDS = {
+    "bos_token_id": TokenId("<s>"),
+    "eos_token_id": TokenId("</s>"),
+    "pad_token_id": TokenId("<pad>"),
+}
+MISTRAL_TOKENS = (
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[IMG]",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+)
+# generate() passes the positions; two lines of text in one batch show it on the base alone
+COUNTS_PADDING = "forward() without position_ids counts padding as positions, and attention scales by their logarithm"
+PIXTRAL = {"model_type": "pixtral", "image_size": 96}
+# What a language model multiplies by; 1.0 behind the head, so that hidden states times the head are the logits.
+GRANITE_SCALES = {
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.25,
+    "logits_scaling": 1.0,
 }
 # A picture is shrunk to the shorter side, and its middle is what CLIP sees.
 CLIP_24 = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
@@ -176,6 +200,167 @@ SPECS: dict[str, BaseSpec] = {
         one_tile={"return_legacy_image_output": False},
         tokens_per_frame=16,
         token_grid=(4, 4),
+    ),
+    "mistral3": BaseSpec(
+        config_class="Mistral3Config",
+        config={
+            "text_config": text_config(model_type="mistral", **MISTRAL_IDS, head_dim=16, sliding_window=None),
+            "vision_config": vision_config(**PIXTRAL),
+            "image_token_index": TokenId("[IMG]"),
+        },
+        processor_class="PixtralProcessor",
+        image_processor_class="PixtralImageProcessorPil",
+        image_processor={"size": {"longest_edge": 96}, "patch_size": 8},
+        processor={"patch_size": 8, "spatial_merge_size": 2},
+        chat_template=MISTRAL_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=MISTRAL_TOKENS,
+        adds_bos=True,
+        # no whole number of tokens: resized to 48 x 80
+        frame_size=(40, 72),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+    "mistral_large4": BaseSpec(
+        config_class="MistralLarge4Config",
+        config={
+            "text_config": text_config(
+                **MISTRAL_IDS,
+                num_key_value_heads=4,
+                final_logit_softcapping=1e4,
+                moe_intermediate_size=20,
+                n_routed_experts=3,
+                num_experts_per_tok=2,
+                kv_lora_rank=14,
+                qk_rope_head_dim=8,
+                qk_nope_head_dim=6,
+                v_head_dim=10,
+                index_n_heads=2,
+                index_head_dim=12,
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "rope_theta": 1e4,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 512,
+                    "attention_factor": 1.0,
+                },
+            ),
+            "vision_config": vision_config(**PIXTRAL),
+            "image_token_index": TokenId("[IMG]"),
+        },
+        processor_class="PixtralProcessor",
+        image_processor_class="PixtralImageProcessorPil",
+        image_processor={"size": {"longest_edge": 96}, "patch_size": 8},
+        processor={"patch_size": 8, "spatial_merge_size": 2},
+        chat_template=MISTRAL_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=MISTRAL_TOKENS,
+        adds_bos=True,
+        frame_size=(40, 72),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+        cannot={
+            "test_a_row_of_a_batch_is_the_row_alone": COUNTS_PADDING,
+            "test_rows_with_different_visuals_are_the_rows_alone": COUNTS_PADDING,
+            "test_generation_with_and_without_cache_and_by_hand_agree": COUNTS_PADDING,
+        },
+    ),
+    "lighton_ocr": BaseSpec(
+        config_class="LightOnOcrConfig",
+        config={
+            "text_config": text_config(model_type="qwen3", hidden_size=52, head_dim=16),
+            "vision_config": vision_config(**PIXTRAL),
+            "image_token_id": TokenId("<|image_pad|>"),
+        },
+        processor_class="LightOnOcrProcessor",
+        image_processor_class="PixtralImageProcessorPil",
+        image_processor={"size": {"longest_edge": 96}, "patch_size": 8},
+        processor={"patch_size": 8, "spatial_merge_size": 2},
+        chat_template=chat_template("<|image_pad|>"),
+        named_tokens=CHATML_TOKENS,
+        tokenizer_attributes={
+            "image_token": "<|image_pad|>",
+            "image_break_token": "<|vision_pad|>",
+            "image_end_token": "<|vision_end|>",
+        },
+        special_tokens=("<|im_start|>",),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+    ),
+    "granite4_vision": BaseSpec(
+        config_class="Granite4VisionConfig",
+        config={
+            "text_config": text_config(num_hidden_layers=5, hidden_size=56, **GRANITE_SCALES),
+            # the projector has a head for every 64 channels
+            "vision_config": vision_config(
+                model_type="siglip_vision_model",
+                hidden_size=64,
+                num_attention_heads=4,
+                num_hidden_layers=3,
+                image_size=64,
+                vision_use_head=False,
+            ),
+            "qformer_config": {
+                "model_type": "blip_2_qformer",
+                "num_hidden_layers": 1,
+                "intermediate_size": 44,
+                "cross_attention_frequency": 1,
+                "use_qformer_text_input": False,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            "projector_dropout": 0.0,  # a loss while training is compared with one without
+            "image_token_index": TokenId("<image>"),
+            "vision_feature_select_strategy": "full",
+            "image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]],
+            "downsample_rate": "1/2",
+            "deepstack_layer_map": [[1, 2], [-1, 0]],
+            "spatial_vision_layer": -1,
+            "spatial_target_layers": [1, 3, 4],
+        },
+        processor_class="Granite4VisionProcessor",
+        image_processor_class="LlavaNextImageProcessorPil",
+        image_processor={
+            "size": {"height": 64, "width": 64},
+            "crop_size": {"height": 64, "width": 64},
+            "image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]],
+        },
+        processor={"patch_size": 8, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"},
+        chat_template=chat_template("<image>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=("<|im_start|>", "<image>"),
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+    ),
+    "granite_docling": BaseSpec(
+        config_class="GraniteDoclingConfig",
+        config={
+            "text_config": text_config(hidden_size=52, num_attention_heads=2, num_key_value_heads=1, **GRANITE_SCALES),
+            "vision_config": vision_config(
+                image_size=48, patch_size=4, out_hidden_size=52, scale_factor=4, deepstack_visual_indexes=[0, 1]
+            ),
+            "image_token_id": TokenId("<image>"),
+            "pad_token_id": TokenId("<|endoftext|>"),
+        },
+        processor_class="GraniteDoclingProcessor",
+        image_processor_class="GraniteDoclingImageProcessorPil",
+        image_processor={"size": {"height": 48, "width": 48}, "max_patches": 4},
+        processor={"image_seq_len": 9},
+        chat_template=chat_template("<image>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=(
+            "<|im_start|>",
+            "<image>",
+            "<fake_token_around_image>",
+            "<global-img>",
+            *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
+        ),
+        one_tile={"crop_to_patches": False},
+        frame_nesting="per_frame",
+        tokens_per_frame=9,
+        token_grid=(3, 3),
     ),
     "aya_vision": BaseSpec(
         config_class="AyaVisionConfig",

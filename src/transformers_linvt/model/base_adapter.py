@@ -35,6 +35,7 @@ from .base_vlm import (
     flat_rows,
     language_head,
     load_base,
+    numbered_layers,
     pack_visuals,
     visual_indicators,
     visual_width,
@@ -143,7 +144,7 @@ class BaseAdapter:
             container: as [`encode`] named it.
             inputs: everything else, without what pictures were encoded from.
         """
-        visuals = pack_visuals(tokens, deepstack, lengths, container)
+        visuals = pack_visuals(tokens, deepstack, lengths, container, numbered_layers(base))
         visuals.visual_indicator_features = visual_indicators(base)
         return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
 

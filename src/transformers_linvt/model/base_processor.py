@@ -26,7 +26,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .base_vlm import Family, family_of, lay_out_frames
+from .base_vlm import Family, family_of, lay_out_frames, tokens_along_tile
 from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 
 
@@ -263,7 +263,11 @@ def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray
         family: traits of the base's architecture.
         frame: array `(height, width, 3)`, uint8, RGB.
     """
-    written = processor.replace_image_token(frame_inputs(processor, family, [frame]), image_idx=0)
+    inputs = frame_inputs(processor, family, [frame])
+    if family.layout == "tiles":  # the processor would count a picture's other tiles as well
+        pixels, rate = inputs["pixel_values"].shape[-1], getattr(processor, "downsample_rate", None)
+        return tokens_along_tile(pixels, processor.patch_size, rate) ** 2
+    written = processor.replace_image_token(inputs, image_idx=0)
     return written.count(VisualMarkers.of(processor, family).token)
 
 
@@ -321,6 +325,8 @@ def frame_inputs(
     accepted = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
     defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
     fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
+    if family.fits_whole_tokens:
+        fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
     inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
     for name, value in family.one_tile_outputs.items():
         given = inputs.pop(name, None)

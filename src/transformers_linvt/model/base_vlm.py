@@ -47,6 +47,8 @@ class Family:
     layout: Literal["frame", "grid", "molmo2", "tiles"] = "frame"
     # The input that says how many rows and columns of patches a picture has, as its last two numbers.
     grid: str = "image_grid_thw"
+    # Whether the base's processor, and not its image processor, knows the `patch_size` that becomes one token.
+    fits_whole_tokens: bool = False
     # Whether pixel_values holds all patches side by side, as one strip of pixels, instead of one patch per row.
     is_strip: bool = False
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
@@ -148,8 +150,13 @@ FAMILIES: dict[str, Family] = {
     # LLaVA and its relatives, Mistral, Granite, Cohere
     "aya_vision": Family(one_tile={"crop_to_patches": False}),
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
+    "granite4_vision": Family(layout="tiles"),
     "llava_next": Family(layout="tiles"),
     "llava_next_video": Family(layout="tiles"),
+    "lighton_ocr": Family(grid="image_sizes"),
+    "mistral3": Family(grid="image_sizes", fits_whole_tokens=True),
+    "mistral_large4": Family(grid="image_sizes", fits_whole_tokens=True),
+    "granite_docling": Family(one_tile={"crop_to_patches": False}, nesting="per_frame"),
     "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),
@@ -534,8 +541,8 @@ def _frames_as_tiles(base: PreTrainedModel, chunk: Mapping[str, torch.Tensor]) -
 def _tiles_as_frames(base: PreTrainedModel, features: Sequence[torch.Tensor]) -> torch.Tensor:
     """Features of pictures made by `_frames_as_tiles` -> `(frames, tokens_per_frame, D)`, with the repeated ones."""
     _, rows, columns = _smallest_tiling(base)
-    side = base.config.vision_config.image_size // base.config.vision_config.patch_size
-    side = int(side * Fraction(getattr(base.config, "downsample_rate", None) or 1))
+    vision = base.config.vision_config
+    side = tokens_along_tile(vision.image_size, vision.patch_size, getattr(base.config, "downsample_rate", None))
     frames = []
     for picture in features:
         # the picture as a whole, then all tiles line by line, each line of the picture with a token at its end
@@ -543,6 +550,11 @@ def _tiles_as_frames(base: PreTrainedModel, features: Sequence[torch.Tensor]) ->
         lines = lines.unflatten(0, (rows, side, columns * side + 1))[:, :, :-1]
         frames += [whole[None], lines.unflatten(2, (columns, side)).transpose(1, 2).flatten(2, 3).flatten(0, 1)]
     return torch.cat(frames)
+
+
+def tokens_along_tile(pixels: int, patch_size: int, downsample_rate: str | None) -> int:
+    """Tokens along a side of a tile; `downsample_rate` is that of Granite 4 Vision, such as "1/2"."""
+    return int(pixels // patch_size * Fraction(downsample_rate or 1))
 
 
 def _smallest_tiling(base: PreTrainedModel) -> tuple[tuple[int, int], int, int]:
@@ -583,11 +595,24 @@ class EncodedVisuals(BaseModelOutputWithPooling):
     """What the base finds in `mm_encoder_outputs["image"]`: tokens in placeholder order, in its own container."""
 
     deepstack_features: list | None = None
+    router_logits: torch.Tensor | None = None  # of Granite Docling, which reads them whatever they are
     visual_indicator_features: torch.Tensor | None = None
 
 
+def numbered_layers(base: PreTrainedModel) -> tuple[int, ...]:
+    """Numbers of the layers to which a base adds visual tokens, in its own order, where it wants to be told them."""
+    config = base.config
+    if (spatial := getattr(config, "spatial_target_layers", None)) is None:
+        return ()
+    return (*(layer for _, layer in config.deepstack_layer_map), *spatial)
+
+
 def pack_visuals(
-    tokens: torch.Tensor, deepstack: Sequence[torch.Tensor], lengths: Sequence[int], container: str
+    tokens: torch.Tensor,
+    deepstack: Sequence[torch.Tensor],
+    lengths: Sequence[int],
+    container: str,
+    numbers: tuple[int, ...] = (),
 ) -> EncodedVisuals:
     """
     Visual tokens of a batch, in placeholder order -> the base's container.
@@ -597,21 +622,26 @@ def pack_visuals(
         deepstack: tensors of the same shape, one per deep layer.
         lengths: tokens of each group; a row of the batch holds whole groups. Their sum is `total`.
         container: `"tensor"`, `"list"` or `"tuple"`.
+        numbers: of the deep layers, where the base wants to be told them.
     """
     if container == "tensor":
         # One tensor needs groups of one size; beam search repeats whole groups, so they may not cross rows.
         return EncodedVisuals(pooler_output=tokens.reshape(-1, math.gcd(*lengths), tokens.shape[-1]))
     pack = tuple if container == "tuple" else list
-    return EncodedVisuals(
-        pooler_output=pack(tokens.split(list(lengths))),
-        deepstack_features=[pack(layer.split(list(lengths))) for layer in deepstack] or None,
-    )
+    layers: list[Any] = [pack(layer.split(list(lengths))) for layer in deepstack]
+    if numbers:
+        layers = list(zip(numbers, layers, strict=True))
+    return EncodedVisuals(pooler_output=pack(tokens.split(list(lengths))), deepstack_features=layers or None)
 
 
 def encode_images(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
     """What the base's image encoder makes of its inputs: tokens, the same per deep layer, and their container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
     features, layers = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    if (
+        features is None
+    ):  # Granite 4 Vision adds all there is in numbered layers; what enters first stands for the rest
+        features, layers = min(layers, key=lambda pair: pair[0])[1], [tokens for _, tokens in layers]
     return features, list(layers), _container_of(features)
 
 
