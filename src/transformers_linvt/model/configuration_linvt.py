@@ -29,17 +29,18 @@ TOKENIZER_FIELDS = (
 )
 
 
-def attention_implementations(config: PreTrainedConfig) -> dict[str, Any]:
+def implementations_of(config: PreTrainedConfig, kind: str) -> dict[str, Any]:
     """
-    The attention implementation of a config and of all its sub-configs, in the nested form that transformers accepts.
+    The implementation of "attn" or "experts" in a config and all its sub-configs, in the nested form of transformers.
 
     Needed because building a composite config around a *live* base config would otherwise reset the implementation of
-    every part of the base to None, and with it the causal mask of its language model.
+    every part of the base to None: without one for attention its language model has no causal mask, and without one
+    for experts a mixture of experts runs them one by one.
     """
-    implementations: dict[str, Any] = {"": config._attn_implementation}
+    implementations: dict[str, Any] = {"": getattr(config, f"_{kind}_implementation")}
     for name in config.sub_configs:
         if (sub_config := getattr(config, name, None)) is not None:
-            implementations[name] = attention_implementations(sub_config)
+            implementations[name] = implementations_of(sub_config, kind)
     return implementations
 
 
@@ -96,11 +97,12 @@ class LinVTConfig(PreTrainedConfig):
     frames_per_chunk: int = 32  # frames that go through the vision tower at once, which bounds its memory: ours
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.base_config, PreTrainedConfig) and "attn_implementation" not in kwargs:
-            kwargs["attn_implementation"] = {
-                "": self.base_config._attn_implementation,
-                "base_config": attention_implementations(self.base_config),
-            }
+        if isinstance(self.base_config, PreTrainedConfig):
+            for kind in ("attn", "experts"):
+                if f"{kind}_implementation" not in kwargs:
+                    of_base = implementations_of(self.base_config, kind)
+                    own = of_base[""] if kind == "attn" else None  # there are no experts outside the base
+                    kwargs[f"{kind}_implementation"] = {"": own, "base_config": of_base}
         super().__post_init__(**kwargs)
         self.pooling_scales = tuple(self.pooling_scales)
         self._check_numbers()
