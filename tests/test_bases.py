@@ -67,6 +67,8 @@ OTHERS = [pytest.param(name, marks=pytest.mark.bases) for name in ALL_BASES if n
 def family(request: pytest.FixtureRequest) -> Wrapped:
     if missing := [package for package in ALL_BASES[request.param].needs if find_spec(package) is None]:
         pytest.skip(f"{request.param} needs {', '.join(missing)}: make test-bases installs it")
+    if reason := ALL_BASES[request.param].cannot.get(request.node.originalname):
+        pytest.skip(f"{request.param} cannot do this without LinVT either: {reason}")
     return wrapped(request.param)
 
 

@@ -97,6 +97,7 @@ DENIED = {
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
+    "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
 }
 
 
