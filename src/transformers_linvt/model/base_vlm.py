@@ -186,6 +186,7 @@ FAMILIES: dict[str, Family] = {
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
     "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
+    "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
     "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
 }
 
