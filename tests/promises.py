@@ -85,7 +85,7 @@ class Wrapped:
     def inputs(self, *conversations: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
         """Model inputs of one conversation, or of several as one left-padded batch."""
         batch = list(conversations) if len(conversations) > 1 else conversations[0]
-        return dict(self.processor.apply_chat_template(batch, **{**CHAT, **kwargs}))
+        return dict(self.processor.apply_chat_template(batch, **{**CHAT, **ALL_BASES[self.name].chat, **kwargs}))
 
 
 def clip(name: str, num_frames: int, seed: int = 0) -> VideoFrames:
@@ -456,10 +456,15 @@ def check_sft_moves_linvt(family: Wrapped, output_dir: Path, with_lora: bool = F
 
 
 def language_linears(model: LinVTForVideoQA) -> list[str]:
-    """Names of the linear layers of the language model: not those of the vision tower, of LinVT or the head."""
+    """
+    Names of the linear layers of the language model: not those of the vision tower, of LinVT or the head, nor of an
+    indexer, which picks the positions to attend to: a choice has no gradient.
+    """
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
     return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(decoder)
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(decoder) and ".indexer." not in name
     ]
 
 

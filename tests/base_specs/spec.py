@@ -56,7 +56,9 @@ class BaseSpec:
         type_ids (`str`, *optional*): Name of the type-id input of the model.
         parts (`dict[str, tuple[str, dict]]`): Further parts of the processor: name of the argument, class in
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
+        chat (`dict`): Options of a call, without which the base's processor leaves out what its own model asks for.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
+        cannot (`dict[str, str]`): Tests that ask for what the family cannot do without LinVT either, with the reason.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
     """
 
@@ -81,7 +83,9 @@ class BaseSpec:
     token_grid: tuple[int, int] = (0, 0)
     type_ids: str | None = None
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    chat: Mapping[str, Any] = field(default_factory=dict)
     model_class: str | None = None
+    cannot: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
 
 

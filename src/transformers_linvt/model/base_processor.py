@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, processing_utils
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+    processing_utils,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -169,6 +177,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     kwargs.pop("backend", None)
     loaders = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
+        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(source, **kwargs),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(source, backend="pil", **kwargs),
         "video_processor": lambda: NoVideoProcessor(VideoProcessorMixin.get_video_processor_dict(source, **kwargs)[0]),
     }

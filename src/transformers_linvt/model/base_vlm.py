@@ -40,6 +40,8 @@ class Family:
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
+    # Whether everything at picture placeholders is placed by a grid, whatever the type ids say: a video needs one too.
+    video_has_grid: bool = False
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
 
@@ -65,6 +67,19 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(**_MROPE),
     "qwen3_vl_moe": Family(**_MROPE),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    # Qwen after Qwen3-VL, and the families that take their pictures the same way
+    "cohere_compass": Family(**_MROPE),
+    "cosmos3_edge": Family(**_MROPE),
+    "cosmos3_omni": Family(**_MROPE),
+    "dots3_note": Family(layout="grid"),
+    "exaone4_5": Family(layout="grid"),
+    "hyperclovax_vision_v2": Family(layout="grid"),
+    "lfm3_vl": Family(layout="grid"),
+    "qwen2_5_omni_thinker": Family(layout="grid", video_has_grid=True),
+    "qwen3_5": Family(**_MROPE),
+    "qwen3_5_moe": Family(**_MROPE),
+    "qwen3_omni_moe_thinker": Family(layout="grid", video_has_grid=True),
+    "qwen4_exp": Family(**_MROPE),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -410,6 +425,28 @@ def _flat(features: Any) -> torch.Tensor:
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
+
+
+def grids_with_videos(
+    base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, picture_grids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Patch grids of pictures and videos in placeholder order; a video is a strip that is one token high.
+
+    Args:
+        base: the base model.
+        is_video (`torch.Tensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a picture's.
+        num_video_tokens: tokens of a video.
+        picture_grids (`torch.Tensor` of shape `(num_pictures, 3)`, *optional*): of the pictures alone.
+    """
+    merge = base.config.vision_config.spatial_merge_size
+    strip = torch.tensor([1, merge, merge * num_video_tokens], device=is_video.device)
+    pictures = iter(() if picture_grids is None else picture_grids.to(is_video.device))
+    kinds, grids, place = is_video.tolist(), [], 0
+    while place < len(kinds):
+        grids.append(strip if kinds[place] else next(pictures))
+        place += int(grids[-1].prod()) // merge**2
+    return torch.stack(grids)
 
 
 def forget_positions(base: PreTrainedModel) -> None:

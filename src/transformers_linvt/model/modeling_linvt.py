@@ -50,8 +50,10 @@ from .base_vlm import (
     encode_frames,
     encode_pictures,
     encoder_inputs,
+    family_of,
     fingerprint_weights,
     forget_positions,
+    grids_with_videos,
     load_base,
     pack_visuals,
     split_videos,
@@ -440,6 +442,10 @@ class LinVTModel(LinVTPreTrainedModel):
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
         consumed = set(encoder_inputs(self.base_vlm, inputs)) - {"image_grid_thw"}
         inputs = {name: value for name, value in inputs.items() if name not in consumed}
+        if family_of(self.base_vlm.config.model_type).video_has_grid:
+            grids = inputs.get("image_grid_thw")
+            num_tokens = self.config.num_video_tokens
+            inputs["image_grid_thw"] = grids_with_videos(self.base_vlm, is_video, num_tokens, grids)
         if inputs.get("image_grid_thw") is None:
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]

@@ -1015,10 +1015,12 @@ class LinVTProcessor(ProcessorMixin):
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
         base = self.base_processor
-        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
+        value = family_of(self.base_model_type).video_type_id
+        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
+        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids or value == 0):
             return {}
         types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if (value := family_of(self.base_model_type).video_type_id) != 1:
+        if value != 1:
             types = [
                 [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
                 for rows in zip(types, video_mask, strict=True)
