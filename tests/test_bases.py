@@ -170,6 +170,13 @@ def test_rows_with_different_visuals_are_the_rows_alone(family: Wrapped):
     check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+def test_a_picture_keeps_its_positions_beside_the_video_of_another_row(name: str):
+    family = wrapped(name)
+    rows = [user(family.picture(), OTHER_QUESTION), user(family.clip(4, 2), QUESTION)]
+    check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
+
+
 def test_frames_in_chunks_are_the_frames_at_once(family: Wrapped, one: dict[str, Any]):
     logits = {}
     for frames_per_chunk in (1, 2, 100):

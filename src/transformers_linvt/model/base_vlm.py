@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
@@ -88,6 +88,8 @@ DENIED = {
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
+    "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
+    "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
 }
 
 
@@ -110,7 +112,7 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        return _from_pretrained(name_or_path, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -127,6 +129,20 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
                 "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
             ) from error
         raise
+
+
+def _from_pretrained(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+        config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in hub if name in kwargs})
+        if not hasattr(config, "thinker_config"):
+            raise
+        # Qwen Omni: the part that thinks is the image-text model, the rest of the checkpoint is its voice.
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, config=config.thinker_config, **kwargs)
 
 
 def check_base(base: nn.Module) -> None:

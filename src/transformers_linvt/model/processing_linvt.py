@@ -1448,7 +1448,8 @@ def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mappin
         config = AutoConfig.from_pretrained(source, **hub_arguments)
     except (OSError, ValueError):
         return model_type_of(processor)
-    return getattr(config, "base_config", config).model_type  # what is there may be a model with LinVT already
+    config = getattr(config, "base_config", config)  # what is there may be a model with LinVT already
+    return getattr(config, "thinker_config", config).model_type  # a voice (Qwen Omni) is left out
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:
