@@ -4,6 +4,7 @@ The seam by itself: which models are refused as a base and why, and its pieces a
 The refused models are tiny and built in memory; a reason is part of every refusal.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import nn
 
 from base_specs import BASES
 from promises import LINVT, check_refused
-from tiny_bases import build_model
-from transformers_linvt import LinVTForVideoQA, LinVTInputError, UnsupportedBaseError
+from tiny_bases import build_model, build_processor
+from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_vlm import (
     DENIED,
@@ -28,6 +29,8 @@ from transformers_linvt.model.base_vlm import (
     encoder_inputs,
     family_of,
     fingerprint_weights,
+    grids_with_videos,
+    load_base,
     pack_visuals,
     split_videos,
 )
@@ -137,6 +140,29 @@ def test_a_refused_base_is_left_as_it_was():
 @pytest.mark.parametrize("name", BASES)
 def test_the_nine_families_are_accepted(name: str):
     check_base(build_model(name))
+
+
+@pytest.mark.parametrize("family", ["Qwen2_5Omni", "Qwen3OmniMoe"])
+def test_of_a_model_that_speaks_the_thinker_is_the_base(family: str, tmp_path: Path):
+    name = {"Qwen2_5Omni": "qwen2_5_omni_thinker", "Qwen3OmniMoe": "qwen3_omni_moe_thinker"}[family]
+    thinker = build_model(name)
+    config = getattr(transformers, f"{family}Config")(
+        thinker_config=thinker.config.to_dict(), enable_audio_output=False
+    )
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    whole.thinker.load_state_dict(thinker.state_dict())
+    check_refused(lambda: check_base(whole), UnsupportedBaseError, "model.thinker")
+    whole.save_pretrained(tmp_path / "base")
+    build_processor(name).save_pretrained(tmp_path / "base")
+
+    base = load_base(str(tmp_path / "base"))
+    assert base.config.model_type == name
+    assert not changed_weights(base, fingerprint_weights(thinker))
+    assert LinVTProcessor.from_base(tmp_path / "base").base_model_type == name
+    model = LinVTForVideoQA.from_base(tmp_path / "base", **LINVT)
+    model.save_pretrained(tmp_path / "linvt")
+    again = LinVTForVideoQA.from_pretrained(tmp_path / "linvt")
+    assert not changed_weights(again, fingerprint_weights(model))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,6 +307,15 @@ def test_other_containers_have_one_entry_per_row_and_layer(container: str, kind:
 
 def test_no_deep_layers_are_none():
     assert pack_visuals(TOKENS, [], [10], "list").deepstack_features is None
+
+
+def test_a_video_is_a_strip_among_the_grids_of_pictures():
+    """Two pictures of 2 x 3 and 1 x 2 tokens, of four patches each, and two videos of 5 tokens."""
+    base = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2)))
+    pictures, strip = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10]
+    is_video = torch.tensor([0] * 6 + [1] * 10 + [0] * 2).bool()
+    assert grids_with_videos(base, is_video, 5, pictures).tolist() == [[1, 4, 6], strip, strip, [1, 2, 4]]
+    assert grids_with_videos(base, is_video[6:16], 5, None).tolist() == [strip, strip]
 
 
 def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():

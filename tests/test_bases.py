@@ -174,6 +174,13 @@ def test_rows_with_different_visuals_are_the_rows_alone(family: Wrapped):
     check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+def test_a_picture_keeps_its_positions_beside_the_video_of_another_row(name: str):
+    family = wrapped(name)
+    rows = [user(family.picture(), OTHER_QUESTION), user(family.clip(4, 2), QUESTION)]
+    check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
+
+
 def test_frames_in_chunks_are_the_frames_at_once(family: Wrapped, one: dict[str, Any]):
     logits = {}
     for frames_per_chunk in (1, 2, 100):
@@ -300,8 +307,8 @@ def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: 
     base.requires_grad_(False)  # as ours is: torch multiplies by weights that train in another order (2.13)
     ours = family.inputs(*conversations)
     batch = conversations if len(conversations) > 1 else conversations[0]
-    padding = {"processor_kwargs": {"padding": True}} if len(conversations) > 1 else {}
-    theirs = in_precision(processor.apply_chat_template(batch, **CHAT, **padding), base.dtype)
+    options = {**({"padding": True} if len(conversations) > 1 else {}), **ALL_BASES[family.name].chat}
+    theirs = in_precision(processor.apply_chat_template(batch, **CHAT, processor_kwargs=options), base.dtype)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(value)), name

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
@@ -59,6 +59,8 @@ class Family:
     # Whether forward() counts padding in front of a prompt as positions, and they count for themselves and not only
     # between two tokens: so it is with norms behind the rotation.
     counts_padding: bool = False
+    # Whether everything at picture placeholders is placed by a grid, whatever the type ids say: a video needs one too.
+    video_has_grid: bool = False
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
     # What a user should know before wrapping it.
@@ -181,6 +183,19 @@ FAMILIES: dict[str, Family] = {
     "muse_glimmer": Family(layout="grid"),
     "muse_spark": Family(layout="grid"),
     "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
+    # Qwen after Qwen3-VL, and the families that take their pictures the same way
+    "cohere_compass": Family(**_MROPE),
+    "cosmos3_edge": Family(**_MROPE),
+    "cosmos3_omni": Family(**_MROPE),
+    "dots3_note": Family(layout="grid"),
+    "exaone4_5": Family(layout="grid"),
+    "hyperclovax_vision_v2": Family(layout="grid"),
+    "lfm3_vl": Family(layout="grid"),
+    "qwen2_5_omni_thinker": Family(layout="grid", video_has_grid=True),
+    "qwen3_5": Family(**_MROPE),
+    "qwen3_5_moe": Family(**_MROPE),
+    "qwen3_omni_moe_thinker": Family(layout="grid", video_has_grid=True),
+    "qwen4_exp": Family(**_MROPE),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -188,6 +203,8 @@ DENIED = {
     "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
     "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
     "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
+    "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
+    "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
 }
 
 
@@ -210,7 +227,7 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        base, report = AutoModelForImageTextToText.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        base, report = _from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -239,6 +256,20 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
             "If they may be random, load the base yourself and pass it to from_base."
         )
     return base
+
+
+def _from_pretrained(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+        config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in hub if name in kwargs})
+        if not hasattr(config, "thinker_config"):
+            raise
+        # Qwen Omni: the part that thinks is the image-text model, the rest of the checkpoint is its voice.
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, config=config.thinker_config, **kwargs)
 
 
 def check_base(base: nn.Module, takes_encoded: bool = True) -> None:
@@ -720,6 +751,28 @@ def _positions_of_pictures(
     count = base.base_model.get_rope_index
     accepted = inspect.signature(count).parameters
     return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
+
+
+def grids_with_videos(
+    base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, picture_grids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Patch grids of pictures and videos in placeholder order; a video is a strip that is one token high.
+
+    Args:
+        base: the base model.
+        is_video (`torch.Tensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a picture's.
+        num_video_tokens: tokens of a video.
+        picture_grids (`torch.Tensor` of shape `(num_pictures, 3)`, *optional*): of the pictures alone.
+    """
+    merge = base.config.vision_config.spatial_merge_size
+    strip = torch.tensor([1, merge, merge * num_video_tokens], device=is_video.device)
+    pictures = iter(() if picture_grids is None else picture_grids.to(is_video.device))
+    kinds, grids, place = is_video.tolist(), [], 0
+    while place < len(kinds):
+        grids.append(strip if kinds[place] else next(pictures))
+        place += int(grids[-1].prod()) // merge**2
+    return torch.stack(grids)
 
 
 def forget_positions(base: PreTrainedModel) -> None:

@@ -52,6 +52,7 @@ from .base_vlm import (
     fingerprint_weights,
     flat_rows,
     forget_positions,
+    grids_with_videos,
     has_grid_positions,
     lay_out_positions,
     positions_without_padding,
@@ -456,6 +457,9 @@ class LinVTModel(LinVTPreTrainedModel):
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
         grid = self.adapter.family.grid
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
+        if self.adapter.family.video_has_grid:
+            num_tokens = self.config.num_video_tokens
+            inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
             inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}

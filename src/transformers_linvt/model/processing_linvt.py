@@ -1059,15 +1059,17 @@ class LinVTProcessor(ProcessorMixin):
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
         base = self.base_processor
-        if self.adapter.family.type_ids == "answer":
+        family = self.adapter.family
+        if family.type_ids == "answer":
             answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
             # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
             return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
-        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
+        value = family.video_type_id
+        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
+        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids or value == 0):
             return {}
-        family = self.adapter.family
         types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if (value := family.video_type_id) != 1:
+        if value != 1:
             types = [
                 [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
                 for rows in zip(types, masks["video_mask"], strict=True)
@@ -1503,7 +1505,8 @@ def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mappin
         config = AutoConfig.from_pretrained(source, **hub_arguments)
     except (OSError, ValueError):
         return model_type_of(processor)
-    return getattr(config, "base_config", config).model_type  # what is there may be a model with LinVT already
+    config = getattr(config, "base_config", config)  # what is there may be a model with LinVT already
+    return getattr(config, "thinker_config", config).model_type  # a voice (Qwen Omni) is left out
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:
