@@ -57,7 +57,7 @@ class WrapPlan:
 
     @property
     def frame_tokens(self) -> int:
-        """Visual tokens of all frames: what the language model would get without LinVT."""
+        """Visual tokens of all frames as pictures: what the language model would get without LinVT."""
         return self.num_frames * self.tokens_per_frame
 
 
@@ -104,7 +104,9 @@ def plan_wrap(
     if dtype == "auto":
         dtype = getattr(base_config, "dtype", None) or torch.float32
     model = _model_without_weights(base, base_config, dtype)
-    processor = LinVTProcessor.from_base(base, num_video_tokens=config.num_video_tokens, **hub)
+    processor = LinVTProcessor.from_base(
+        base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
+    )
     processor.check_fits(config)
     adapter = adapter_of(base_config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)

@@ -59,7 +59,6 @@ class BaseSpec:
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
         chat (`dict`): Options of a call, without which the base's processor leaves out what its own model asks for.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
-        cannot (`dict[str, str]`): Tests that ask for what the family cannot do without LinVT either, with the reason.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
         cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
             or of parts of `promises.check_generation`.
@@ -89,7 +88,6 @@ class BaseSpec:
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     chat: Mapping[str, Any] = field(default_factory=dict)
     model_class: str | None = None
-    cannot: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
 

@@ -35,6 +35,7 @@ from .base_vlm import (
     flat_rows,
     language_head,
     load_base,
+    merge_frames,
     numbered_layers,
     pack_visuals,
     visual_indicators,
@@ -193,6 +194,25 @@ class BaseAdapter:
     ) -> dict[str, Any]:
         """Frames of one video through the base's image processor, one tile each: what [`encode`] takes."""
         return frame_inputs(processor, self.family, frames, options)
+
+    def frames_per_step(self, processor: ProcessorMixin) -> int:
+        """
+        Frames that the base's own video path makes one step of time.
+
+        Raises:
+            LinVTInputError: it has none, or one that is another tower or pooling.
+        """
+        if self.family.merges_frames is None:
+            raise LinVTInputError(
+                f"frame_path='video' is for bases whose own video path merges frames in their patches (Qwen2-VL to "
+                f"Qwen3.5, GLM-4V and others, see docs/bases.md), not for the base of {type(processor).__name__}. Use "
+                "frame_path='image'."
+            )
+        return processor.image_processor.temporal_patch_size
+
+    def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
+        return merge_frames(self.family, inputs, self.frames_per_step(processor))
 
     def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
         """Visual tokens of a frame `(height, width, 3)`, counted without a model."""

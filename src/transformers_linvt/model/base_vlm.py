@@ -51,6 +51,9 @@ class Family:
     fits_whole_tokens: bool = False
     # Whether pixel_values holds all patches side by side, as one strip of pixels, instead of one patch per row.
     is_strip: bool = False
+    # How a row of patches holds the frames that the base's own video path merges: by colour and then by frame, or by
+    # frame first. Families that have no such path, or one that is another tower or pooling, have nothing here.
+    merges_frames: Literal["colour_first", "frame_first"] | None = None
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
@@ -83,7 +86,9 @@ _NEEDED = {
     "tiles": ("pixel_values", "image_sizes"),
 }
 
+_GRID = {"layout": "grid", "merges_frames": "colour_first"}
 _MROPE = {"layout": "grid", "video_type_id": 0}
+_MROPE_MERGING = {**_MROPE, **_GRID}
 # These number the pictures of a prompt; a video is none of them.
 _MINICPM = {
     "one_tile": {"max_slice_nums": 1, "use_image_id": False},
@@ -117,10 +122,10 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(one_tile={"crop_to_patches": False}),
     "llava_onevision": Family(nesting="per_video", min_frames_per_call=2),
     "molmo2": Family(one_tile={"max_crops": 1}, layout="molmo2", begins_with_bos=True),
-    "qwen2_5_vl": Family(**_MROPE),
-    "qwen2_vl": Family(**_MROPE),
-    "qwen3_vl": Family(**_MROPE),
-    "qwen3_vl_moe": Family(**_MROPE),
+    "qwen2_5_vl": Family(**_MROPE_MERGING),
+    "qwen2_vl": Family(**_MROPE_MERGING),
+    "qwen3_vl": Family(**_MROPE_MERGING),
+    "qwen3_vl_moe": Family(**_MROPE_MERGING),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
     # GLM-V and others with patches of a grid
     "ernie4_5_vl_moe": Family(
@@ -128,12 +133,12 @@ FAMILIES: dict[str, Family] = {
         further_type_ids=("moe_mm_token_type_ids",),
         notes=("generate() fails with use_cache=False, with and without LinVT",),
     ),
-    "glm46v": Family(**_MROPE),
-    "glm4v": Family(**_MROPE),
-    "glm4v_moe": Family(**_MROPE),
-    "glm5_next": Family(layout="grid"),
-    "glm_ocr": Family(**_MROPE),
-    "glmga": Family(**_MROPE),
+    "glm46v": Family(**_MROPE_MERGING),
+    "glm4v": Family(**_MROPE_MERGING),
+    "glm4v_moe": Family(**_MROPE_MERGING),
+    "glm5_next": Family(**_GRID),
+    "glm_ocr": Family(**_MROPE_MERGING),
+    "glmga": Family(**_MROPE_MERGING),
     "hunyuan_vl": Family(**_MROPE, counts_padding=True),
     "kimi_k25": Family(layout="grid"),
     "minimax_m3_vl": Family(
@@ -180,22 +185,22 @@ FAMILIES: dict[str, Family] = {
     "qianfan_ocr": Family(one_tile={"crop_to_patches": False}),
     "unlimited_ocr": Family(one_tile={"crop_to_patches": False}),
     # others
-    "muse_glimmer": Family(layout="grid"),
-    "muse_spark": Family(layout="grid"),
+    "muse_glimmer": Family(layout="grid", merges_frames="frame_first"),
+    "muse_spark": Family(layout="grid", merges_frames="frame_first"),
     "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
     # Qwen after Qwen3-VL, and the families that take their pictures the same way
-    "cohere_compass": Family(**_MROPE),
+    "cohere_compass": Family(**_MROPE_MERGING),
     "cosmos3_edge": Family(**_MROPE),
-    "cosmos3_omni": Family(**_MROPE),
+    "cosmos3_omni": Family(**_MROPE_MERGING),
     "dots3_note": Family(layout="grid"),
-    "exaone4_5": Family(layout="grid"),
-    "hyperclovax_vision_v2": Family(layout="grid"),
-    "lfm3_vl": Family(layout="grid"),
-    "qwen2_5_omni_thinker": Family(layout="grid", video_has_grid=True),
-    "qwen3_5": Family(**_MROPE),
-    "qwen3_5_moe": Family(**_MROPE),
-    "qwen3_omni_moe_thinker": Family(layout="grid", video_has_grid=True),
-    "qwen4_exp": Family(**_MROPE),
+    "exaone4_5": Family(**_GRID),
+    "hyperclovax_vision_v2": Family(**_GRID),
+    "lfm3_vl": Family(**_GRID),
+    "qwen2_5_omni_thinker": Family(**_GRID, video_has_grid=True),
+    "qwen3_5": Family(**_MROPE_MERGING),
+    "qwen3_5_moe": Family(**_MROPE_MERGING),
+    "qwen3_omni_moe_thinker": Family(**_GRID, video_has_grid=True),
+    "qwen4_exp": Family(**_MROPE_MERGING),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
@@ -536,6 +541,41 @@ def lay_out_frames(family: Family, inputs: Mapping[str, Any], height: int, width
     if counts is not None and counts.dim() == 1:
         inputs[family.grid] = torch.tensor([_factors(count, height / width) for count in counts.tolist()])
     return inputs
+
+
+def merge_frames(family: Family, inputs: Mapping[str, torch.Tensor], num_merged: int) -> dict[str, torch.Tensor]:
+    """
+    Patches of single frames -> patches of `num_merged` frames each, as the base's own video path has them.
+
+    The image path of these families fills a patch with copies of its one frame; here every copy is another frame, and
+    the vision tower sees one step of time instead of `num_merged` pictures. The last frame is repeated to fill its
+    group, as the base's video processor does.
+
+    Args:
+        family: one with `merges_frames`.
+        inputs: what the image processor made of the frames of one video.
+        num_merged: frames in a patch (`temporal_patch_size`).
+
+    Returns:
+        The same inputs for `ceil(num_frames / num_merged)` steps of time.
+
+    Raises:
+        LinVTInputError: patches that do not hold copies of one frame.
+    """
+    pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
+    num_frames, is_frame_first = len(grid), family.merges_frames == "frame_first"
+    inside = (num_merged, -1) if is_frame_first else (3, num_merged, pixels.shape[-1] // (3 * num_merged))
+    copies = pixels.reshape(num_frames, int(grid[0].prod()), *inside)
+    axis = 2 if is_frame_first else 3
+    if not bool((copies == copies.select(axis, 0).unsqueeze(axis)).all()):
+        raise LinVTInputError(
+            "The image processor does not fill a patch with copies of one frame, so frames cannot be merged: use "
+            "frame_path='image'."
+        )
+    frames = copies.select(axis, 0)
+    frames = torch.cat([frames, frames[-1:].expand(-num_frames % num_merged, *frames.shape[1:])])
+    steps = frames.unflatten(0, (-1, num_merged)).movedim(1, axis)
+    return {**inputs, "pixel_values": steps.reshape(-1, pixels.shape[-1]), "image_grid_thw": grid[: len(steps)]}
 
 
 def _factors(count: int, ratio: float) -> tuple[int, int]:

@@ -93,6 +93,8 @@ class LinVTConfig(PreTrainedConfig):
     contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
     # -- the seam to the base --
+    # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them
+    frame_path: Literal["image", "video"] = "image"
     # where video tokens stand for a base that counts positions in time, row and column: one after the other, as text
     # does, or laid out by their anchors; which is better is not known: ours
     video_positions: Literal["text", "grid"] = "text"

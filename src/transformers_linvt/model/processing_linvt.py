@@ -8,7 +8,7 @@ import re
 import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -51,7 +51,7 @@ SAMPLING_ARGUMENTS = (
     "allow_urls",
     "timestamps",
 )
-_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps")
+_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps", "frame_path")
 _HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
@@ -179,6 +179,8 @@ class LinVTProcessor(ProcessorMixin):
         base_model_type (`str`, *optional*): `config.model_type` of the base; by default what the class tells.
         num_frames (`int`, defaults to 32): frames sampled when a call says neither `num_frames` nor `fps`.
         add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
+        frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
+            as the base's own video path does, where it has one that can.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -202,6 +204,7 @@ class LinVTProcessor(ProcessorMixin):
         base_model_type: str | None = None,
         num_frames: int = 32,
         add_timestamps: bool = False,
+        frame_path: str = "image",
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -217,6 +220,10 @@ class LinVTProcessor(ProcessorMixin):
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
         self.adapter.check_processor(base_processor)
+        if frame_path not in ("image", "video"):
+            raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
+        self.frame_path = frame_path
+        self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
         self.markers = self.adapter.markers(base_processor)
         self.added = AddedTexts.of(base_processor, self.adapter.family)
 
@@ -310,6 +317,11 @@ class LinVTProcessor(ProcessorMixin):
                 f"The processor writes num_video_tokens={self.num_video_tokens} tokens per video, the model has "
                 f"{config.num_video_tokens}. Make both with the same number."
             )
+        if self.frame_path != config.frame_path:
+            raise LinVTInputError(
+                f"The processor has frame_path={self.frame_path!r}, the model {config.frame_path!r}. Make both with "
+                "the same."
+            )
         if self.markers.token_id != config.image_token_id:
             raise LinVTInputError(
                 f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
@@ -388,11 +400,26 @@ class LinVTProcessor(ProcessorMixin):
         each = []
         for video in videos:
             made = self.adapter.frame_inputs(self.base_processor, list(video.frames), options)
-            each.append({name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names})
+            made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
+            each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
+        steps = [self.steps_of(video) for video in videos]
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
-        data["frames_per_video"] = torch.tensor([len(video.frames) for video in videos])
-        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in videos])
+        data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
+        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data
+
+    def steps_of(self, video: VideoFrames) -> VideoFrames:
+        """
+        What the model sees as the frames of a video: the frames, or with `frame_path="video"` its steps of time.
+
+        A step is shown by its first frame; its time is the middle between its first and its last frame, as Qwen3-VL
+        counts it. The last frame is repeated to fill the last step.
+        """
+        size = self.frames_per_step
+        if size == 1:
+            return video
+        times = np.append(video.timestamps, [video.timestamps[-1]] * (-len(video.frames) % size)).reshape(-1, size)
+        return replace(video, frames=video.frames[::size], timestamps=(times[:, 0] + times[:, -1]) / 2)
 
     # -- chat --
 
@@ -800,7 +827,7 @@ class LinVTProcessor(ProcessorMixin):
         self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
     ) -> _Conversation:
         """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
-        result, frames = _Conversation(), iter(videos or ())
+        result, frames = _Conversation(), iter([self.steps_of(video) for video in videos or ()])
         asked = _question_turn(messages)
         for number, message in enumerate(messages):
             mark = _marked if number == asked else str
