@@ -22,6 +22,7 @@ from transformers_linvt.model.base_vlm import (
     DENIED,
     FAMILIES,
     Family,
+    _grid_size,
     changed_weights,
     check_base,
     context_length,
@@ -30,6 +31,7 @@ from transformers_linvt.model.base_vlm import (
     family_of,
     fingerprint_weights,
     grids_with_videos,
+    lay_out_frames,
     load_base,
     pack_visuals,
     split_videos,
@@ -218,6 +220,53 @@ def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
     videos = split_videos(family_of("molmo2"), inputs, [1, 1])
     assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
     assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
+
+
+def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
+    """MiniCPM-V: frames of 1 x 2, 1 x 2 and 2 x 2 patches of 3 pixels are one strip 24 pixels wide."""
+    strip = torch.arange(24.0).expand(1, 2, 3, 24)
+    sizes = torch.tensor([[1, 2], [1, 2], [2, 2]])
+    family = family_of("minicpmv4_6")
+    inputs = lay_out_frames(family, {"pixel_values": strip, "target_sizes": sizes}, 6, 6)
+    first, second = split_videos(base_of("minicpmv4_6"), inputs, [2, 1])
+    assert first["pixel_values"][:, 0, 0, 0].tolist() == list(range(12))
+    assert second["pixel_values"][:, 0, 0, 0].tolist() == list(range(12, 24))
+    calls: list[torch.Tensor] = []
+
+    def get_image_features(pixel_values: torch.Tensor, target_sizes: torch.Tensor, return_dict: bool) -> Any:
+        calls.append(pixel_values)
+        return SimpleNamespace(pooler_output=[torch.ones(2, 5)] * len(target_sizes))
+
+    base = base_of("minicpmv4_6")
+    base.base_model = SimpleNamespace(get_image_features=get_image_features)
+    assert encode_frames(base, first, 2, 1).tokens.shape == (2, 2, 5)
+    assert torch.equal(torch.cat(calls, dim=-1), strip[..., :12])
+
+
+def test_numbers_of_patches_become_rows_and_columns_of_the_frames_shape():
+    """Inkling: 18 patches of a frame of 48 x 80 are 3 x 6, of one of 80 x 48 they are 6 x 3."""
+    family = family_of("inkling_mm_model")
+    for height, width, grid in ((48, 80, [3, 6]), (80, 48, [6, 3])):
+        assert lay_out_frames(family, {"num_patches": torch.tensor([18])}, height, width)["num_patches"].tolist() == [
+            grid
+        ]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "patches", "grid"),
+    [
+        (15, [[1, 6, 10]], (3, 5)),  # squares of 2 x 2 patches
+        (15, [[1, 3, 5]], (3, 5)),  # Inkling 2 counts tokens and not patches
+        (8, [[3, 8]], (2, 4)),  # LFM2-VL fills the last square up
+        (7, [[4, 4]], (2, 3)),  # a resampler has no grid
+        (17, None, (4, 4)),
+        (13, None, (3, 4)),  # Unlimited-OCR: a token ends each row and one the picture
+        (18, None, (4, 4)),
+    ],
+)
+def test_the_grid_of_a_frame_has_no_more_cells_than_tokens(num_tokens: int, patches: Any, grid: tuple[int, int]):
+    """13 tokens were a grid of 3 x 5 once, which LinVT itself refused."""
+    assert _grid_size(torch.tensor(patches) if patches else None, num_tokens) == grid
 
 
 @pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])

@@ -951,7 +951,7 @@ class LinVTProcessor(ProcessorMixin):
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self._frames_of(videos, arguments.frames)}
         if return_tensors == "np":
-            visual = {name: value.numpy() for name, value in visual.items()}
+            visual = {name: np.asarray(value) for name, value in visual.items()}
         return BatchFeature({**inputs, **visual})
 
     def _tokenize(
