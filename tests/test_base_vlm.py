@@ -228,7 +228,7 @@ def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
     sizes = torch.tensor([[1, 2], [1, 2], [2, 2]])
     family = family_of("minicpmv4_6")
     inputs = lay_out_frames(family, {"pixel_values": strip, "target_sizes": sizes}, 6, 6)
-    first, second = split_videos(base_of("minicpmv4_6"), inputs, [2, 1])
+    first, second = split_videos(family, inputs, [2, 1])
     assert first["pixel_values"][:, 0, 0, 0].tolist() == list(range(12))
     assert second["pixel_values"][:, 0, 0, 0].tolist() == list(range(12, 24))
     calls: list[torch.Tensor] = []
@@ -237,9 +237,8 @@ def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
         calls.append(pixel_values)
         return SimpleNamespace(pooler_output=[torch.ones(2, 5)] * len(target_sizes))
 
-    base = base_of("minicpmv4_6")
-    base.base_model = SimpleNamespace(get_image_features=get_image_features)
-    assert encode_frames(base, first, 2, 1).tokens.shape == (2, 2, 5)
+    base = SimpleNamespace(base_model=SimpleNamespace(get_image_features=get_image_features))
+    assert encode_frames(adapter_of("minicpmv4_6"), base, first, 2, 1).tokens.shape == (2, 2, 5)
     assert torch.equal(torch.cat(calls, dim=-1), strip[..., :12])
 
 
@@ -266,7 +265,8 @@ def test_numbers_of_patches_become_rows_and_columns_of_the_frames_shape():
 )
 def test_the_grid_of_a_frame_has_no_more_cells_than_tokens(num_tokens: int, patches: Any, grid: tuple[int, int]):
     """13 tokens were a grid of 3 x 5 once, which LinVT itself refused."""
-    assert _grid_size(torch.tensor(patches) if patches else None, num_tokens) == grid
+    inputs = {"image_grid_thw": torch.tensor(patches)} if patches else {}
+    assert _grid_size(Family(), inputs, num_tokens) == grid
 
 
 @pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])
