@@ -493,8 +493,9 @@ def language_linears(model: LinVTForVideoQA) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(decoder) and module is not head
     ]
-    # An indexer (GLM-5, MiniMax-M3) chooses what is attended to and gets no gradient, from a video or from text.
-    return [name for name in linears if ".indexer." not in name]
+    # An indexer (GLM-5, MiniMax-M3) chooses what is attended to and gets no gradient, from a video or from text; Llama
+    # 4's router is a layer that returns two things, and PEFT knows layers that return one.
+    return [name for name in linears if ".indexer." not in name and not name.endswith(".router")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -396,6 +396,8 @@ def _build_pristine_processor(name: str) -> ProcessorMixin:
     }
     if "video_processor" in processor_class.get_attributes():
         parts["video_processor"] = _video_processor(spec)
+    if "qformer_tokenizer" in processor_class.get_attributes():
+        parts["qformer_tokenizer"] = build_tokenizer(name)
     for part, (class_name, arguments) in spec.parts.items():
         parts[part] = getattr(transformers, class_name)(**arguments)
     with video_processors_known():

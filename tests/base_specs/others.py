@@ -1,7 +1,9 @@
 """Tiny bases that fit in no other group, as data."""
 
+from dataclasses import replace
 from typing import Any
 
+from . import always
 from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
@@ -163,6 +165,8 @@ def _qformer_config(**differences: Any) -> dict[str, Any]:
         "num_attention_heads": 4,
         "intermediate_size": 40,
         "cross_attention_frequency": 1,
+        "hidden_dropout_prob": 0.0,  # a frozen base is in training mode under a trainer
+        "attention_probs_dropout_prob": 0.0,
         "pad_token_id": TokenId("<|endoftext|>"),
     }
     return {**usual, **differences}
@@ -170,7 +174,7 @@ def _qformer_config(**differences: Any) -> dict[str, Any]:
 
 def _opt_config(**differences: Any) -> dict[str, Any]:
     """The language model of BLIP-2."""
-    return text_config(model_type="opt", ffn_dim=72, word_embed_proj_dim=48, **differences)
+    return text_config(model_type="opt", ffn_dim=72, word_embed_proj_dim=48, dropout=0.0, **differences)
 
 
 BLIP_TEMPLATE = """\
@@ -181,6 +185,12 @@ BLIP_TEMPLATE = """\
 {%- endif %}
 {%- if not loop.last %}{{ ' ' }}{%- endif %}
 {%- endfor %}"""
+
+_IDENTITY = "test_pictures_and_text_are_bit_identical_to_the_base"
+_ONE_PICTURE_IN_FRONT = {
+    f"{_IDENTITY}: two pictures": "its processor takes one picture per prompt",
+    f"{_IDENTITY}: text": "its forward() insists on a picture",
+}
 
 # Architectures that the seam of transformers does not carry as it is.
 SPECIAL_SPECS: dict[str, BaseSpec] = {
@@ -203,6 +213,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
         adds_bos=True,
         tokens_per_frame=6,
         token_grid=(2, 3),
+        cannot=_ONE_PICTURE_IN_FRONT,
     ),
     "instructblip": BaseSpec(
         config_class="InstructBlipConfig",
@@ -223,6 +234,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
         adds_bos=True,
         tokens_per_frame=6,
         token_grid=(2, 3),
+        cannot=_ONE_PICTURE_IN_FRONT,
     ),
     "llama4": BaseSpec(
         config_class="Llama4Config",
@@ -400,4 +412,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
 }
 
 
-SPECS |= {name: SPECIAL_SPECS[name] for name in ("llama4",)}
+SPECS |= {name: SPECIAL_SPECS[name] for name in ("blip-2", "instructblip", "llama4")}
+SPECS["shieldgemma2"] = replace(
+    always.SPECS["gemma3"], config_class="ShieldGemma2Config", processor_class="ShieldGemma2Processor"
+)

@@ -61,7 +61,7 @@ class BaseSpec:
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
         cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
-            or of parts of `promises.check_generation`.
+            also `"name: what"` for one case of a test, or parts of `promises.check_generation`.
     """
 
     config_class: str

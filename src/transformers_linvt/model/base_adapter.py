@@ -7,11 +7,13 @@ tokens (`mm_encoder_outputs`). A kind that cannot is a subclass that says what i
 [`register_base_vlm`] makes it known. What differs between families of the common kind is data, in `base_vlm.py`.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
@@ -306,6 +308,15 @@ def _without_ids(prepared: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prepared.items() if name != "input_ids"}
 
 
+# Words alone, one turn behind the other: for bases whose checkpoints come without a template and whose processor puts
+# pictures in front.
+WORDS_ALONE = (
+    "{%- for message in messages %}"
+    "{%- if message.content is string %}{{ message.content }}{%- else %}"
+    "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
+    "{%- if not loop.last %}{{ ' ' }}{%- endif %}{%- endfor %}"
+)
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kinds that are known
 # ---------------------------------------------------------------------------------------------------------------------
@@ -333,13 +344,90 @@ class Llama4Adapter(EmbeddingsAdapter):
         """Of the language model inside."""
         if prepared.get("inputs_embeds") is None:
             prepared = self._embed_pictures(base, **prepared)
-        return base.language_model.base_model(**_without_ids(prepared))
+        return base.language_model.model(**_without_ids(prepared))
 
+
+class OtherProcessorAdapter(BaseAdapter):
+    """
+    A base of the common kind whose own processor asks nothing but questions of its own: another one takes its parts.
+
+    Args:
+        processor_class: name in transformers of the processor of the model it was made from.
+        family ([`Family`], *optional*): traits of the architecture.
+    """
+
+    def __init__(self, processor_class: str, family: Family | None = None) -> None:
+        super().__init__(family)
+        self.processor_class = processor_class
+
+    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+        """The parts that are there, in the other processor."""
+        parts = load_base_processor(name_or_path, check=False, **kwargs)
+        attributes = {name: getattr(parts, name) for name in parts.get_attributes()}
+        return getattr(transformers, self.processor_class)(**attributes, chat_template=parts.chat_template)
+
+
+class BlipAdapter(EmbeddingsAdapter):
+    """
+    BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, which stand in front of the prompt.
+
+    InstructBLIP's Q-Former reads the question too; frames are encoded without one, so that a video can be asked often.
+    """
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """With an instruction of no words, where the Q-Former takes one."""
+        pictures, instruction = inputs["pixel_values"], {}
+        if "qformer_input_ids" in inspect.signature(base.get_image_features).parameters:
+            nothing = torch.zeros(len(pictures), 0, dtype=torch.long, device=pictures.device)
+            instruction = {"qformer_input_ids": nothing, "qformer_attention_mask": nothing}
+        return base.get_image_features(pictures, **instruction, return_dict=True).pooler_output, [], "tensor"
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model without a picture: the base insists on one."""
+        if prepared.get("pixel_values") is None and prepared.get("inputs_embeds") is None:
+            return self.language_model(base)(**prepared)
+        return super().forward(base, **prepared)
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Of the language model without a picture: the base insists on one."""
+        if prepared.get("pixel_values") is None:
+            return self.language_model(base).generate(**prepared)
+        return super().generate(base, **prepared)
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Pixels, and the words of the Q-Former."""
+        return {name: inputs[name] for name in inputs if name == "pixel_values" or name.startswith("qformer_")}
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """Nothing stands around the tokens of a picture."""
+        token = str(processor.image_token)
+        return VisualMarkers(token, token, processor.tokenizer.convert_tokens_to_ids(token), "", "")
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """The queries of the Q-Former, whatever the frame."""
+        return processor.num_query_tokens
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Pixels alone; the words of the Q-Former are none."""
+        flat = [picture for row in pictures for picture in row]
+        if not flat:
+            return {}, []
+        made = processor.image_processor(flat, return_tensors="pt", **options)
+        return dict(made), [str(processor.image_token) * processor.num_query_tokens] * len(flat)
+
+
+_BLIP = BlipAdapter(Family(prepends_visuals=True, behind_visuals="bos_token", chat_template=WORDS_ALONE))
 
 _ADAPTERS: dict[str, BaseAdapter] = {
+    "blip-2": _BLIP,
+    "instructblip": _BLIP,
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
-    "blip-2": EmbeddingsAdapter(Family()),
-    "instructblip": EmbeddingsAdapter(Family()),
+    "shieldgemma2": OtherProcessorAdapter(
+        "Gemma3Processor",
+        Family(one_tile={"do_pan_and_scan": False}, notes=("asked as Gemma 3 is: its policies are not applied",)),
+    ),
 }
 
 

@@ -85,12 +85,13 @@ def video_processors_known() -> Iterator[None]:
         del names.VideoProcessorMixin
 
 
-def load_base_processor(name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+def load_base_processor(name_or_path: str, check: bool = True, **kwargs: Any) -> ProcessorMixin:
     """
     The processor of a base model, by repository id or folder; works without torchvision.
 
     Args:
         name_or_path: repository id or folder, of the base or of a LinVT model, whose base it then is.
+        check: whether it has to be one that LinVT can use as it is.
         kwargs: of `from_pretrained`.
 
     Raises:
@@ -122,7 +123,8 @@ def load_base_processor(name_or_path: str, **kwargs: Any) -> ProcessorMixin:
             "again."
         ) from error
     try:
-        check_base_processor(processor)
+        if check:
+            check_base_processor(processor)
     except UnsupportedBaseError as error:
         raise UnsupportedBaseError(f"{name_or_path!r}: {error}") from None
     return processor

@@ -72,6 +72,8 @@ class Family:
     # meant by its name ("bos_token").
     behind_visuals: str = ""
     ends_with: str = ""
+    # Whether the base's processor puts pictures in front of a prompt, and its template writes no place for them.
+    prepends_visuals: bool = False
     # What type ids of 1 mark: the visual tokens, or the answer, with 0 for a prompt whose tokens all see each other.
     type_ids: Literal["visuals", "answer"] = "visuals"
     # For a base whose checkpoints come without a chat template.
@@ -207,7 +209,6 @@ FAMILIES: dict[str, Family] = {
 DENIED = {
     "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
     "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
-    "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
     "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
     "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
 }

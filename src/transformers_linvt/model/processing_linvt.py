@@ -282,7 +282,7 @@ class LinVTProcessor(ProcessorMixin):
     def _placeholders(self) -> tuple[str, ...]:
         """Texts that stand for something else in every prompt of this base."""
         own = (VIDEO_TOKEN, self.markers.placeholder, self.markers.token)
-        return tuple(dict.fromkeys([*own, *self.base_processor.all_special_multimodal_tokens]))
+        return tuple(dict.fromkeys(map(str, [*own, *self.base_processor.all_special_multimodal_tokens])))
 
     @cached_property
     def _marker_tokens(self) -> tuple[str, ...]:
@@ -884,6 +884,11 @@ class LinVTProcessor(ProcessorMixin):
                 logger.warning_once("The chat template changes the text of the question, so its tokens are not known.")
                 spans = [(0, len(text))] if flags.get("add_generation_prompt") else []
         assistant = self._assistant_spans(conversation, template, flags, text) if with_assistant_spans else None
+        if self.adapter.family.prepends_visuals:
+            front = self.markers.placeholder * len(conversation.visuals)
+            text, spans = front + text, [(start + len(front), stop + len(front)) for start, stop in spans]
+            if assistant is not None:
+                assistant = [(start + len(front), stop + len(front)) for start, stop in assistant]
         places = [match.start() for match in re.finditer(re.escape(self.markers.placeholder), text)]
         if len(places) != len(conversation.visuals):
             raise LinVTInputError(
@@ -1002,7 +1007,7 @@ class LinVTProcessor(ProcessorMixin):
         kwargs.setdefault("padding", len(prompts) > 1 and return_tensors is not None)
         # A template that wrote the first special token itself must not get a second one.
         bos = self.tokenizer.bos_token
-        if bos is not None and prompts[0].startswith(bos):
+        if bos is not None and (prompts[0].startswith(bos) or self.added.behind_visuals == bos):
             kwargs["add_special_tokens"] = False
         texts = [str(prompt) for prompt in prompts]
         offsets = {"return_offsets_mapping": True} if self.tokenizer.is_fast else {}
