@@ -70,9 +70,9 @@ def family(request: pytest.FixtureRequest, record_property: Callable[[str, Any],
     spec = ALL_BASES[request.param]
     if missing := [package for package in spec.needs if find_spec(package) is None]:
         pytest.skip(f"{request.param} needs {', '.join(missing)}: make test-bases installs it")
-    name, what = request.node.originalname, getattr(request.node, "callspec", None)
-    what = what and what.params.get("what")
-    if reason := spec.cannot.get(name) or spec.cannot.get(f"{name}: {what}"):
+    name = request.node.originalname
+    case = request.node.callspec.id.replace(request.param, "").strip("-")
+    if reason := spec.cannot.get(name) or spec.cannot.get(f"{name}: {case}"):
         pytest.skip(f"{request.param} cannot, with or without LinVT: {reason}")
     return wrapped(request.param)
 

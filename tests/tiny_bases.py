@@ -441,6 +441,10 @@ def save_base(name: str, directory: str | Path) -> Path:
     """
     directory = Path(directory)
     model, processor = build(name)
+    if (outer := ALL_BASES[name].saved_inside) is not None:
+        whole = getattr(transformers, outer)(model.config)
+        whole.model = model
+        model = whole
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory

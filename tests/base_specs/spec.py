@@ -59,6 +59,7 @@ class BaseSpec:
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
         chat (`dict`): Options of a call, without which the base's processor leaves out what its own model asks for.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
+        saved_inside (`str`, *optional*): Name of the model class around it in checkpoints, where it is the `model`.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
         cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
             also `"name: what"` for one case of a test, or parts of `promises.check_generation`.
@@ -88,6 +89,7 @@ class BaseSpec:
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     chat: Mapping[str, Any] = field(default_factory=dict)
     model_class: str | None = None
+    saved_inside: str | None = None
     needs: tuple[str, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ tokens (`mm_encoder_outputs`). A kind that cannot is a subclass that says what i
 """
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,9 @@ class BaseAdapter:
     Args:
         family ([`Family`], *optional*): traits of the architecture; the common ones by default.
     """
+
+    # Whether a checkpoint can hold the base's weights and load them again.
+    can_be_included = True
 
     def __init__(self, family: Family | None = None) -> None:
         self.family = family or Family()
@@ -274,6 +278,7 @@ class EmbeddingsAdapter(BaseAdapter):
             embeds = embeds + torch.zeros_like(embeds).masked_scatter(is_placeholder, visuals)
         else:
             embeds = embeds.masked_scatter(is_placeholder, visuals)
+        inputs = {name: value for name, value in inputs.items() if name != self.family.grid}
         return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
@@ -347,29 +352,25 @@ class Llama4Adapter(EmbeddingsAdapter):
         return base.language_model.model(**_without_ids(prepared))
 
 
-class OtherProcessorAdapter(BaseAdapter):
-    """
-    A base of the common kind whose own processor asks nothing but questions of its own: another one takes its parts.
+class ShieldGemma2Adapter(BaseAdapter):
+    """ShieldGemma 2: a Gemma 3 inside a classifier, whose processor asks questions of its own."""
 
-    Args:
-        processor_class: name in transformers of the processor of the model it was made from.
-        family ([`Family`], *optional*): traits of the architecture.
-    """
+    can_be_included = False  # by itself transformers saves it under names that it does not load (5.23)
 
-    def __init__(self, processor_class: str, family: Family | None = None) -> None:
-        super().__init__(family)
-        self.processor_class = processor_class
+    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """The Gemma 3 inside."""
+        return load_base(name_or_path, transformers.ShieldGemma2ForImageClassification, **kwargs).model
 
     def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
-        """The parts that are there, in the other processor."""
+        """Gemma 3's, around the same tokenizer and image processor."""
         parts = load_base_processor(name_or_path, check=False, **kwargs)
-        attributes = {name: getattr(parts, name) for name in parts.get_attributes()}
-        return getattr(transformers, self.processor_class)(**attributes, chat_template=parts.chat_template)
+        tokens = {"image_seq_length": parts.image_seq_length, "chat_template": parts.chat_template}
+        return transformers.Gemma3Processor(parts.image_processor, parts.tokenizer, **tokens)
 
 
 class BlipAdapter(EmbeddingsAdapter):
     """
-    BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, which stand in front of the prompt.
+    BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, in front of the prompt.
 
     InstructBLIP's Q-Former reads the question too; frames are encoded without one, so that a video can be asked often.
     """
@@ -418,14 +419,73 @@ class BlipAdapter(EmbeddingsAdapter):
         return dict(made), [str(processor.image_token) * processor.num_query_tokens] * len(flat)
 
 
-_BLIP = BlipAdapter(Family(prepends_visuals=True, behind_visuals="bos_token", chat_template=WORDS_ALONE))
+class FuyuAdapter(EmbeddingsAdapter):
+    """
+    Fuyu: a linear layer over raw patches is all its vision, and pictures stand in front of the prompt.
+
+    Where pictures would have a token at the end of each row, a video has one at its end.
+    """
+
+    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+        """The base itself: with embedded prompts it is a language model."""
+        return base
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """Patches through the linear layer."""
+        pixel_values = inputs["pixel_values"]
+        return base.model.get_image_features(pixel_values, return_dict=True).last_hidden_state, [], "tensor"
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Patches, and how many of them a picture has."""
+        return {name: inputs[name] for name in inputs if name in ("pixel_values", self.family.grid)}
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """A token that ends a row ends the video."""
+        token = processor.image_token
+        return VisualMarkers(token, token, processor.image_token_id, "", processor.image_newline_token)
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """A token per patch."""
+        return int(self.frame_inputs(processor, [frame])[self.family.grid].prod())
+
+    def frame_inputs(
+        self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Patches of all frames, one row each, and rows and columns of every frame's."""
+        return self._patches(processor, frames, {**(options or {}), "input_data_format": "channels_last"})[0]
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """As frames, with a token at the end of every row of patches."""
+        flat = [picture for row in pictures for picture in row]
+        return self._patches(processor, flat, options) if flat else ({}, [])
+
+    def _patches(
+        self, processor: ProcessorMixin, pictures: Sequence[Any], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        made = processor.image_processor(list(pictures), return_tensors="pt", **options)
+        size, patches, grids, texts = processor.image_processor.patch_size, [], [], []
+        for index, picture in enumerate(made["images"]):  # padded to one size
+            height, width = (int(made[f"image_unpadded_{side}s"][index][0]) for side in ("height", "width"))
+            rows = min(math.ceil(height / size.height), picture.shape[-2] // size.height)
+            columns = min(math.ceil(width / size.width), picture.shape[-1] // size.width)
+            cropped = picture[..., : rows * size.height, : columns * size.width]
+            patches.append(processor.image_processor.patchify_image(image=cropped, patch_size=size).flatten(0, -2))
+            grids.append([rows, columns])
+            texts.append((processor.image_token * columns + processor.image_newline_token) * rows)
+        return {"pixel_values": torch.cat(patches), self.family.grid: torch.tensor(grids)}, texts
+
+
+_IN_FRONT = {"prepends_visuals": True, "behind_visuals": "bos_token", "chat_template": WORDS_ALONE}
+_BLIP = BlipAdapter(Family(**_IN_FRONT))
 
 _ADAPTERS: dict[str, BaseAdapter] = {
     "blip-2": _BLIP,
+    "fuyu": FuyuAdapter(Family(**_IN_FRONT, layout="grid", grid="patch_grids", ends_with="<0x04>")),
     "instructblip": _BLIP,
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
-    "shieldgemma2": OtherProcessorAdapter(
-        "Gemma3Processor",
+    "shieldgemma2": ShieldGemma2Adapter(
         Family(one_tile={"do_pan_and_scan": False}, notes=("asked as Gemma 3 is: its policies are not applied",)),
     ),
 }

@@ -224,16 +224,16 @@ def family_of(model_type: str) -> Family:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText, **kwargs: Any) -> PreTrainedModel:
     """
-    Load a base model by repository id or folder; `kwargs` go to `AutoModelForImageTextToText.from_pretrained`.
+    Load a base model by repository id or folder; `kwargs` go to `model_class.from_pretrained`.
 
     Raises:
         CheckpointError: nothing loadable at `name_or_path`, or weights that are damaged or missing.
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        base, report = _from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        base, report = _from_pretrained(name_or_path, model_class, output_loading_info=True, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -264,9 +264,9 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     return base
 
 
-def _from_pretrained(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def _from_pretrained(name_or_path: str, model_class: Any, **kwargs: Any) -> Any:
     try:
-        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        return model_class.from_pretrained(name_or_path, **kwargs)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

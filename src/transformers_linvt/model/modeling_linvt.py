@@ -882,6 +882,11 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
     def _check_base_can_be_written(self) -> None:
         """Whether a checkpoint can hold the weights of this base: most that were quantised cannot be told from it."""
+        if not self.model.adapter.can_be_included:
+            raise CheckpointError(
+                f"The weights of this base ({self.config.base_config.model_type}) would not load again from a "
+                "checkpoint that holds them. Save a reference to the base: include_base=False."
+            )
         quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
         if quantizer is None:
             cannot = getattr(self.base_vlm, "is_quantized", False)

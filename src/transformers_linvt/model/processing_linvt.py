@@ -275,7 +275,7 @@ class LinVTProcessor(ProcessorMixin):
         unused = {*self.base_processor.unused_input_names, "batch_num_images"}
         family = self.adapter.family
         # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
-        needed = {family.grid} if family.layout == "grid" else set()
+        needed = {"pixel_values", family.grid} if family.layout == "grid" else set()
         return (frozenset(self.image_processor.model_input_names) - unused) | needed
 
     @cached_property
