@@ -59,6 +59,7 @@ class BaseSpec:
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
+        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why.
     """
 
     config_class: str
@@ -85,6 +86,7 @@ class BaseSpec:
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     model_class: str | None = None
     needs: tuple[str, ...] = ()
+    cannot: Mapping[str, str] = field(default_factory=dict)
 
 
 # The usual numbers of a tiny language model and a tiny vision tower. What a config class does not know it ignores; a

@@ -94,7 +94,8 @@ FAMILIES: dict[str, Family] = {
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),
     "chameleon": Family(ends_with="sep_token", chat_template=_turns("sep_token", "sep_token")),
-    "emu3": Family(begins_with_bos=True),
+    # Told where the channels are, its image processor looks for the size of a picture in the wrong place (5.23).
+    "emu3": Family(one_tile={"input_data_format": None}, begins_with_bos=True),
     "ovis2": Family(one_tile={"crop_to_patches": False}),
     "paligemma": Family(
         behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
