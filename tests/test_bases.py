@@ -307,7 +307,8 @@ def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: 
     """Through both processors and both models: the inputs key by key, the logits and the generated text."""
     conversations = pictures_and_text(family)[what]
     base, processor = build_model(family.name), load_base_processor(str(family.base_folder))
-    base.requires_grad_(False)  # as LinVT's: torch's own attention layer (Aria) rounds differently for weights that train
+    # As LinVT's base: torch's own attention layer (Aria) rounds differently for weights that train.
+    base.requires_grad_(False)
     ours = family.inputs(*conversations)
     batch = conversations if len(conversations) > 1 else conversations[0]
     padding = {"processor_kwargs": {"padding": True}} if len(conversations) > 1 else {}

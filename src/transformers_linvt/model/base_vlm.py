@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
 DENIED = {
     "blip-2": "its generate() reads pixel_values even when the tokens are given",
     "instructblip": "its generate() reads pixel_values even when the tokens are given",
-    "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
+    "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
     "fuyu": "it has no projector between image patches and language model",
     "llama4": "its image features are taken before the projector",
     "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
@@ -456,7 +456,7 @@ def _flat(features: Any) -> torch.Tensor:
 
 
 def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
-    """What stands at the markers around a picture, where that is the image encoder's to say (Ovis2): `(markers, D)`."""
+    """What stands at the markers around a picture, where the image encoder says it (Ovis2): `(markers, D)`."""
     table = getattr(base.base_model, "visual_embeddings_table", None)
     if table is None:
         return None
