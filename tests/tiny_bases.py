@@ -401,7 +401,9 @@ def _build_pristine_processor(name: str) -> ProcessorMixin:
     for part, (class_name, arguments) in spec.parts.items():
         parts[part] = getattr(transformers, class_name)(**arguments)
     with video_processors_known():
-        return processor_class(**parts, chat_template=spec.chat_template, **spec.processor)
+        processor = processor_class(**parts, **spec.processor)
+    processor.chat_template = spec.chat_template  # not all classes take it as an argument (Chameleon)
+    return processor
 
 
 @functools.cache

@@ -188,8 +188,8 @@ BLIP_TEMPLATE = """\
 
 _IDENTITY = "test_pictures_and_text_are_bit_identical_to_the_base"
 _ONE_PICTURE_IN_FRONT = {
-    f"{_IDENTITY}: two pictures": "its processor takes one picture per prompt",
-    f"{_IDENTITY}: text": "its forward() insists on a picture",
+    f"{_IDENTITY}[two pictures]": "its processor takes one picture per prompt",
+    f"{_IDENTITY}[text]": "its forward() insists on a picture",
 }
 
 # Architectures that the seam of transformers does not carry as it is.
@@ -329,7 +329,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
         token_grid=(3, 5),
         needs=("torchvision",),
         chat={"return_legacy_image_output": False},
-        cannot={f"{_IDENTITY}: two pictures": "its processor takes one picture per prompt"},
+        cannot={f"{_IDENTITY}[two pictures]": "its processor takes one picture per prompt"},
     ),
     "kosmos-2": BaseSpec(
         config_class="Kosmos2Config",
@@ -420,5 +420,5 @@ SPECS["shieldgemma2"] = replace(
     config_class="ShieldGemma2Config",
     processor_class="ShieldGemma2Processor",
     saved_inside="ShieldGemma2ForImageClassification",
-    cannot={"test_a_saved_model_comes_back_whole: True": "saved by itself, its Gemma 3 does not load again"},
+    cannot={"test_a_saved_model_comes_back_whole[True]": "saved by itself, its Gemma 3 does not load again"},
 )

@@ -62,7 +62,7 @@ class BaseSpec:
         saved_inside (`str`, *optional*): Name of the model class around it in checkpoints, where it is the `model`.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
         cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
-            also `"name: what"` for one case of a test, or parts of `promises.check_generation`.
+            also `"name[case]"` for one case of a test, or parts of `promises.check_generation`.
     """
 
     config_class: str

@@ -170,7 +170,8 @@ FAMILIES: dict[str, Family] = {
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),
     "chameleon": Family(ends_with="sep_token", chat_template=_turns("sep_token", "sep_token")),
-    "emu3": Family(begins_with_bos=True),
+    # Told where the channels are, its image processor looks for the size of a picture in the wrong place (5.23).
+    "emu3": Family(one_tile={"input_data_format": None}, begins_with_bos=True),
     "ovis2": Family(one_tile={"crop_to_patches": False}),
     "paligemma": Family(
         behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
@@ -207,7 +208,7 @@ FAMILIES: dict[str, Family] = {
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
-    "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
+    "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
     "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
     "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
     "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",

@@ -643,10 +643,11 @@ def check_grid_sizes(
     if len(grids) != batch:
         raise LinVTInputError(f"grid_sizes must name a grid for each of the {batch} videos, got {len(grids)}.")
     for grid in grids:
-        if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > tokens_per_frame:
+        # the last row may be short, as `infer_grid_size` makes it
+        if len(grid) != 2 or min(grid) < 1 or (grid[0] - 1) * grid[1] >= tokens_per_frame:
             raise LinVTInputError(
-                "A grid is (rows, columns), both at least 1 and with no more cells than the "
-                f"{tokens_per_frame} tokens of a frame, got {grid}."
+                "A grid is (rows, columns), both at least 1 and with one of the "
+                f"{tokens_per_frame} tokens of a frame in every row, got {grid}."
             )
     return grids
 

@@ -1040,9 +1040,8 @@ class LinVTProcessor(ProcessorMixin):
             result.append((0, 0, added.first))
         # A question that is answered ends where the answer begins, unless the template has written its end.
         ends = [start for start, _ in prompt.assistant_spans or ()] or [len(prompt)]
-        result += [
-            (end, end, added.last) for end in ends if end == len(prompt) or not prompt[:end].endswith(added.last)
-        ]
+        ends = [end for end in ends if end == len(prompt) or not prompt[:end].endswith(added.last)]
+        result += [(end, end, added.last) for end in ends]
         written = [piece for piece in result if piece[2]]
         return sorted([*pieces, *written], key=lambda piece: (piece[0], piece[1]))
 
