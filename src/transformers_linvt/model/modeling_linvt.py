@@ -192,6 +192,14 @@ class LinVTModel(LinVTPreTrainedModel):
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
         self.base_vlm.requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "LinVTModel":
+        """Training mode, but for what would learn from mere looking: batch norms of the base keep their averages."""
+        super().train(mode)
+        for module in self.base_vlm.modules():
+            if getattr(module, "track_running_stats", False):
+                module.eval()
+        return self
+
     # -- frames -> video tokens --
 
     def encode_videos(
