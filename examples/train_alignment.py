@@ -86,7 +86,9 @@ def load_model(arguments: LinVTArguments) -> tuple[LinVTForVideoQA, LinVTProcess
         return model, AutoProcessor.from_pretrained(name, revision=arguments.model_revision)
     fields = {name: getattr(arguments, name) for name in LINVT_FIELDS if getattr(arguments, name) is not None}
     model = LinVTForVideoQA.from_base(name, **loading, **fields)
-    return model, LinVTProcessor.from_base(name, num_video_tokens=model.config.num_video_tokens)
+    return model, LinVTProcessor.from_base(
+        name, num_video_tokens=model.config.num_video_tokens, frame_path=model.config.frame_path
+    )
 
 
 def main(script_args: ScriptArguments, training_args: LinVTContrastiveConfig, model_args: LinVTArguments) -> None:

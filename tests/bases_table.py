@@ -34,8 +34,8 @@ refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of 
 
 One frame is one tile unless a note says otherwise. "Packed as" is how the base packs the visual tokens of several
 pictures; "tokens" are those of the tiny model's frame, real ones are printed by `linvt wrap --dry-run BASE`; "options"
-is what LinVT gives the image processor so that a frame is one tile. What a note says that a base cannot do, it cannot do
-without LinVT either; the test of that was left out. Architectures in **bold** are tested in every run of `make test`.
+is what LinVT gives the image processor so that a frame is one tile. What a note says that a base cannot do, it cannot
+do without LinVT either; the test of that was left out. Those in **bold** are tested in every run of `make test`.
 
 | architecture | status | packed as | tokens | options | notes |
 |---|---|---|---|---|---|

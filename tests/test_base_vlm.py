@@ -4,6 +4,7 @@ The seam by itself: which models are refused as a base and why, and its pieces a
 The refused models are tiny and built in memory; a reason is part of every refusal.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import nn
 
 from base_specs import BASES
 from promises import LINVT, check_refused
-from tiny_bases import build_model
-from transformers_linvt import LinVTForVideoQA, LinVTInputError, UnsupportedBaseError
+from tiny_bases import build_model, build_processor
+from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
+from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_vlm import (
     DENIED,
     FAMILIES,
@@ -27,6 +29,8 @@ from transformers_linvt.model.base_vlm import (
     encoder_inputs,
     family_of,
     fingerprint_weights,
+    grids_with_videos,
+    load_base,
     pack_visuals,
     split_videos,
 )
@@ -88,31 +92,6 @@ def mllama() -> nn.Module:
     return transformers.MllamaForConditionalGeneration(config)
 
 
-def blip_2() -> nn.Module:
-    config = transformers.Blip2Config(
-        vision_config={**VISION, "image_size": 16, "patch_size": 8},
-        qformer_config={**TEXT, "encoder_hidden_size": 8},
-        text_config={
-            "model_type": "opt",
-            **TEXT,
-            "ffn_dim": 12,
-            "word_embed_proj_dim": 8,
-            "max_position_embeddings": 9,
-        },
-        num_query_tokens=3,
-        image_token_index=3,
-    )
-    return transformers.Blip2ForConditionalGeneration(config)
-
-
-def llama4() -> nn.Module:
-    text = {**TEXT, "num_key_value_heads": 2, "head_dim": 4, "num_local_experts": 2, "intermediate_size_mlp": 12}
-    vision = {**VISION, "image_size": 16, "patch_size": 8, "vision_output_dim": 8}
-    vision |= {"projector_input_dim": 8, "projector_output_dim": 8, "intermediate_size": 32}
-    config = transformers.Llama4Config(text_config=text, vision_config=vision, image_token_index=3)
-    return transformers.Llama4ForConditionalGeneration(config)
-
-
 def without_image_token() -> nn.Module:
     base = build_model("llava_phi")
     base.config.image_token_id = None
@@ -133,8 +112,6 @@ REFUSED = {
     text_only: ("llama", "mm_encoder_outputs"),
     audio: ("qwen2_audio",),
     mllama: ("mllama", "mm_encoder_outputs"),
-    blip_2: ("blip-2", "generate()"),
-    llama4: ("llama4", "before the projector"),
     without_image_token: ("image_token_id is None",),
     linvt: ("LinVT model already",),
     headless: ("language head", "AutoModelForImageTextToText"),
@@ -163,6 +140,29 @@ def test_a_refused_base_is_left_as_it_was():
 @pytest.mark.parametrize("name", BASES)
 def test_the_nine_families_are_accepted(name: str):
     check_base(build_model(name))
+
+
+@pytest.mark.parametrize("family", ["Qwen2_5Omni", "Qwen3OmniMoe"])
+def test_of_a_model_that_speaks_the_thinker_is_the_base(family: str, tmp_path: Path):
+    name = {"Qwen2_5Omni": "qwen2_5_omni_thinker", "Qwen3OmniMoe": "qwen3_omni_moe_thinker"}[family]
+    thinker = build_model(name)
+    config = getattr(transformers, f"{family}Config")(
+        thinker_config=thinker.config.to_dict(), enable_audio_output=False
+    )
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    whole.thinker.load_state_dict(thinker.state_dict())
+    check_refused(lambda: check_base(whole), UnsupportedBaseError, "model.thinker")
+    whole.save_pretrained(tmp_path / "base")
+    build_processor(name).save_pretrained(tmp_path / "base")
+
+    base = load_base(str(tmp_path / "base"))
+    assert base.config.model_type == name
+    assert not changed_weights(base, fingerprint_weights(thinker))
+    assert LinVTProcessor.from_base(tmp_path / "base").base_model_type == name
+    model = LinVTForVideoQA.from_base(tmp_path / "base", **LINVT)
+    model.save_pretrained(tmp_path / "linvt")
+    again = LinVTForVideoQA.from_pretrained(tmp_path / "linvt")
+    assert not changed_weights(again, fingerprint_weights(model))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,19 +194,15 @@ def test_an_architecture_that_is_not_listed_has_the_common_traits():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def base_of(model_type: str) -> Any:
-    return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
-
-
 def test_videos_are_split_by_frames():
-    videos = split_videos(base_of("llava"), {"pixel_values": torch.arange(5)}, [2, 3])
+    videos = split_videos(family_of("llava"), {"pixel_values": torch.arange(5)}, [2, 3])
     assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
 
 
 def test_videos_of_a_grid_family_are_split_by_the_patches_of_their_frames():
     """Two frames of 1 x 2 patches, one of 2 x 2: 8 rows of patches, 3 of grids."""
     grids = torch.tensor([[1, 1, 2], [1, 1, 2], [1, 2, 2]])
-    videos = split_videos(base_of("qwen2_vl"), {"pixel_values": torch.arange(8), "image_grid_thw": grids}, [2, 1])
+    videos = split_videos(family_of("qwen2_vl"), {"pixel_values": torch.arange(8), "image_grid_thw": grids}, [2, 1])
     assert [video["pixel_values"].tolist() for video in videos] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert [len(video["image_grid_thw"]) for video in videos] == [2, 1]
 
@@ -219,7 +215,7 @@ def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
         "image_grids": torch.tensor([[1, 1, 1, 2], [1, 2, 2, 1]]),
         "image_token_pooling": torch.arange(7),
     }
-    videos = split_videos(base_of("molmo2"), inputs, [1, 1])
+    videos = split_videos(family_of("molmo2"), inputs, [1, 1])
     assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
     assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
 
@@ -227,7 +223,7 @@ def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
 @pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])
 def test_frames_that_are_too_many_or_too_few_are_refused_with_both_numbers(frames_per_video: list[int]):
     check_refused(
-        lambda: split_videos(base_of("llava"), {"pixel_values": torch.arange(5)}, frames_per_video),
+        lambda: split_videos(family_of("llava"), {"pixel_values": torch.arange(5)}, frames_per_video),
         LinVTInputError,
         "5 rows",
         f"{sum(frames_per_video)} frames",
@@ -236,7 +232,7 @@ def test_frames_that_are_too_many_or_too_few_are_refused_with_both_numbers(frame
 
 def test_missing_frames_are_named():
     check_refused(
-        lambda: split_videos(base_of("qwen2_vl"), {"pixel_values": torch.arange(5)}, [5]),
+        lambda: split_videos(family_of("qwen2_vl"), {"pixel_values": torch.arange(5)}, [5]),
         LinVTInputError,
         "frame_image_grid_thw missing",
     )
@@ -263,7 +259,7 @@ class CountingBase:
 )
 def test_frames_are_encoded_chunk_by_chunk_and_come_back_in_order(frames_per_chunk: int, calls: list[list[float]]):
     base = CountingBase()
-    video = encode_frames(base, {"pixel_values": torch.arange(5.0)}, 5, frames_per_chunk)
+    video = encode_frames(adapter_of("llava"), base, {"pixel_values": torch.arange(5.0)}, 5, frames_per_chunk)
     assert base.calls == calls
     assert video.tokens.shape == (5, 3, 2)
     assert video.tokens[:, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -273,7 +269,7 @@ def test_frames_are_encoded_chunk_by_chunk_and_come_back_in_order(frames_per_chu
 def test_tokens_that_do_not_divide_among_the_frames_are_refused():
     base = CountingBase(extra=1)
     check_refused(
-        lambda: encode_frames(base, {"pixel_values": torch.arange(5.0)}, 5, 5),
+        lambda: encode_frames(adapter_of("llava"), base, {"pixel_values": torch.arange(5.0)}, 5, 5),
         LinVTInputError,
         "16 visual tokens of 5 frames",
     )
@@ -311,6 +307,15 @@ def test_other_containers_have_one_entry_per_row_and_layer(container: str, kind:
 
 def test_no_deep_layers_are_none():
     assert pack_visuals(TOKENS, [], [10], "list").deepstack_features is None
+
+
+def test_a_video_is_a_strip_among_the_grids_of_pictures():
+    """Two pictures of 2 x 3 and 1 x 2 tokens, of four patches each, and two videos of 5 tokens."""
+    base = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2)))
+    pictures, strip = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10]
+    is_video = torch.tensor([0] * 6 + [1] * 10 + [0] * 2).bool()
+    assert grids_with_videos(base, is_video, 5, pictures).tolist() == [[1, 4, 6], strip, strip, [1, 2, 4]]
+    assert grids_with_videos(base, is_video[6:16], 5, None).tolist() == [strip, strip]
 
 
 def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():

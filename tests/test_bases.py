@@ -38,9 +38,11 @@ from promises import (
     check_same_as_base,
     check_sft_moves_linvt,
     check_tokens_are_averages,
+    in_precision,
     measure_flops,
     realigned,
     relative_difference,
+    sent_visuals,
     stir,
     user,
     wrapped,
@@ -56,7 +58,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
-from transformers_linvt.model.base_processor import load_base_processor, tokens_of_frame
+from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
@@ -172,6 +174,13 @@ def test_rows_with_different_visuals_are_the_rows_alone(family: Wrapped):
     check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+def test_a_picture_keeps_its_positions_beside_the_video_of_another_row(name: str):
+    family = wrapped(name)
+    rows = [user(family.picture(), OTHER_QUESTION), user(family.clip(4, 2), QUESTION)]
+    check_batch_equals_single(family.model, family.inputs(*rows), [family.inputs(row) for row in rows])
+
+
 def test_frames_in_chunks_are_the_frames_at_once(family: Wrapped, one: dict[str, Any]):
     logits = {}
     for frames_per_chunk in (1, 2, 100):
@@ -192,8 +201,8 @@ def test_one_frame_is_a_video(family: Wrapped):
 def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_others(
     family: Wrapped, record_property: Callable[[str, Any], None]
 ):
-    spec, traits = ALL_BASES[family.name], base_vlm.family_of(family.base.config.model_type)
-    before = tokens_of_frame(family.processor.base_processor, traits, family.clip(1).frames[0])
+    spec, processor = ALL_BASES[family.name], family.processor
+    before = processor.adapter.tokens_of_frame(processor.base_processor, family.clip(1).frames[0])
     record_property("tokens_per_frame", before)
     assert before == spec.tokens_per_frame
     for num_frames in (1, 4):
@@ -210,8 +219,7 @@ def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_oth
 def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
     """What the base gets, one row per image placeholder."""
     prepared, _ = family.model.model.prepare(**inputs)
-    features = prepared["mm_encoder_outputs"]["image"].pooler_output
-    rows = torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
+    rows, _ = sent_visuals(family.model, prepared)
     assert len(rows) == int((inputs["input_ids"] == family.base.config.image_token_id).sum())
     return rows
 
@@ -243,7 +251,7 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     prompt = user(picture, video, QUESTION) if picture_first else user(video, picture, QUESTION)
     rows = visuals_in_prompt(family, family.inputs(prompt))
     alone = family.inputs(user(picture, QUESTION))
-    pictures, _, _ = base_vlm.encode_pictures(family.base, alone)
+    pictures = base_vlm.flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
     assert rows.shape == expected.shape
@@ -270,7 +278,7 @@ def test_a_conversation_of_several_turns_runs_and_the_last_question_is_the_quest
     asked = family.processor.decode(inputs["input_ids"][0][inputs["question_mask"][0].bool()])
     assert asked.strip() == OTHER_QUESTION
     assert inputs["video_mask"].sum().item() == 2 * NUM_VIDEO_TOKENS
-    check_generation(family.model, inputs, num_tokens=3)
+    check_generation(family.model, inputs, num_tokens=3, cannot=ALL_BASES[family.name].cannot)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,8 +307,8 @@ def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: 
     base.requires_grad_(False)  # as ours is: torch multiplies by weights that train in another order (2.13)
     ours = family.inputs(*conversations)
     batch = conversations if len(conversations) > 1 else conversations[0]
-    padding = {"processor_kwargs": {"padding": True}} if len(conversations) > 1 else {}
-    theirs = dict(processor.apply_chat_template(batch, **CHAT, **padding))
+    options = {**({"padding": True} if len(conversations) > 1 else {}), **ALL_BASES[family.name].chat}
+    theirs = in_precision(processor.apply_chat_template(batch, **CHAT, processor_kwargs=options), base.dtype)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(value)), name
@@ -313,20 +321,21 @@ def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: 
 
 
 def test_generation_with_and_without_cache_and_by_hand_agree(family: Wrapped, two: dict[str, Any]):
-    check_generation(family.model, two)
+    check_generation(family.model, two, cannot=ALL_BASES[family.name].cannot)
 
 
 def test_generation_after_a_picture_is_not_disturbed_by_it(family: Wrapped, one: dict[str, Any]):
     """Families with multimodal rotary positions keep an offset from the picture they saw last."""
     before = family.model.generate(**one, max_new_tokens=4, do_sample=False)
     family.model.generate(**family.inputs(user(family.picture(), QUESTION)), max_new_tokens=2, do_sample=False)
-    check_generation(family.model, one)
+    check_generation(family.model, one, cannot=ALL_BASES[family.name].cannot)
     family.model(**family.inputs(user(family.picture(), QUESTION)))
     assert torch.equal(family.model.generate(**one, max_new_tokens=4, do_sample=False), before)
 
 
 def test_generation_from_a_video_and_a_picture_agrees_with_and_without_cache(family: Wrapped):
-    check_generation(family.model, family.inputs(user(family.clip(5), family.picture(), QUESTION)))
+    inputs = family.inputs(user(family.clip(5), family.picture(), QUESTION))
+    check_generation(family.model, inputs, cannot=ALL_BASES[family.name].cannot)
 
 
 def test_beam_search_of_a_batch_is_that_of_each_row(family: Wrapped):
@@ -380,20 +389,23 @@ def test_later_tokens_do_not_change_what_comes_before(family: Wrapped):
     A composite config around a live base config once reset its attention implementation to None, and the language
     model ran without a causal mask: after from_base with a base in memory, and with an all-ones mask.
     """
-    model = LinVTForVideoQA.from_base(build_model(family.name), **LINVT)
+    base = build_model(family.name)
+    experts = base.config.get_text_config()._experts_implementation
+    model = LinVTForVideoQA.from_base(base, **LINVT)
     short = family.inputs(user(family.clip(5), QUESTION))
     length = short["input_ids"].shape[1]
     longer = dict(short)
     extra = short["input_ids"][:, -3:].flip(1)
     longer["input_ids"] = torch.cat([short["input_ids"], extra], dim=1)
     longer["attention_mask"] = torch.ones_like(longer["input_ids"])
-    for name in {"video_mask", "question_mask", "mm_token_type_ids", "token_type_ids"} & short.keys():
+    for name in [n for n in short if n in ("video_mask", "question_mask") or n.endswith("token_type_ids")]:
         value = ALL_BASES[family.name].answer_type_id if name.endswith("type_ids") else 0
         longer[name] = torch.cat([short[name], torch.full_like(extra, value)], dim=1)
     prefix, whole = (model.model(**inputs).last_hidden_state for inputs in (short, longer))
     assert relative_difference(whole[:, :length], prefix) < 1e-5
     assert model.base_vlm.config._attn_implementation is not None
     assert model.base_vlm.config.get_text_config()._attn_implementation is not None
+    assert model.base_vlm.config.get_text_config()._experts_implementation == experts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -701,7 +713,7 @@ def test_cost_that_grows_faster_than_the_frames_is_noticed(plain: Wrapped):
 
 def test_frames_that_are_encoded_all_at_once_are_noticed(plain: Wrapped, monkeypatch: pytest.MonkeyPatch):
     encode = modeling_linvt.encode_frames
-    monkeypatch.setattr(modeling_linvt, "encode_frames", lambda base, inputs, n, _: encode(base, inputs, n, n))
+    monkeypatch.setattr(modeling_linvt, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
     with noticed("frames per call of the vision tower"):
         check_cost(plain.model, lambda n: plain.inputs(user(plain.clip(n), QUESTION)))
 

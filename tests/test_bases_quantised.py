@@ -36,7 +36,7 @@ from promises import (
     wrapped,
 )
 from transformers_linvt import CheckpointError, LinVTForVideoQA
-from transformers_linvt.model.configuration_linvt import attention_implementations
+from transformers_linvt.model.configuration_linvt import implementations
 
 
 # Which tokens are kept is a choice, and a vision tower that differs by 1 % may choose another one: here all are kept.
@@ -268,7 +268,7 @@ def attention_of(base: nn.Module) -> list[str | None]:
     """Of the base's config, of each of its sub-configs, and of the config that each part of the base really has."""
     of_modules = [m.config for m in base.modules() if isinstance(getattr(m, "config", None), PreTrainedConfig)]
     configs = [base.config, base.config.get_text_config(), *of_modules]
-    return [*names_in(attention_implementations(base.config)), *(config._attn_implementation for config in configs)]
+    return [*names_in(implementations(base.config, "attn")), *(config._attn_implementation for config in configs)]
 
 
 @torch.no_grad()

@@ -203,6 +203,8 @@ def _add_wrap(commands: Any) -> None:
     fields.add_argument("--selection", choices=("learned", "novelty", "uniform", "none"), help="how tokens are kept")
     fields.add_argument("--aggregation", choices=("linear", "nonlinear"), help="nonlinear gives up the invariant")
     fields.add_argument("--init", choices=("free", "anchored", "mixed"), help="anchored where it will not be trained")
+    fields.add_argument("--frame-path", choices=("image", "video"), help="video: merged as the base's own video path")
+    fields.add_argument("--video-positions", choices=("text", "grid"), help="grid: laid out in time, row and column")
     fields.add_argument(
         "--no-text-conditioned",
         dest="text_conditioned",
@@ -358,7 +360,7 @@ def _wrap(arguments: argparse.Namespace) -> None:
     config = transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a base is loaded
     _check_reachable(arguments.base, arguments.revision)
     processor = transformers_linvt.LinVTProcessor.from_base(
-        arguments.base, num_video_tokens=config.num_video_tokens, **revision
+        arguments.base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **revision
     )
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **revision)
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")

@@ -481,6 +481,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return encoded.grid_size, encoded.tokens.shape[1]
 
     def _evidence(self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int]) -> VideoEvidence:
+        video = self.processor.steps_of(video)
         height, width = video.frames.shape[1:3]
         return VideoEvidence.from_output(
             condensed.outputs,

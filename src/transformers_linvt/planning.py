@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .model.base_processor import tokens_of_frame
-from .model.base_vlm import check_base, context_length, family_of, visual_width
+from .model.base_adapter import adapter_of
+from .model.base_vlm import context_length
 from .model.configuration_linvt import LinVTConfig
 from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .model.linear_video_tokenizer import LinearVideoTokenizer
@@ -57,7 +57,7 @@ class WrapPlan:
 
     @property
     def frame_tokens(self) -> int:
-        """Visual tokens of all frames: what the language model would get without LinVT."""
+        """Visual tokens of all frames as pictures: what the language model would get without LinVT."""
         return self.num_frames * self.tokens_per_frame
 
 
@@ -104,13 +104,15 @@ def plan_wrap(
     if dtype == "auto":
         dtype = getattr(base_config, "dtype", None) or torch.float32
     model = _model_without_weights(base, base_config, dtype)
-    processor = LinVTProcessor.from_base(base, num_video_tokens=config.num_video_tokens, **hub)
+    processor = LinVTProcessor.from_base(
+        base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
+    )
     processor.check_fits(config)
-    family = family_of(base_config.model_type)
+    adapter = adapter_of(base_config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
-    tokens_per_frame = tokens_of_frame(processor.base_processor, family, frame)
+    tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
     with torch.device("meta"):
-        linvt = LinearVideoTokenizer(visual_width(model), **config.tokenizer_kwargs)
+        linvt = LinearVideoTokenizer(adapter.width(model), **config.tokenizer_kwargs)
     flops, cache = _cost_of_tokens(model, config.num_video_tokens)
     flops_before, cache_before = _cost_of_tokens(model, num_frames * tokens_per_frame)
     plan = WrapPlan(
@@ -154,7 +156,7 @@ def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTra
         with torch.device("meta"):
             # The other ways to run experts choose them by value, and there are no values here.
             experts = {"experts_implementation": "batched_mm"} if _has_experts(config) else {}
-            model = AutoModelForImageTextToText.from_config(config, dtype=dtype, **experts)
+            model = adapter_of(config.model_type).build(config, dtype=dtype, **experts)
     except ImportError as error:
         raise UnsupportedBaseError(f"The base {base!r} needs a package: {error}") from error
     except ValueError as error:
@@ -162,7 +164,7 @@ def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTra
             f"{base!r} ({config.model_type}) is no image-text model of transformers. LinVT needs one that "
             "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
         ) from error
-    check_base(model)
+    adapter_of(config.model_type).check(model)
     return model
 
 
@@ -173,7 +175,7 @@ def _has_experts(config: Any) -> bool:
 
 def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None, int | None]:
     """FLOPs of the language model's layers over so many tokens, and bytes of the keys and values it keeps of them."""
-    decoder = model.get_decoder()
+    decoder = adapter_of(model.config.model_type).decoder(model)
     try:
         tokens = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -193,7 +195,7 @@ def _bytes_of(cache: Any) -> int | None:
 
 
 def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[str]:
-    notes = list(family_of(plan.architecture).notes)
+    notes = list(adapter_of(plan.architecture).family.notes)
     if plan.num_frames > config.max_frames:
         notes.append(f"{plan.num_frames} frames are more than max_frames={config.max_frames}: raise it")
     limit = context_length(model)

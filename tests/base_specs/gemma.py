@@ -262,6 +262,7 @@ SPECS: dict[str, BaseSpec] = {
                 vocab_size_per_layer_input=VOCAB,
                 altup_num_inputs=2,
                 laurel_rank=6,
+                final_logit_softcapping=1e5,  # none to speak of; it cannot be switched off
                 activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
             ),
             "vision_config": {
@@ -270,6 +271,7 @@ SPECS: dict[str, BaseSpec] = {
                 "vocab_size": 8,
                 "vocab_offset": 5000,
                 "do_pooling": False,
+                "model_args": {"channel_multiplier": 0.02},
             },
             "audio_config": {
                 "vocab_size": 8,
@@ -317,6 +319,7 @@ SPECS: dict[str, BaseSpec] = {
                 model_type="gemma2",
                 head_dim=14,
                 query_pre_attn_scalar=14,
+                final_logit_softcapping=None,
                 sliding_window=60,
                 layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             ),
@@ -341,17 +344,16 @@ SPECS: dict[str, BaseSpec] = {
         config_class="AriaConfig",
         config={
             "text_config": text_config(
-                moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, hidden_size=56, intermediate_size=34
+                moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, hidden_size=56, intermediate_size=36
             ),
-            # The image processor makes pictures of 490 or 980 pixels and no others.
-            "vision_config": vision_config(model_type="idefics3_vision", image_size=490, patch_size=98),
+            # The processor asks for pictures of 980 pixels; of smaller ones its image processor knows 490 only.
+            "vision_config": vision_config(model_type="idefics3_vision", image_size=980, patch_size=196),
             "projector_patch_to_query_dict": {25: 12},
             "image_token_index": TokenId("<|img|>"),
         },
         processor_class="AriaProcessor",
         image_processor_class="AriaImageProcessorPil",
-        image_processor={"max_image_size": 490, "min_image_size": 98, "split_image": True},
-        processor={"size_conversion": {490: 12}},
+        processor={"size_conversion": {490: 6, 980: 12}},
         chat_template=chat_template("<|img|>", "<fim_prefix>", "<fim_suffix>"),
         named_tokens=CHATML_TOKENS,
         tokenizer_attributes={"image_token": "<|img|>"},

@@ -175,6 +175,7 @@ SPECS: dict[str, BaseSpec] = {
             "image_end_token": "<img_end>",
         },
         special_tokens=("<|im_start|>", "<img_newline>"),
+        cannot={"padded steps by hand": "a cached step by hand counts padding as positions, generate() does not"},
         tokens_per_frame=20,  # 3 rows of 5 with a token at the end of each, one in front and one behind
         token_grid=(3, 6),
         type_ids="mm_token_type_ids",
@@ -254,6 +255,7 @@ SPECS: dict[str, BaseSpec] = {
             "font": __file__,
         },
         chat_template=chat_template("<|IMAGE_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"),
+        cannot={"generation without a cache": "its generate() does not lengthen moe_mm_token_type_ids by new tokens"},
         named_tokens=CHATML_TOKENS,
         tokenizer_attributes={
             "image_token": "<|IMAGE_PLACEHOLDER|>",
@@ -283,8 +285,9 @@ SPECS: dict[str, BaseSpec] = {
                 layer_types=["full_attention", "minimax_m3_sparse", "full_attention", "minimax_m3_sparse"],
                 index_n_heads=2,
                 index_head_dim=18,
-                index_block_size=4,
-                index_topk_blocks=16,
+                # Longer than any prompt here: where a prompt has several blocks, transformers' own generate() answers
+                # a row that is padded on the left otherwise than the row alone (its note at MiniMaxM3VLIndexer).
+                index_block_size=128,
                 rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
             ),
             "vision_config": vision_config(spatial_merge_size=2, temporal_patch_size=2),

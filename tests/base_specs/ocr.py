@@ -24,11 +24,12 @@ def qwen3_5_text(**differences: Any) -> dict[str, Any]:
         model_type="qwen3_5_text",
         head_dim=16,
         linear_conv_kernel_dim=3,
-        linear_key_head_dim=8,
-        linear_value_head_dim=10,
+        linear_key_head_dim=10,
+        linear_value_head_dim=14,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
         layer_types=["linear_attention", "full_attention", "linear_attention"],
+        rms_norm_eps=1e-3,  # linear attention starts near zero, and its norm would magnify the rounding of padded rows
         rope_parameters={
             "rope_type": "default",
             "rope_theta": 1e4,
@@ -54,6 +55,10 @@ MINICPM_IDS = {"image_token_id": TokenId("<|image_pad|>"), "video_token_id": Tok
 # A 48 x 80 picture is more than this squared, so that a picture is one overview and slices, and a frame must not be.
 MINICPM_PIXELS = {"scale_resolution": 48, "patch_size": 4}
 
+
+_GOT_HAS_NO_CHAT = "its processor refuses the nested pictures of apply_chat_template, and text without a picture"
+_HEAD_DOES_MORE = "its head scales or caps the logits, beside its linear layer"
+_TRL_DOES_NOT_SCALE = "TRL applies the linear layer alone and does not divide by logits_mup_width_multiplier"
 
 SPECS: dict[str, BaseSpec] = {
     "idefics2": BaseSpec(
@@ -126,6 +131,11 @@ SPECS: dict[str, BaseSpec] = {
         one_tile={"crop_to_patches": False},
         tokens_per_frame=256,
         token_grid=(16, 16),
+        cannot={
+            "test_pictures_and_text_are_bit_identical_to_the_base": _GOT_HAS_NO_CHAT,
+            "test_a_picture_beside_a_video_keeps_its_place_and_its_tokens": _GOT_HAS_NO_CHAT,
+            "test_generation_after_a_picture_is_not_disturbed_by_it": _GOT_HAS_NO_CHAT,
+        },
     ),
     "qianfan_ocr": BaseSpec(
         config_class="QianfanOCRConfig",
@@ -357,6 +367,7 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=15,
         token_grid=(3, 5),
         needs=("torchvision",),
+        cannot={"test_head_and_backbone_compute_the_same": _HEAD_DOES_MORE},
     ),
     "inkling_mm_model": BaseSpec(
         config_class="InklingConfig",
@@ -399,5 +410,9 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=18,
         token_grid=(3, 6),
         needs=("torchvision",),
+        cannot={
+            "test_head_and_backbone_compute_the_same": _HEAD_DOES_MORE,
+            "test_sft_trainer_moves_linvt": _TRL_DOES_NOT_SCALE,
+        },
     ),
 }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .spec import CHATML_TOKENS, BaseSpec, TokenId, chat_template, text_config, vision_config
+from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
 MUSE_TOKENS = (
@@ -152,3 +152,252 @@ SPECS: dict[str, BaseSpec] = {
         needs=("torchvision",),
     ),
 }
+
+
+def _qformer_config(**differences: Any) -> dict[str, Any]:
+    """BLIP-2 and InstructBLIP: what turns a picture of any size into `num_query_tokens` tokens."""
+    usual = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "cross_attention_frequency": 1,
+        "pad_token_id": TokenId("<|endoftext|>"),
+    }
+    return {**usual, **differences}
+
+
+def _opt_config(**differences: Any) -> dict[str, Any]:
+    """The language model of BLIP-2."""
+    return text_config(model_type="opt", ffn_dim=72, word_embed_proj_dim=48, **differences)
+
+
+BLIP_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
+{%- endif %}
+{%- if not loop.last %}{{ ' ' }}{%- endif %}
+{%- endfor %}"""
+
+# Architectures that the seam of transformers does not carry as it is.
+SPECIAL_SPECS: dict[str, BaseSpec] = {
+    "blip-2": BaseSpec(
+        config_class="Blip2Config",
+        config={
+            "text_config": _opt_config(),
+            "vision_config": vision_config(),
+            "qformer_config": _qformer_config(),
+            "num_query_tokens": 6,
+            "image_token_index": TokenId("<image>"),
+        },
+        processor_class="Blip2Processor",
+        image_processor_class="BlipImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}},
+        processor={"num_query_tokens": 6},
+        chat_template=BLIP_TEMPLATE,
+        named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
+        special_tokens=("<|im_start|>", "<image>"),
+        adds_bos=True,
+        tokens_per_frame=6,
+        token_grid=(2, 3),
+    ),
+    "instructblip": BaseSpec(
+        config_class="InstructBlipConfig",
+        config={
+            "text_config": text_config(model_type="llama", hidden_size=56),
+            "vision_config": vision_config(),
+            "qformer_config": _qformer_config(),
+            "num_query_tokens": 6,
+            "image_token_index": TokenId("<image>"),
+        },
+        processor_class="InstructBlipProcessor",
+        image_processor_class="BlipImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}},
+        processor={"num_query_tokens": 6},
+        chat_template=BLIP_TEMPLATE,
+        named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
+        special_tokens=("<|im_start|>", "<image>"),
+        adds_bos=True,
+        tokens_per_frame=6,
+        token_grid=(2, 3),
+    ),
+    "llama4": BaseSpec(
+        config_class="Llama4Config",
+        config={
+            "text_config": text_config(
+                head_dim=12,
+                intermediate_size_mlp=80,
+                num_hidden_layers=4,
+                num_local_experts=4,
+                num_experts_per_tok=1,
+                interleave_moe_layer_step=2,
+                attention_chunk_size=400,
+            ),
+            # `intermediate_size` is that of 2 x 2 patches side by side, for this family alone
+            "vision_config": vision_config(
+                intermediate_size=144,
+                projector_input_dim=44,
+                projector_output_dim=44,
+                vision_output_dim=44,
+                pixel_shuffle_ratio=0.5,
+            ),
+            "boi_token_index": TokenId("<|image_start|>"),
+            "eoi_token_index": TokenId("<|image_end|>"),
+            "image_token_index": TokenId("<|patch|>"),
+        },
+        processor_class="Llama4Processor",
+        image_processor_class="Llama4ImageProcessor",
+        image_processor={"size": {"height": 32, "width": 32}, "max_patches": 4, "resize_to_max_canvas": False},
+        processor={"patch_size": 8, "pixel_shuffle_ratio": 0.5},
+        chat_template=chat_template("<|image|>"),
+        named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
+        special_tokens=(
+            "<|im_start|>",
+            "<|image|>",
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|tile_x_separator|>",
+            "<|tile_y_separator|>",
+        ),
+        one_tile={"max_patches": 1},
+        tokens_per_frame=4,
+        token_grid=(2, 2),
+        needs=("torchvision",),
+    ),
+    "mllama": BaseSpec(
+        config_class="MllamaConfig",
+        config={
+            "text_config": text_config(
+                num_hidden_layers=4, cross_attention_layers=[1, 3], bos_token_id=TokenId("<|im_end|>")
+            ),
+            # 36 from the last layer and twice 36 from layers between
+            "vision_config": vision_config(
+                attention_heads=3,
+                num_hidden_layers=3,
+                num_global_layers=2,
+                intermediate_layers_indices=[0, 2],
+                vision_output_dim=108,
+                max_num_tiles=4,
+            ),
+            "image_token_index": TokenId("<|image|>"),
+        },
+        processor_class="MllamaProcessor",
+        image_processor_class="MllamaImageProcessorPil",
+        image_processor={"size": {"height": 32, "width": 32}, "max_image_tiles": 4},
+        chat_template=chat_template("<|image|>"),
+        named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
+        special_tokens=("<|im_start|>", "<|python_tag|>", "<|image|>"),
+        frame_nesting="per_frame",
+        tokens_per_frame=17,
+        token_grid=(4, 4),
+    ),
+    "fuyu": BaseSpec(
+        config_class="FuyuConfig",
+        config={
+            "text_config": text_config(
+                model_type="persimmon", hidden_act="relu2", partial_rotary_factor=0.5, qk_layernorm=True
+            ),
+            "image_size": 48,
+            "patch_size": 8,
+            "image_token_id": TokenId("|SPEAKER|"),
+        },
+        processor_class="FuyuProcessor",
+        # the one without torchvision cannot make patches of the tensors that its processor asks for (5.23)
+        image_processor_class="FuyuImageProcessor",
+        image_processor={"size": {"height": 48, "width": 64}, "patch_size": {"height": 8, "width": 8}},
+        chat_template=BLIP_TEMPLATE,
+        named_tokens={"bos_token": "<s>", "pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
+        special_tokens=("|SPEAKER|", "|NEWLINE|", "<0x04>"),
+        frame_size=(24, 40),
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
+    "kosmos-2": BaseSpec(
+        config_class="Kosmos2Config",
+        config={
+            "text_config": {
+                "vocab_size": VOCAB,
+                "embed_dim": 48,
+                "layers": 3,
+                "ffn_dim": 72,
+                "attention_heads": 4,
+                "max_position_embeddings": 2048,
+                "pad_token_id": TokenId("<pad>"),
+                "bos_token_id": TokenId("<s>"),
+                "eos_token_id": TokenId("</s>"),
+            },
+            "vision_config": vision_config(),
+            "latent_query_num": 7,
+        },
+        processor_class="Kosmos2Processor",
+        image_processor_class="CLIPImageProcessorPil",
+        image_processor={"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+        processor={"num_patch_index_tokens": 9},
+        chat_template=BLIP_TEMPLATE,
+        named_tokens={"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+        special_tokens=(
+            "</doc>",
+            "<image>",
+            "</image>",
+            "</chunk>",
+            "</line>",
+            "<phrase>",
+            "</phrase>",
+            "<object>",
+            "</object>",
+            "</delimiter_of_multi_objects/>",
+            "<grounding>",
+            *(f"<patch_index_{index:04}>" for index in range(9)),
+        ),
+        adds_bos=True,
+        tokens_per_frame=7,
+        token_grid=(1, 7),
+    ),
+    "idefics": BaseSpec(
+        config_class="IdeficsConfig",
+        config={
+            **text_config(
+                vocab_size=VOCAB,
+                additional_vocab_size=0,
+                num_hidden_layers=4,
+                cross_layer_interval=2,
+                bos_token_id=TokenId("<s>"),
+                eos_token_id=TokenId("<|im_end|>"),
+                qk_layer_norms=True,
+            ),
+            "use_resampler": True,
+            "vision_config": {
+                "embed_dim": 36,
+                "intermediate_size": 58,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": 32,
+                "patch_size": 8,
+            },
+            "perceiver_config": {
+                "use_resampler": True,
+                "resampler_n_latents": 7,
+                "resampler_depth": 2,
+                "resampler_n_heads": 3,
+                "resampler_head_dim": 10,
+            },
+        },
+        processor_class="IdeficsProcessor",
+        image_processor_class="IdeficsImageProcessorPil",
+        image_processor={"image_size": 32},
+        processor={"image_size": 32},
+        chat_template=BLIP_TEMPLATE,
+        named_tokens={"bos_token": "<s>", "unk_token": "<unk>", **CHATML_TOKENS},
+        special_tokens=("<|im_start|>", "<image>", "<fake_token_around_image>"),
+        tokens_per_frame=7,
+        token_grid=(1, 7),
+    ),
+}
+
+
+SPECS |= {name: SPECIAL_SPECS[name] for name in ("llama4",)}

@@ -57,9 +57,11 @@ class BaseSpec:
         answer_type_id (`int`): Type id of text that is generated.
         parts (`dict[str, tuple[str, dict]]`): Further parts of the processor: name of the argument, class in
             `transformers` and its arguments, e.g. `{"feature_extractor": ("Gemma4AudioFeatureExtractor", {})}`.
+        chat (`dict`): Options of a call, without which the base's processor leaves out what its own model asks for.
         model_class (`str`, *optional*): Name of the model class, where `AutoModelForImageTextToText` does not know it.
         needs (`tuple[str, ...]`): Packages without which the base cannot be built.
-        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why.
+        cannot (`dict[str, str]`): Names of tests that ask for what the base cannot do without LinVT either, and why;
+            or of parts of `promises.check_generation`.
     """
 
     config_class: str
@@ -84,6 +86,7 @@ class BaseSpec:
     type_ids: str | None = None
     answer_type_id: int = 0
     parts: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    chat: Mapping[str, Any] = field(default_factory=dict)
     model_class: str | None = None
     needs: tuple[str, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)

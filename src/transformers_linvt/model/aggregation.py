@@ -7,7 +7,7 @@ exception is the resampler of `aggregation="nonlinear"`, which exists to be comp
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,22 @@ def anchor_lattice(num_anchors: int) -> tuple[torch.Tensor, torch.Tensor]:
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(num_anchors, 3)
     spacing = torch.tensor([1 / cells for cells in shape], device="cpu", dtype=torch.float32)
     return centres, spacing.expand(num_anchors, 3).contiguous()
+
+
+def lattice_cells(group_sizes: Sequence[int]) -> torch.Tensor:
+    """
+    Cell of every query's anchor in the lattice of the first group, which is the finest: `(num_queries, 3)`, integers.
+
+    What queries of two groups see at the same time and place gets the same cell.
+
+    Example:
+
+    >>> lattice_cells([8, 1]).tolist()[-3:]
+    [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    """
+    shape = torch.tensor(lattice_shape(group_sizes[0]))
+    centres = torch.cat([anchor_lattice(size)[0] for size in group_sizes])
+    return torch.minimum((centres * shape).floor().long(), shape - 1)
 
 
 def gaussian_log_prior(places: torch.Tensor, anchors: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:

@@ -234,10 +234,11 @@ class VisualMarkers:
         picture = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
         written, reason = "", ""
         try:
-            written = picture_inputs(processor, [[picture]], family.one_tile, family)[1][0]
+            if placeholder is not None:
+                written = picture_inputs(processor, [[picture]], family.one_tile, family)[1][0]
         except Exception as error:  # a processor that does it another way may fail in any way
             reason = f": {type(error).__name__} {error}".rstrip()
-        if placeholder is None or not written:
+        if not written:
             raise UnsupportedBaseError(
                 f"{type(processor).__name__} does not say how it writes a picture into the prompt (image_token, "
                 f"replace_image_token{reason}), so a video has no place there. The processors of Qwen2-VL, InternVL, "

@@ -17,8 +17,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .significance import infer_grid_size
@@ -51,11 +51,19 @@ class Family:
     fits_whole_tokens: bool = False
     # Whether pixel_values holds all patches side by side, as one strip of pixels, instead of one patch per row.
     is_strip: bool = False
+    # How a row of patches holds the frames that the base's own video path merges: by colour and then by frame, or by
+    # frame first. Families that have no such path, or one that is another tower or pooling, have nothing here.
+    merges_frames: Literal["colour_first", "frame_first"] | None = None
     # Type id at video placeholders. Families with multimodal rotary positions take 0: without a picture grid their
     # positions are those of text, one after the other.
     video_type_id: int = 1
     # Further type ids of the base, made by its processor's `create_...`; a video has those of a picture there.
     further_type_ids: tuple[str, ...] = ()
+    # Whether forward() counts padding in front of a prompt as positions, and they count for themselves and not only
+    # between two tokens: so it is with norms behind the rotation.
+    counts_padding: bool = False
+    # Whether everything at picture placeholders is placed by a grid, whatever the type ids say: a video needs one too.
+    video_has_grid: bool = False
     # Whether the base's processor begins every prompt with the first special token itself.
     begins_with_bos: bool = False
     # What a user should know before wrapping it.
@@ -78,7 +86,9 @@ _NEEDED = {
     "tiles": ("pixel_values", "image_sizes"),
 }
 
+_GRID = {"layout": "grid", "merges_frames": "colour_first"}
 _MROPE = {"layout": "grid", "video_type_id": 0}
+_MROPE_MERGING = {**_MROPE, **_GRID}
 # These number the pictures of a prompt; a video is none of them.
 _MINICPM = {
     "one_tile": {"max_slice_nums": 1, "use_image_id": False},
@@ -112,22 +122,32 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(one_tile={"crop_to_patches": False}),
     "llava_onevision": Family(nesting="per_video", min_frames_per_call=2),
     "molmo2": Family(one_tile={"max_crops": 1}, layout="molmo2", begins_with_bos=True),
-    "qwen2_5_vl": Family(**_MROPE),
-    "qwen2_vl": Family(**_MROPE),
-    "qwen3_vl": Family(**_MROPE),
-    "qwen3_vl_moe": Family(**_MROPE),
+    "qwen2_5_vl": Family(**_MROPE_MERGING),
+    "qwen2_vl": Family(**_MROPE_MERGING),
+    "qwen3_vl": Family(**_MROPE_MERGING),
+    "qwen3_vl_moe": Family(**_MROPE_MERGING),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
     # GLM-V and others with patches of a grid
-    "ernie4_5_vl_moe": Family(**_MROPE, further_type_ids=("moe_mm_token_type_ids",)),
-    "glm46v": Family(**_MROPE),
-    "glm4v": Family(**_MROPE),
-    "glm4v_moe": Family(**_MROPE),
-    "glm5_next": Family(layout="grid"),
-    "glm_ocr": Family(**_MROPE),
-    "glmga": Family(**_MROPE),
-    "hunyuan_vl": Family(**_MROPE),
+    "ernie4_5_vl_moe": Family(
+        **_MROPE,
+        further_type_ids=("moe_mm_token_type_ids",),
+        notes=("generate() fails with use_cache=False, with and without LinVT",),
+    ),
+    "glm46v": Family(**_MROPE_MERGING),
+    "glm4v": Family(**_MROPE_MERGING),
+    "glm4v_moe": Family(**_MROPE_MERGING),
+    "glm5_next": Family(**_GRID),
+    "glm_ocr": Family(**_MROPE_MERGING),
+    "glmga": Family(**_MROPE_MERGING),
+    "hunyuan_vl": Family(**_MROPE, counts_padding=True),
     "kimi_k25": Family(layout="grid"),
-    "minimax_m3_vl": Family(layout="grid"),
+    "minimax_m3_vl": Family(
+        layout="grid",
+        notes=(
+            "transformers answers a prompt of more than 128 tokens otherwise where it is padded on the left: generate "
+            "for one prompt at a time",
+        ),
+    ),
     "paddleocr_vl": Family(**_MROPE),
     # A frame that is much wider than high is split; its global view alone is all of it.
     "step3p7": Family(
@@ -167,19 +187,31 @@ FAMILIES: dict[str, Family] = {
     "qianfan_ocr": Family(one_tile={"crop_to_patches": False}),
     "unlimited_ocr": Family(one_tile={"crop_to_patches": False}),
     # others
-    "muse_glimmer": Family(layout="grid"),
-    "muse_spark": Family(layout="grid"),
+    "muse_glimmer": Family(layout="grid", merges_frames="frame_first"),
+    "muse_spark": Family(layout="grid", merges_frames="frame_first"),
     "nemotron_h_omni": Family(layout="grid", grid="image_grid_hw"),
+    # Qwen after Qwen3-VL, and the families that take their pictures the same way
+    "cohere_compass": Family(**_MROPE_MERGING),
+    "cosmos3_edge": Family(**_MROPE),
+    "cosmos3_omni": Family(**_MROPE_MERGING),
+    "dots3_note": Family(layout="grid"),
+    "exaone4_5": Family(**_GRID),
+    "hyperclovax_vision_v2": Family(**_GRID),
+    "lfm3_vl": Family(**_GRID),
+    "qwen2_5_omni_thinker": Family(**_GRID, video_has_grid=True),
+    "qwen3_5": Family(**_MROPE_MERGING),
+    "qwen3_5_moe": Family(**_MROPE_MERGING),
+    "qwen3_omni_moe_thinker": Family(**_GRID, video_has_grid=True),
+    "qwen4_exp": Family(**_MROPE_MERGING),
 }
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
-    "blip-2": "its generate() reads pixel_values even when the tokens are given",
-    "instructblip": "its generate() reads pixel_values even when the tokens are given",
     "diffusion_gemma": "it writes by diffusion, a block at a time, and its generate() takes no tokens that are given",
-    "fuyu": "it has no projector between image patches and language model",
-    "llama4": "its image features are taken before the projector",
+    "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
     "shieldgemma2": "it sorts pictures by policies: its processor asks questions of its own, not the user's",
+    "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
+    "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
 }
 
 
@@ -202,7 +234,7 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
-        base, report = AutoModelForImageTextToText.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        base, report = _from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     except OSError as error:
         raise CheckpointError(
             f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
@@ -233,9 +265,27 @@ def load_base(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     return base
 
 
-def check_base(base: nn.Module) -> None:
+def _from_pretrained(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+        config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in hub if name in kwargs})
+        if not hasattr(config, "thinker_config"):
+            raise
+        # Qwen Omni: the part that thinks is the image-text model, the rest of the checkpoint is its voice.
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, config=config.thinker_config, **kwargs)
+
+
+def check_base(base: nn.Module, takes_encoded: bool = True) -> None:
     """
     Refuse a base that cannot take video tokens.
+
+    Args:
+        base: the model.
+        takes_encoded: whether it has to take them encoded (`mm_encoder_outputs`); an adapter may know another way.
 
     Raises:
         UnsupportedBaseError: with the reason and what would work.
@@ -255,7 +305,7 @@ def check_base(base: nn.Module) -> None:
         )
     if model_type in DENIED:
         raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
-    if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+    if takes_encoded and "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
         )
@@ -263,7 +313,7 @@ def check_base(base: nn.Module) -> None:
         raise UnsupportedBaseError(
             f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
         )
-    if _image_encoder(base) is None:
+    if takes_encoded and _image_encoder(base) is None:
         raise UnsupportedBaseError(f"{model_type} has no get_image_features(), so frames cannot be encoded. {advice}")
     if not isinstance(getattr(config, "image_token_id", None), int):
         raise UnsupportedBaseError(
@@ -369,12 +419,13 @@ def encoder_inputs(base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
 
 
 def encode_frames(
-    base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_frames: int, frames_per_chunk: int
+    adapter: Any, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_frames: int, frames_per_chunk: int
 ) -> EncodedFrames:
     """
     Run the frames of one video through the base's vision tower and projector.
 
     Args:
+        adapter ([`BaseAdapter`]): of the base.
         base: the base model.
         inputs: what the base's image processor made of the frames, under the base's own names.
         num_frames: frames in `inputs`.
@@ -383,7 +434,7 @@ def encode_frames(
     Raises:
         LinVTInputError: the encoder returned a number of tokens that does not divide among the frames.
     """
-    family = family_of(base.config.model_type)
+    family = adapter.family
     rows = _rows_per_frame(family, inputs, num_frames)
     tokens, deepstack, container = [], [], "tensor"
     for start in range(0, num_frames, frames_per_chunk):
@@ -391,7 +442,7 @@ def encode_frames(
         chunk = _slice_frames(family, inputs, rows, start, stop)
         if family.layout == "tiles":
             chunk = _frames_as_tiles(base, chunk)
-        features, layers, container = _encode(base, chunk)
+        features, layers, container = adapter.encode(base, chunk)
         encoded = max(stop - start, family.min_frames_per_call)
         by_frame = [
             _tiles_as_frames(base, one) if family.layout == "tiles" else _by_frame(one, encoded)
@@ -410,10 +461,9 @@ def encode_frames(
 
 
 def split_videos(
-    base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], frames_per_video: Sequence[int]
+    family: Family, inputs: Mapping[str, torch.Tensor], frames_per_video: Sequence[int]
 ) -> list[dict[str, torch.Tensor]]:
     """Frames of several videos, one after the other in every tensor -> one dictionary per video."""
-    family = family_of(base.config.model_type)
     rows = _rows_per_frame(family, inputs, sum(frames_per_video))
     videos, start = [], 0
     for num_frames in frames_per_video:
@@ -495,6 +545,41 @@ def lay_out_frames(family: Family, inputs: Mapping[str, Any], height: int, width
     return inputs
 
 
+def merge_frames(family: Family, inputs: Mapping[str, torch.Tensor], num_merged: int) -> dict[str, torch.Tensor]:
+    """
+    Patches of single frames -> patches of `num_merged` frames each, as the base's own video path has them.
+
+    The image path of these families fills a patch with copies of its one frame; here every copy is another frame, and
+    the vision tower sees one step of time instead of `num_merged` pictures. The last frame is repeated to fill its
+    group, as the base's video processor does.
+
+    Args:
+        family: one with `merges_frames`.
+        inputs: what the image processor made of the frames of one video.
+        num_merged: frames in a patch (`temporal_patch_size`).
+
+    Returns:
+        The same inputs for `ceil(num_frames / num_merged)` steps of time.
+
+    Raises:
+        LinVTInputError: patches that do not hold copies of one frame.
+    """
+    pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
+    num_frames, is_frame_first = len(grid), family.merges_frames == "frame_first"
+    inside = (num_merged, -1) if is_frame_first else (3, num_merged, pixels.shape[-1] // (3 * num_merged))
+    copies = pixels.reshape(num_frames, int(grid[0].prod()), *inside)
+    axis = 2 if is_frame_first else 3
+    if not bool((copies == copies.select(axis, 0).unsqueeze(axis)).all()):
+        raise LinVTInputError(
+            "The image processor does not fill a patch with copies of one frame, so frames cannot be merged: use "
+            "frame_path='image'."
+        )
+    frames = copies.select(axis, 0)
+    frames = torch.cat([frames, frames[-1:].expand(-num_frames % num_merged, *frames.shape[1:])])
+    steps = frames.unflatten(0, (-1, num_merged)).movedim(1, axis)
+    return {**inputs, "pixel_values": steps.reshape(-1, pixels.shape[-1]), "image_grid_thw": grid[: len(steps)]}
+
+
 def _factors(count: int, ratio: float) -> tuple[int, int]:
     """Rows and columns that make `count`, with rows / columns nearest to `ratio`."""
     pairs = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
@@ -503,7 +588,7 @@ def _factors(count: int, ratio: float) -> tuple[int, int]:
 
 def _by_frame(features: Any, num_frames: int) -> torch.Tensor:
     """Visual features of `num_frames` frames, however packed -> `(num_frames, tokens_per_frame, D)`."""
-    rows = _flat(features)
+    rows = flat_rows(features)
     if len(rows) % num_frames:
         raise LinVTInputError(
             f"The base made {len(rows)} visual tokens of {num_frames} frames, which is no whole number per frame: the "
@@ -623,13 +708,7 @@ def pack_visuals(
     return EncodedVisuals(pooler_output=pack(tokens.split(list(lengths))), deepstack_features=layers or None)
 
 
-def encode_pictures(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor], str]:
-    """Pictures beside a video -> their tokens `(total, D)`, the same per deep layer, and the base's container."""
-    features, layers, container = _encode(base, inputs)
-    return _flat(features), [_flat(layer) for layer in layers], container
-
-
-def _encode(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+def encode_images(base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
     """What the base's image encoder makes of its inputs: tokens, the same per deep layer, and their container."""
     output = _image_encoder(base)(**encoder_inputs(base, inputs), return_dict=True)
     features, layers = output.pooler_output, getattr(output, "deepstack_features", None) or []
@@ -644,7 +723,8 @@ def _container_of(features: Any) -> str:
     return type(features).__name__ if isinstance(features, list | tuple) else "tensor"
 
 
-def _flat(features: Any) -> torch.Tensor:
+def flat_rows(features: Any) -> torch.Tensor:
+    """Visual tokens in any container -> one row per token, `(total, D)`."""
     if isinstance(features, list | tuple):
         features = torch.cat(list(features))
     return features.reshape(-1, features.shape[-1])
@@ -660,18 +740,81 @@ def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
     return table(torch.arange(first, table.num_embeddings, device=table.weight.device))
 
 
-def run_backbone(base: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
-    """The base without its language head: `last_hidden_state`, cache and whatever else the backbone returns."""
-    if base.base_model is not base:
-        return base.base_model(**inputs)
-    # NemotronH Omni is a single module around a language model that has a head already.
-    output = base(**{**inputs, "output_hidden_states": True, "logits_to_keep": 1})
-    return BaseModelOutputWithPast(
-        last_hidden_state=output.hidden_states[-1],
-        past_key_values=output.past_key_values,
-        hidden_states=output.hidden_states if inputs.get("output_hidden_states") else None,
-        attentions=output.attentions,
-    )
+def has_grid_positions(base: PreTrainedModel) -> bool:
+    """Whether the base counts the positions of pictures in time, row and column (multimodal rotary positions)."""
+    return callable(getattr(base.base_model, "get_rope_index", None))
+
+
+def lay_out_positions(
+    base: PreTrainedModel,
+    input_ids: torch.Tensor,
+    video_mask: torch.Tensor,
+    cells: torch.Tensor,
+    inputs: Mapping[str, Any],
+) -> torch.Tensor:
+    """
+    Positions of a prompt whose video tokens stand in time, row and column; what follows goes on behind them.
+
+    The base is told where the next token stands (`rope_deltas`), so that it can go on from its cache.
+
+    Args:
+        base: a base of which `has_grid_positions` is true.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`).
+        video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
+        cells (`torch.Tensor` of shape `(num_video_tokens, 3)`): time, row and column of a video's tokens, integers.
+        inputs: the base's other inputs; `attention_mask`, and type ids and grid of pictures where there are any.
+
+    Returns:
+        `torch.LongTensor` of shape `(4, batch, length)`: places in the text, and time, rows, columns.
+    """
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+    in_text = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    positions = _positions_of_pictures(base, input_ids, {**inputs, "attention_mask": mask})
+    positions = in_text.expand(3, -1, -1).clone() if positions is None else positions.to(input_ids.device)
+    num_tokens, extent = len(cells), int(cells.max()) + 1
+    offsets = cells.T.to(input_ids.device)
+    for row, is_video in enumerate(video_mask.bool()):
+        for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
+            stop, first = start + num_tokens, positions[:, row, start].clone()
+            positions[:, row, stop:] += extent - num_tokens
+            positions[:, row, start:stop] = first[:, None] + offsets
+    positions = positions.masked_fill(mask == 0, 0)
+    base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)
+    return torch.cat([in_text.unsqueeze(0), positions])
+
+
+def _positions_of_pictures(
+    base: PreTrainedModel, input_ids: torch.Tensor, inputs: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """`(3, batch, length)` as the base counts them, with videos as text; None without a picture."""
+    if inputs.get("image_grid_thw") is None:
+        return None
+    count = base.base_model.get_rope_index
+    accepted = inspect.signature(count).parameters
+    return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
+
+
+def grids_with_videos(
+    base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, picture_grids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Patch grids of pictures and videos in placeholder order; a video is a strip that is one token high.
+
+    Args:
+        base: the base model.
+        is_video (`torch.Tensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a picture's.
+        num_video_tokens: tokens of a video.
+        picture_grids (`torch.Tensor` of shape `(num_pictures, 3)`, *optional*): of the pictures alone.
+    """
+    merge = base.config.vision_config.spatial_merge_size
+    strip = torch.tensor([1, merge, merge * num_video_tokens], device=is_video.device)
+    pictures = iter(() if picture_grids is None else picture_grids.to(is_video.device))
+    kinds, grids, place = is_video.tolist(), [], 0
+    while place < len(kinds):
+        grids.append(strip if kinds[place] else next(pictures))
+        place += int(grids[-1].prod()) // merge**2
+    return torch.stack(grids)
 
 
 def forget_positions(base: PreTrainedModel) -> None:
@@ -682,3 +825,13 @@ def forget_positions(base: PreTrainedModel) -> None:
     """
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
+
+
+def positions_without_padding(
+    base: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
+    if attention_mask is None or not family_of(base.config.model_type).counts_padding:
+        return {}
+    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return {"position_ids": positions[:, -input_ids.shape[1] :]}

@@ -29,18 +29,19 @@ TOKENIZER_FIELDS = (
 )
 
 
-def attention_implementations(config: PreTrainedConfig) -> dict[str, Any]:
+def implementations(config: PreTrainedConfig, of: str) -> dict[str, Any]:
     """
-    The attention implementation of a config and of all its sub-configs, in the nested form that transformers accepts.
+    The implementation of attention (`of="attn"`) or of a mixture of experts (`of="experts"`) of a config and of all
+    its sub-configs, in the nested form that transformers accepts.
 
     Needed because building a composite config around a *live* base config would otherwise reset the implementation of
-    every part of the base to None, and with it the causal mask of its language model.
+    every part of the base to None: with it the causal mask of its language model, or the speed of its experts.
     """
-    implementations: dict[str, Any] = {"": config._attn_implementation}
+    nested: dict[str, Any] = {"": getattr(config, f"_{of}_implementation")}
     for name in config.sub_configs:
         if (sub_config := getattr(config, name, None)) is not None:
-            implementations[name] = attention_implementations(sub_config)
-    return implementations
+            nested[name] = implementations(sub_config, of)
+    return nested
 
 
 @strict
@@ -91,16 +92,23 @@ class LinVTConfig(PreTrainedConfig):
     shift_windows: bool = False  # pooling windows start half a window earlier; the paper says "shifted-window": ours
     contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
+    # -- the seam to the base --
+    # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them
+    frame_path: Literal["image", "video"] = "image"
+    # where video tokens stand for a base that counts positions in time, row and column: one after the other, as text
+    # does, or laid out by their anchors; which is better is not known: ours
+    video_positions: Literal["text", "grid"] = "text"
+
     # -- limits --
     max_frames: int = 1024  # frames per video the model accepts: ours
     frames_per_chunk: int = 32  # frames that go through the vision tower at once, which bounds its memory: ours
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.base_config, PreTrainedConfig) and "attn_implementation" not in kwargs:
-            kwargs["attn_implementation"] = {
-                "": self.base_config._attn_implementation,
-                "base_config": attention_implementations(self.base_config),
-            }
+        if isinstance(self.base_config, PreTrainedConfig):
+            attention = implementations(self.base_config, "attn")
+            kwargs.setdefault("attn_implementation", {"": attention[""], "base_config": attention})
+            experts = implementations(self.base_config, "experts")  # LinVT has none itself
+            kwargs.setdefault("experts_implementation", {"": None, "base_config": experts})
         super().__post_init__(**kwargs)
         self.pooling_scales = tuple(self.pooling_scales)
         self._check_numbers()

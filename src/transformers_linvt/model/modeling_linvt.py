@@ -24,7 +24,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    AutoModelForImageTextToText,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -40,28 +39,24 @@ from transformers.utils import (
 )
 from transformers.utils.hub import resolve_revision
 
+from .aggregation import lattice_cells
+from .base_adapter import BaseAdapter, adapter_at, adapter_of
 from .base_vlm import (
     FRAME_PREFIX,
     PICTURES,
     EncodedFrames,
     Fingerprint,
     changed_weights,
-    check_base,
     context_length,
     encode_frames,
-    encode_pictures,
-    encoder_inputs,
-    family_of,
     fingerprint_weights,
+    flat_rows,
     forget_positions,
-    language_head,
-    load_base,
-    numbered_layers,
-    pack_visuals,
-    run_backbone,
+    grids_with_videos,
+    has_grid_positions,
+    lay_out_positions,
+    positions_without_padding,
     split_videos,
-    visual_indicators,
-    visual_width,
 )
 from .configuration_linvt import LinVTConfig
 from .contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
@@ -174,11 +169,18 @@ class LinVTModel(LinVTPreTrainedModel):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
+        adapter = adapter_of(config.base_config.model_type)
         if base_vlm is None:
-            base_vlm = AutoModelForImageTextToText.from_config(config.base_config)
-        check_base(base_vlm)
+            base_vlm = adapter.build(config.base_config)
+        adapter.check(base_vlm)
+        if config.video_positions == "grid" and not has_grid_positions(base_vlm):
+            raise LinVTInputError(
+                "video_positions='grid' lays video tokens out in time, row and column, and the base "
+                f"({base_vlm.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL "
+                "to Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
+            )
         self.base_vlm = base_vlm
-        self.linvt = LinearVideoTokenizer(visual_width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
         self.post_init()
 
@@ -187,6 +189,11 @@ class LinVTModel(LinVTPreTrainedModel):
         """The backbone of a checkpoint: see [`LinVTForVideoQA.from_pretrained`], which loads it with its base."""
         loaded = LinVTForVideoQA.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
+
+    @property
+    def adapter(self) -> BaseAdapter:
+        """How this kind of base is talked to."""
+        return adapter_of(self.config.base_config.model_type)
 
     def freeze_base(self) -> None:
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
@@ -221,9 +228,9 @@ class LinVTModel(LinVTPreTrainedModel):
                     f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
                     "with num_frames, or raise config.max_frames."
                 )
-        videos = split_videos(self.base_vlm, frame_inputs, frames_per_video)
+        videos = split_videos(self.adapter.family, frame_inputs, frames_per_video)
         return [
-            encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            encode_frames(self.adapter, self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
 
@@ -350,8 +357,7 @@ class LinVTModel(LinVTPreTrainedModel):
                 question_mask,
                 *self._captions(input_ids, given["caption_mask"], rows),
             )
-        inputs = self._merge_visuals(input_ids, video_mask, condensed, inputs)
-        return {"input_ids": input_ids, **inputs}, condensed
+        return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
 
     def _captions(
         self, input_ids: torch.Tensor, caption_mask: torch.Tensor | None, rows: Sequence[int]
@@ -376,10 +382,10 @@ class LinVTModel(LinVTPreTrainedModel):
         weight = next(self.linvt.parameters())
         device, dtype = weight.device, weight.dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
-        if stacked.width != visual_width(self.base_vlm):
+        if stacked.width != (width := self.adapter.width(self.base_vlm)):
             raise LinVTInputError(
-                f"The video features have width {stacked.width}, this model {visual_width(self.base_vlm)}: they were "
-                "made by another model. Encode the video again with this one."
+                f"The video features have width {stacked.width}, this model {width}: they were made by another model. "
+                "Encode the video again with this one."
             )
         if question_embeds is not None:
             question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)
@@ -404,7 +410,7 @@ class LinVTModel(LinVTPreTrainedModel):
     ) -> torch.Tensor:
         placeholders = input_ids == self.config.image_token_id
         if video_mask is None:
-            if encoder_inputs(self.base_vlm, inputs):
+            if self.adapter.picture_inputs_of(self.base_vlm, inputs):
                 raise LinVTInputError(
                     "Pictures and videos were given without video_mask, so it is unknown which placeholders belong to "
                     "the video. LinVTProcessor returns it."
@@ -438,8 +444,10 @@ class LinVTModel(LinVTPreTrainedModel):
         is_video = video_mask[placeholders]  # row after row, as the base scatters
         container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
-        if encoder_inputs(self.base_vlm, inputs).keys() & PICTURES:
-            pictures, picture_layers, container = encode_pictures(self.base_vlm, inputs)
+        of_pictures = self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        if of_pictures.keys() & PICTURES:
+            features, layers, container = self.adapter.encode(self.base_vlm, of_pictures)
+            pictures = flat_rows(features)
             if len(pictures) != int((~is_video).sum()):
                 raise LinVTInputError(
                     f"The prompts have {int((~is_video).sum())} picture placeholders, but the pictures make "
@@ -447,23 +455,29 @@ class LinVTModel(LinVTPreTrainedModel):
                 )
             tokens = _interleave(is_video, tokens, pictures)
             deepstack = [
-                _interleave(is_video, layer, picture) for layer, picture in zip(deepstack, picture_layers, strict=True)
+                _interleave(is_video, layer, flat_rows(of_picture))
+                for layer, of_picture in zip(deepstack, layers, strict=True)
             ]
         elif not bool(is_video.all()):
             raise LinVTInputError(
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        grid = family_of(self.base_vlm.config.model_type).grid
-        consumed = set(encoder_inputs(self.base_vlm, inputs)) - {grid}
-        inputs = {name: value for name, value in inputs.items() if name not in consumed}
+        grid = self.adapter.family.grid
+        inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
+        if self.adapter.family.video_has_grid:
+            num_tokens = self.config.num_video_tokens
+            inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
+            inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(self.get_input_embeddings().weight.dtype)
-        visuals = pack_visuals(tokens, deepstack, lengths, container, numbered_layers(self.base_vlm))
-        visuals.visual_indicator_features = visual_indicators(self.base_vlm)
-        return {**inputs, "mm_encoder_outputs": {"image": visuals}}
+        prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        if self.config.video_positions == "grid":
+            cells = lattice_cells(self.linvt.aggregator.group_sizes)
+            prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)
+        return prepared
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
@@ -477,7 +491,7 @@ class LinVTModel(LinVTPreTrainedModel):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, _ = self.prepare(input_ids, **inputs)
-        return run_backbone(self.base_vlm, prepared)
+        return self.adapter.backbone(self.base_vlm, **prepared)
 
 
 class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
@@ -516,7 +530,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The base's language head."""
-        return language_head(self.base_vlm)
+        return self.model.adapter.head(self.base_vlm)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base's language head."""
@@ -524,7 +538,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
 
     def get_decoder(self) -> nn.Module:
         """The base's language model."""
-        return self.base_vlm.get_decoder()
+        return self.model.adapter.decoder(self.base_vlm)
 
     # -- use --
 
@@ -544,7 +558,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.base_vlm(labels=labels, **prepared)
+        outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **prepared)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(
@@ -558,7 +572,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     def add_contrastive_head(self, size: int = 256, temperature: float = INITIAL_TEMPERATURE) -> None:
         """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
         weight = next(self.linvt.parameters())
-        self.linvt.contrastive_head = ContrastiveHead(visual_width(self.base_vlm), size)
+        self.linvt.contrastive_head = ContrastiveHead(self.adapter.width(self.base_vlm), size)
         self.linvt.contrastive_head.init_weights(temperature)
         self.linvt.contrastive_head.to(weight.device, weight.dtype)
         self.config.contrastive_size = size
@@ -570,7 +584,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             kwargs["input_ids"] = inputs
         prepared, _ = self.model.prepare(**kwargs)
         self.base_vlm.generation_config = self.generation_config
-        return self.base_vlm.generate(**prepared)
+        return self.model.adapter.generate(self.base_vlm, **prepared)
 
     @torch.no_grad()
     def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:
@@ -631,7 +645,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         inputs = processor.question_inputs(questions).to(self.device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         self.base_vlm.generation_config = self.generation_config
-        generated = self.base_vlm.generate(**prepared, **generate_kwargs)
+        generated = self.model.adapter.generate(self.base_vlm, **prepared, **generate_kwargs)
         texts = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         texts = [text.strip() for text in texts]
         return (texts[0] if isinstance(question, str) else texts), condensed.outputs
@@ -663,14 +677,14 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
-            base = load_base(name, **kwargs)
+            base = adapter_at(name, kwargs).load(name, **kwargs)
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
-            check_base(base)
+            _adapter_of_model(base).check(base)
             name, is_known = named or base.name_or_path or None, named is not None
-        check_base(base)
+        _adapter_of_model(base).check(base)
         try:
             config = LinVTConfig(
                 base_config=base.config,
@@ -1015,7 +1029,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             }
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return load_base(name, revision=config.base_revision, **kwargs)
+        return adapter_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -1028,6 +1042,11 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 f"{len(wrong)} of another shape {wrong[:2]}, {len(unexpected)} unexpected {unexpected[:2]}."
             )
         self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
+
+
+def _adapter_of_model(base: Any) -> BaseAdapter:
+    """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
+    return adapter_of(getattr(getattr(base, "config", None), "model_type", ""))
 
 
 _LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {

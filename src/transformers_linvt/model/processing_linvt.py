@@ -8,7 +8,7 @@ import re
 import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -24,16 +24,9 @@ from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .base_processor import (
-    AddedTexts,
-    VisualMarkers,
-    check_base_processor,
-    frame_inputs,
-    load_base_processor,
-    model_type_of,
-    picture_inputs,
-)
-from .base_vlm import FRAME_PREFIX, family_of
+from .base_adapter import BaseAdapter, adapter_at, adapter_of
+from .base_processor import AddedTexts, VisualMarkers, model_type_of
+from .base_vlm import FRAME_PREFIX
 from .errors import CheckpointError, LinVTInputError, VideoReadError
 from .video_download import check_url_allowed, download_video
 from .video_reading import VideoFrames, VideoLimits, read_video
@@ -58,7 +51,7 @@ SAMPLING_ARGUMENTS = (
     "allow_urls",
     "timestamps",
 )
-_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps")
+_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps", "frame_path")
 _HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
@@ -186,6 +179,8 @@ class LinVTProcessor(ProcessorMixin):
         base_model_type (`str`, *optional*): `config.model_type` of the base; by default what the class tells.
         num_frames (`int`, defaults to 32): frames sampled when a call says neither `num_frames` nor `fps`.
         add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
+        frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
+            as the base's own video path does, where it has one that can.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -209,10 +204,10 @@ class LinVTProcessor(ProcessorMixin):
         base_model_type: str | None = None,
         num_frames: int = 32,
         add_timestamps: bool = False,
+        frame_path: str = "image",
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
-        check_base_processor(base_processor)
         for name, value in (("num_video_tokens", num_video_tokens), ("num_frames", num_frames)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise LinVTInputError(
@@ -224,13 +219,23 @@ class LinVTProcessor(ProcessorMixin):
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
-        self.markers = VisualMarkers.of(base_processor, family_of(self.base_model_type))
-        self.added = AddedTexts.of(base_processor, family_of(self.base_model_type))
+        self.adapter.check_processor(base_processor)
+        if frame_path not in ("image", "video"):
+            raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
+        self.frame_path = frame_path
+        self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
+        self.markers = self.adapter.markers(base_processor)
+        self.added = AddedTexts.of(base_processor, self.adapter.family)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
         """No sub-processors of its own: transformers would take any argument named after a modality for one."""
         return []
+
+    @property
+    def adapter(self) -> BaseAdapter:
+        """How this kind of base is talked to."""
+        return adapter_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:
@@ -246,7 +251,7 @@ class LinVTProcessor(ProcessorMixin):
     def chat_template(self) -> str | dict[str, str] | None:
         """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
         own = getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
-        return own or family_of(self.base_model_type).chat_template
+        return own or self.adapter.family.chat_template
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:
@@ -268,7 +273,7 @@ class LinVTProcessor(ProcessorMixin):
         `frames_per_video`.
         """
         unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        family = family_of(self.base_model_type)
+        family = self.adapter.family
         # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
         needed = {family.grid} if family.layout == "grid" else set()
         return (frozenset(self.image_processor.model_input_names) - unused) | needed
@@ -311,6 +316,11 @@ class LinVTProcessor(ProcessorMixin):
             raise LinVTInputError(
                 f"The processor writes num_video_tokens={self.num_video_tokens} tokens per video, the model has "
                 f"{config.num_video_tokens}. Make both with the same number."
+            )
+        if self.frame_path != config.frame_path:
+            raise LinVTInputError(
+                f"The processor has frame_path={self.frame_path!r}, the model {config.frame_path!r}. Make both with "
+                "the same."
             )
         if self.markers.token_id != config.image_token_id:
             raise LinVTInputError(
@@ -387,15 +397,29 @@ class LinVTProcessor(ProcessorMixin):
         """
         if not videos:
             return {}
-        family = family_of(self.base_model_type)
         each = []
         for video in videos:
-            made = frame_inputs(self.base_processor, family, list(video.frames), options)
-            each.append({name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names})
+            made = self.adapter.frame_inputs(self.base_processor, list(video.frames), options)
+            made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
+            each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
+        steps = [self.steps_of(video) for video in videos]
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
-        data["frames_per_video"] = torch.tensor([len(video.frames) for video in videos])
-        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in videos])
+        data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
+        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data
+
+    def steps_of(self, video: VideoFrames) -> VideoFrames:
+        """
+        What the model sees as the frames of a video: the frames, or with `frame_path="video"` its steps of time.
+
+        A step is shown by its first frame; its time is the middle between its first and its last frame, as Qwen3-VL
+        counts it. The last frame is repeated to fill the last step.
+        """
+        size = self.frames_per_step
+        if size == 1:
+            return video
+        times = np.append(video.timestamps, [video.timestamps[-1]] * (-len(video.frames) % size)).reshape(-1, size)
+        return replace(video, frames=video.frames[::size], timestamps=(times[:, 0] + times[:, -1]) / 2)
 
     # -- chat --
 
@@ -803,7 +827,7 @@ class LinVTProcessor(ProcessorMixin):
         self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
     ) -> _Conversation:
         """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
-        result, frames = _Conversation(), iter(videos or ())
+        result, frames = _Conversation(), iter([self.steps_of(video) for video in videos or ()])
         asked = _question_turn(messages)
         for number, message in enumerate(messages):
             mark = _marked if number == asked else str
@@ -919,11 +943,10 @@ class LinVTProcessor(ProcessorMixin):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
         made, replacements = self._foreign(
             "The base's processor refused the pictures",
-            picture_inputs,
+            self.adapter.picture_inputs,
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,
-            family_of(self.base_model_type),
         )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self._frames_of(videos, arguments.frames)}
@@ -1063,15 +1086,17 @@ class LinVTProcessor(ProcessorMixin):
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
         base = self.base_processor
-        if family_of(self.base_model_type).type_ids == "answer":
+        family = self.adapter.family
+        if family.type_ids == "answer":
             answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
             # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
             return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
-        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids):
+        value = family.video_type_id
+        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
+        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids or value == 0):
             return {}
-        family = family_of(self.base_model_type)
         types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if (value := family.video_type_id) != 1:
+        if value != 1:
             types = [
                 [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
                 for rows in zip(types, masks["video_mask"], strict=True)
@@ -1176,7 +1201,9 @@ class LinVTProcessor(ProcessorMixin):
                 "settings. For a base model use LinVTProcessor.from_base."
             )
         saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
-        return cls(load_base_processor(source, **hub, **parts), **{**saved, **own})
+        settings = {**saved, **own}
+        adapter = adapter_of(settings.get("base_model_type") or "")
+        return cls(adapter.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> "LinVTProcessor":
@@ -1200,7 +1227,9 @@ class LinVTProcessor(ProcessorMixin):
                 raise LinVTInputError(_unknown_argument(name, _SETTINGS))
         if not is_loaded:
             source = os.fspath(base)
-            base = load_base_processor(source, **kwargs)
+            given = own.get("base_model_type")
+            adapter = adapter_at(source, kwargs) if given is None else adapter_of(given)
+            base = adapter.load_processor(source, **kwargs)
             if own.get("base_model_type") is None:
                 hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
                 own["base_model_type"] = _model_type_at(source, base, hub)
@@ -1503,7 +1532,8 @@ def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mappin
         config = AutoConfig.from_pretrained(source, **hub_arguments)
     except (OSError, ValueError):
         return model_type_of(processor)
-    return getattr(config, "base_config", config).model_type  # what is there may be a model with LinVT already
+    config = getattr(config, "base_config", config)  # what is there may be a model with LinVT already
+    return getattr(config, "thinker_config", config).model_type  # a voice (Qwen Omni) is left out
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:

@@ -1,0 +1,381 @@
+"""
+How LinVT talks to one kind of base model, and how another kind is made known.
+
+[`BaseAdapter`] is the whole conversation: load the base, encode pictures, hand video tokens over, run it, and the same
+on the side of the processor. Its methods are those of transformers' own image-text models, which take encoded visual
+tokens (`mm_encoder_outputs`). A kind that cannot is a subclass that says what it does instead, and
+[`register_base_vlm`] makes it known. What differs between families of the common kind is data, in `base_vlm.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+
+from .base_processor import (
+    VisualMarkers,
+    check_base_processor,
+    frame_inputs,
+    load_base_processor,
+    picture_inputs,
+    tokens_of_frame,
+)
+from .base_vlm import (
+    PICTURES,
+    Family,
+    check_base,
+    encode_images,
+    encoder_inputs,
+    family_of,
+    flat_rows,
+    language_head,
+    load_base,
+    merge_frames,
+    numbered_layers,
+    pack_visuals,
+    visual_indicators,
+    visual_width,
+)
+from .errors import LinVTInputError
+
+
+_HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+
+
+class BaseAdapter:
+    """
+    One kind of base model. As it stands: any image-text model of transformers whose head takes `mm_encoder_outputs`.
+
+    An adapter holds no state of a model; one instance serves all bases of its kind.
+
+    Args:
+        family ([`Family`], *optional*): traits of the architecture; the common ones by default.
+    """
+
+    def __init__(self, family: Family | None = None) -> None:
+        self.family = family or Family()
+
+    # -- the model --
+
+    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """The base in a repository or folder; `kwargs` are those of `from_pretrained`."""
+        return load_base(name_or_path, **kwargs)
+
+    def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+        """A base with random weights; `kwargs` are those of `from_config`."""
+        return AutoModelForImageTextToText.from_config(config, **kwargs)
+
+    def check(self, base: Any) -> None:
+        """
+        Refuse a base that cannot take video tokens.
+
+        Raises:
+            UnsupportedBaseError: with the reason and what would work.
+        """
+        check_base(base)
+
+    def width(self, base: PreTrainedModel) -> int:
+        """D, the width of visual tokens, which is that of the language model's embeddings."""
+        return visual_width(base)
+
+    def image_token_id(self, config: Any) -> int | None:
+        """Id of the placeholder that stands for a visual token in the prompt."""
+        return getattr(config, "image_token_id", None)
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """The language model without its head: where LoRA goes."""
+        return base.get_decoder()
+
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        """The layer that turns hidden states into logits."""
+        return language_head(base)
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a prompt's inputs that its pictures are encoded from; empty without a picture."""
+        return encoder_inputs(base, inputs)
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """
+        Pictures or frames through vision tower and projector.
+
+        Args:
+            base: the base model.
+            inputs: what [`frame_inputs`] or the base's processor made of them.
+
+        Returns:
+            Visual tokens as the language model would get them, in the base's own container (a tensor whose last axis
+            is D, or a list or tuple of such); a list with the same for every deep layer that gets tokens of its own;
+            and the name of the container (`"tensor"`, `"list"` or `"tuple"`).
+        """
+        return encode_images(base, inputs)
+
+    def hand_over(
+        self,
+        base: PreTrainedModel,
+        input_ids: torch.Tensor,
+        tokens: torch.Tensor,
+        deepstack: Sequence[torch.Tensor],
+        lengths: Sequence[int],
+        container: str,
+        inputs: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """
+        The keyword arguments with which [`forward`], [`backbone`] and [`generate`] see these visual tokens.
+
+        Args:
+            base: the base model.
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): with a placeholder per visual token.
+            tokens (`torch.Tensor` of shape `(total, D)`): of all placeholders, in their order.
+            deepstack: tensors of the same shape, one per deep layer.
+            lengths: visual tokens of each row that has any.
+            container: as [`encode`] named it.
+            inputs: everything else, without what pictures were encoded from.
+        """
+        visuals = pack_visuals(tokens, deepstack, lengths, container, numbered_layers(base))
+        visuals.visual_indicator_features = visual_indicators(base)
+        return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Logits, cache, and the loss where `labels` are given."""
+        return base(**prepared)
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """As [`forward`] without the head: `last_hidden_state`, from which [`head`] makes the logits."""
+        if base.base_model is not base:
+            return base.base_model(**prepared)
+        # NemotronH Omni is a single module around a language model that has a head already.
+        output = base(**{**prepared, "output_hidden_states": True, "logits_to_keep": 1})
+        return BaseModelOutputWithPast(
+            last_hidden_state=output.hidden_states[-1],
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states if prepared.get("output_hidden_states") else None,
+            attentions=output.attentions,
+        )
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Generated ids behind those of the prompt, as transformers' `generate`."""
+        return base.generate(**prepared)
+
+    # -- the processor --
+
+    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+        """The base's processor in a repository or folder."""
+        return load_base_processor(name_or_path, **kwargs)
+
+    def check_processor(self, processor: Any) -> None:
+        """
+        Refuse a processor that cannot make pictures and text.
+
+        Raises:
+            UnsupportedBaseError: with what is missing.
+        """
+        check_base_processor(processor)
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """How the base writes a picture into the prompt, and so a video."""
+        return VisualMarkers.of(processor, self.family)
+
+    def frame_inputs(
+        self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Frames of one video through the base's image processor, one tile each: what [`encode`] takes."""
+        return frame_inputs(processor, self.family, frames, options)
+
+    def frames_per_step(self, processor: ProcessorMixin) -> int:
+        """
+        Frames that the base's own video path makes one step of time.
+
+        Raises:
+            LinVTInputError: it has none, or one that is another tower or pooling.
+        """
+        if self.family.merges_frames is None:
+            raise LinVTInputError(
+                f"frame_path='video' is for bases whose own video path merges frames in their patches (Qwen2-VL to "
+                f"Qwen3.5, GLM-4V and others, see docs/bases.md), not for the base of {type(processor).__name__}. Use "
+                "frame_path='image'."
+            )
+        return processor.image_processor.temporal_patch_size
+
+    def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
+        return merge_frames(self.family, inputs, self.frames_per_step(processor))
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """Visual tokens of a frame `(height, width, 3)`, counted without a model."""
+        return tokens_of_frame(processor, self.family, frame)
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Pictures beside videos: their inputs, and the text that stands for each in the prompt."""
+        return picture_inputs(processor, pictures, options, self.family)
+
+
+class EmbeddingsAdapter(BaseAdapter):
+    """
+    Bases that take no encoded pictures, but embedded prompts: visual tokens replace the placeholders' embeddings.
+
+    The language model inside the base is run; the base itself serves pictures and text as it always does. A
+    placeholder may stand for any number of visual tokens, as it may in the common kind.
+
+    Args:
+        family ([`Family`], *optional*): traits of the architecture.
+        is_added (`bool`, defaults to `False`): visual tokens are added to the placeholders' embeddings (Molmo).
+    """
+
+    def __init__(self, family: Family | None = None, is_added: bool = False) -> None:
+        super().__init__(family)
+        self.is_added = is_added
+
+    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+        """The model with a language head that takes `inputs_embeds`."""
+        return base.language_model
+
+    def check(self, base: Any) -> None:
+        check_base(base, takes_encoded=False)
+
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        return self.language_model(base).get_output_embeddings()
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        return self.language_model(base).get_decoder()
+
+    def hand_over(
+        self,
+        base: PreTrainedModel,
+        input_ids: torch.Tensor,
+        tokens: torch.Tensor,
+        deepstack: Sequence[torch.Tensor],
+        lengths: Sequence[int],
+        container: str,
+        inputs: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """As the common kind, with the prompt embedded."""
+        embeds = base.get_input_embeddings()(input_ids)
+        is_placeholder = (input_ids == self.image_token_id(base.config)).unsqueeze(-1)
+        visuals = tokens.to(embeds.device, embeds.dtype)
+        if self.is_added:
+            embeds = embeds + torch.zeros_like(embeds).masked_scatter(is_placeholder, visuals)
+        else:
+            embeds = embeds.masked_scatter(is_placeholder, visuals)
+        return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model where there is a video, else of the base."""
+        if prepared.get("inputs_embeds") is None:
+            return super().forward(base, **prepared)
+        return self.language_model(base)(**_without_ids(prepared))
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model; pictures without a video are encoded and embedded here."""
+        if prepared.get("inputs_embeds") is None:
+            prepared = self._embed_pictures(base, **prepared)
+        return self.language_model(base).base_model(**_without_ids(prepared))
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Of the language model where there is a video, else of the base."""
+        if prepared.get("inputs_embeds") is None:
+            return super().generate(base, **prepared)
+        # With the ids beside the embeddings the result begins with the prompt, as everywhere else.
+        return self.language_model(base).generate(**prepared)
+
+    def _embed_pictures(self, base: PreTrainedModel, input_ids: torch.Tensor, **inputs: Any) -> dict[str, Any]:
+        of_pictures = self.picture_inputs_of(base, inputs)
+        inputs = {name: value for name, value in inputs.items() if name not in of_pictures}
+        if not of_pictures.keys() & PICTURES:
+            return {"inputs_embeds": base.get_input_embeddings()(input_ids), **inputs}
+        features, _, container = self.encode(base, of_pictures)
+        return self.hand_over(base, input_ids, flat_rows(features), (), (), container, inputs)
+
+
+def _without_ids(prepared: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in prepared.items() if name != "input_ids"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds that are known
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Llama4Adapter(EmbeddingsAdapter):
+    """Llama 4, whose image features are taken before the projector, a linear layer."""
+
+    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+        """The base itself: with embedded prompts it is a language model."""
+        return base
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """Through the projector as well."""
+        # Its image processor gives bfloat16, whatever the model is in.
+        pixel_values = inputs["pixel_values"].to(base.dtype)
+        features = base.get_image_features(pixel_values=pixel_values, return_dict=True).last_hidden_state
+        return base.multi_modal_projector(features), [], "tensor"
+
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        """Of the language model inside."""
+        return base.language_model.get_output_embeddings()
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model inside."""
+        if prepared.get("inputs_embeds") is None:
+            prepared = self._embed_pictures(base, **prepared)
+        return base.language_model.base_model(**_without_ids(prepared))
+
+
+_ADAPTERS: dict[str, BaseAdapter] = {
+    "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
+    "blip-2": EmbeddingsAdapter(Family()),
+    "instructblip": EmbeddingsAdapter(Family()),
+}
+
+
+def register_base_vlm(model_type: str, adapter: BaseAdapter) -> None:
+    """
+    Make another kind of base model known, or another way to talk to a known one.
+
+    Args:
+        model_type: `config.model_type` of the base.
+        adapter: an instance of [`BaseAdapter`] or of a subclass; docs/add_a_base.md leads through writing one.
+
+    Raises:
+        LinVTInputError: a name or an adapter that is none.
+    """
+    if not isinstance(model_type, str) or not model_type:
+        raise LinVTInputError(f"model_type must be the base's config.model_type, a string, got {model_type!r}.")
+    if not isinstance(adapter, BaseAdapter):
+        raise LinVTInputError(
+            f"The adapter of {model_type!r} must be an instance of BaseAdapter or of a subclass, got {adapter!r}. "
+            "Where only data differs: BaseAdapter(Family(...))."
+        )
+    _ADAPTERS[model_type] = adapter
+
+
+def adapter_of(model_type: str) -> BaseAdapter:
+    """The adapter of an architecture: a registered one, else the common one with what is known of the family."""
+    return _ADAPTERS.get(model_type) or BaseAdapter(family_of(model_type))
+
+
+def adapter_at(name_or_path: str, loading: Mapping[str, Any]) -> BaseAdapter:
+    """The adapter of the base in a repository or folder; the common one, whose errors are good, if there is none."""
+    where = {name: loading[name] for name in _HUB_ARGUMENTS if name in loading}
+    try:
+        return adapter_of(AutoConfig.from_pretrained(name_or_path, **where).model_type)
+    except (OSError, ValueError, TypeError, StrictDataclassError):
+        return BaseAdapter()
+
+
+__all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "register_base_vlm"]
