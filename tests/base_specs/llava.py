@@ -80,8 +80,6 @@ MISTRAL_TOKENS = (
     "[IMG_BREAK]",
     "[IMG_END]",
 )
-# generate() passes the positions; two lines of text in one batch show it on the base alone
-COUNTS_PADDING = "forward() without position_ids counts padding as positions, and attention scales by their logarithm"
 PIXTRAL = {"model_type": "pixtral", "image_size": 96}
 # What a language model multiplies by; 1.0 behind the head, so that hidden states times the head are the logits.
 GRANITE_SCALES = {
@@ -283,11 +281,6 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=15,
         token_grid=(3, 5),
         needs=("torchvision",),
-        cannot={
-            "test_a_row_of_a_batch_is_the_row_alone": COUNTS_PADDING,
-            "test_rows_with_different_visuals_are_the_rows_alone": COUNTS_PADDING,
-            "test_generation_with_and_without_cache_and_by_hand_agree": COUNTS_PADDING,
-        },
     ),
     "lighton_ocr": BaseSpec(
         config_class="LightOnOcrConfig",

@@ -468,7 +468,7 @@ class LinVTModel(LinVTPreTrainedModel):
         if self.adapter.family.video_has_grid:
             num_tokens = self.config.num_video_tokens
             inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
-        if inputs.get(grid) is None:
+        if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
