@@ -95,7 +95,9 @@ class Wrapped:
 def in_precision(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Inputs as users bring them to a model's precision (`inputs.to(dtype)`): Llama 4's pictures are in bfloat16."""
     pictures = {name for name, value in inputs.items() if "pixel" in name and torch.is_tensor(value)}
-    return {name: value.to(dtype) if name in pictures else value for name, value in inputs.items()}
+    # a mask of pixels stays one
+    floating = {name for name in pictures if inputs[name].is_floating_point()}
+    return {name: value.to(dtype) if name in floating else value for name, value in inputs.items()}
 
 
 def clip(name: str, num_frames: int, seed: int = 0) -> VideoFrames:

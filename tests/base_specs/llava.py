@@ -80,8 +80,6 @@ MISTRAL_TOKENS = (
     "[IMG_BREAK]",
     "[IMG_END]",
 )
-# generate() passes the positions; two lines of text in one batch show it on the base alone
-COUNTS_PADDING = "forward() without position_ids counts padding as positions, and attention scales by their logarithm"
 PIXTRAL = {"model_type": "pixtral", "image_size": 96}
 # What a language model multiplies by; 1.0 behind the head, so that hidden states times the head are the logits.
 GRANITE_SCALES = {
@@ -201,6 +199,28 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=16,
         token_grid=(4, 4),
     ),
+    # Pixtral
+    "llava_pixtral": BaseSpec(
+        config_class="LlavaConfig",
+        config={
+            "text_config": text_config(model_type="mistral", **MISTRAL_IDS, hidden_size=40, head_dim=12),
+            "vision_config": vision_config(**PIXTRAL, hidden_size=24, num_attention_heads=2, patch_size=16),
+            "image_token_index": TokenId("[IMG]"),
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+        },
+        processor_class="PixtralProcessor",
+        image_processor_class="PixtralImageProcessorPil",
+        image_processor={"size": {"longest_edge": 96}, "patch_size": 16},
+        processor={"patch_size": 16},
+        chat_template=MISTRAL_TEMPLATE,
+        named_tokens=LLAMA_TOKENS,
+        special_tokens=MISTRAL_TOKENS,
+        adds_bos=True,
+        tokens_per_frame=15,
+        token_grid=(3, 5),
+        needs=("torchvision",),
+    ),
     "mistral3": BaseSpec(
         config_class="Mistral3Config",
         config={
@@ -261,11 +281,6 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=15,
         token_grid=(3, 5),
         needs=("torchvision",),
-        cannot={
-            "test_a_row_of_a_batch_is_the_row_alone": COUNTS_PADDING,
-            "test_rows_with_different_visuals_are_the_rows_alone": COUNTS_PADDING,
-            "test_generation_with_and_without_cache_and_by_hand_agree": COUNTS_PADDING,
-        },
     ),
     "lighton_ocr": BaseSpec(
         config_class="LightOnOcrConfig",
@@ -444,5 +459,84 @@ SPECS: dict[str, BaseSpec] = {
         tokens_per_frame=9,
         token_grid=(3, 3),
         needs=("torchvision",),
+    ),
+    "perception_lm": BaseSpec(
+        config_class="PerceptionLMConfig",
+        config={
+            "text_config": text_config(**LLAMA_IDS, hidden_size=40),
+            "vision_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "vit_pe_core_large_patch14_336",
+                "model_args": {
+                    "embed_dim": 36,
+                    "img_size": [48, 48],
+                    "patch_size": 8,
+                    "depth": 2,
+                    "num_heads": 3,
+                    "global_pool": "",
+                    "use_post_transformer_norm": False,
+                    "init_values": 0.1,
+                    "ref_feat_shape": [6, 6],
+                },
+            },
+            "projector_pooling_ratio": 2,
+            "image_token_id": TokenId("<|image|>"),
+            "video_token_id": TokenId("<|video|>"),
+        },
+        processor_class="PerceptionLMProcessor",
+        image_processor_class="PerceptionLMImageProcessor",
+        image_processor={"tile_size": 48, "size": {"height": 48, "width": 48}, "max_num_tiles": 4},
+        video_processor={
+            "video_processor_type": "PerceptionLMVideoProcessor",
+            "size": {"height": 48, "width": 48},
+        },
+        processor={"patch_size": 8, "pooling_ratio": 2},
+        chat_template=LLAVA_TEMPLATE.replace("<image>", "<|image|>"),
+        named_tokens=LLAMA_TOKENS,
+        tokenizer_attributes={"image_token": "<|image|>", "video_token": "<|video|>"},
+        adds_bos=True,
+        one_tile={"vision_input_type": "vanilla"},
+        tokens_per_frame=9,
+        token_grid=(3, 3),
+        needs=("timm", "torchvision"),
+    ),
+    "fast_vlm": BaseSpec(
+        config_class="FastVlmConfig",
+        config={
+            "text_config": text_config(model_type="qwen2"),
+            "vision_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "fastvit_mci3",
+                "do_pooling": True,
+                "global_pool": "avg",
+                "hidden_size": 64,
+                "model_args": {
+                    "inference_mode": True,
+                    "layers": [1, 1, 1, 1, 1],
+                    "embed_dims": [4, 8, 16, 32, 32],
+                    "mlp_ratios": [2, 2, 2, 2, 2],
+                    "layer_scale_init_value": 1.0,
+                },
+            },
+            "image_token_index": TokenId("<image>"),
+            "image_seq_length": 16,
+        },
+        processor_class="LlavaProcessor",
+        image_processor_class="CLIPImageProcessorPil",
+        # A token for every 64 x 64 pixels. A tower of convolutions with random weights averages noise away: few pixels,
+        # large numbers.
+        image_processor={
+            "size": {"shortest_edge": 256},
+            "crop_size": {"height": 256, "width": 256},
+            "image_std": [1e-4, 1e-4, 1e-4],
+        },
+        processor={"patch_size": 64, "vision_feature_select_strategy": "full"},
+        chat_template=chat_template("<image>"),
+        named_tokens=CHATML_TOKENS,
+        special_tokens=("<|im_start|>", "<image>"),
+        frame_size=(12, 20),
+        tokens_per_frame=16,
+        token_grid=(4, 4),
+        needs=("timm", "torchvision"),
     ),
 }

@@ -160,12 +160,15 @@ FAMILIES: dict[str, Family] = {
     "aya_vision": Family(one_tile={"crop_to_patches": False}),
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
     "granite4_vision": Family(layout="tiles"),
+    "llava": Family(grid="image_sizes"),  # Pixtral is one of them
     "llava_next": Family(layout="tiles"),
     "llava_next_video": Family(layout="tiles"),
     "lighton_ocr": Family(grid="image_sizes"),
     "mistral3": Family(grid="image_sizes", fits_whole_tokens=True),
-    "mistral_large4": Family(grid="image_sizes", fits_whole_tokens=True),
+    # its attention scales by the logarithm of the position
+    "mistral_large4": Family(grid="image_sizes", fits_whole_tokens=True, counts_padding=True),
     "granite_docling": Family(one_tile={"crop_to_patches": False}, nesting="per_frame"),
+    "perception_lm": Family(one_tile={"vision_input_type": "vanilla"}),
     "video_llava": Family(one_tile={"return_legacy_image_output": False}),  # the model's own name for the pixels
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),

@@ -207,6 +207,14 @@ class LinVTModel(LinVTPreTrainedModel):
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
         self.base_vlm.requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "LinVTModel":
+        """Training mode, but for what would learn from mere looking: batch norms of the base keep their averages."""
+        super().train(mode)
+        for module in self.base_vlm.modules():
+            if getattr(module, "track_running_stats", False):
+                module.eval()
+        return self
+
     # -- frames -> video tokens --
 
     def encode_videos(
@@ -468,7 +476,7 @@ class LinVTModel(LinVTPreTrainedModel):
         if self.adapter.family.video_has_grid:
             num_tokens = self.config.num_video_tokens
             inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
-        if inputs.get(grid) is None:
+        if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
