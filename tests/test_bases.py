@@ -59,6 +59,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
+from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
 
