@@ -165,10 +165,10 @@ def test_the_order_of_the_frames_changes_the_logits(family: Wrapped, one: dict[s
 
 def test_a_video_is_written_into_the_prompt_as_a_picture_is(family: Wrapped, one: dict[str, Any]):
     """Character by character what the base's processor writes, but for the number of tokens."""
-    processor = load_base_processor(str(family.base_folder))
+    processor = family.processor.adapter.load_processor(str(family.base_folder))
     template = family.processor.chat_template
     prompt = user(PIL.Image.new("RGB", (224, 224)), QUESTION)  # Emu3 writes the size of a picture before it
-    options = {"processor_kwargs": dict(ALL_BASES[family.name].one_tile)}
+    options = {"processor_kwargs": {**ALL_BASES[family.name].one_tile, **ALL_BASES[family.name].chat}}
     theirs = processor.apply_chat_template(prompt, chat_template=template, **CHAT, **options)["input_ids"][0]
     placeholder = family.base.config.image_token_id
 

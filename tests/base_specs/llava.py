@@ -523,8 +523,8 @@ SPECS: dict[str, BaseSpec] = {
         },
         processor_class="LlavaProcessor",
         image_processor_class="CLIPImageProcessorPil",
-        # A token for every 64 x 64 pixels. A tower of convolutions with random weights averages noise away: few pixels,
-        # large numbers.
+        # A token for every 64 x 64 pixels. A tower of convolutions with random weights averages noise away: few
+        # pixels, large numbers.
         image_processor={
             "size": {"shortest_edge": 256},
             "crop_size": {"height": 256, "width": 256},

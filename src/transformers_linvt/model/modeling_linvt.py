@@ -195,14 +195,6 @@ class LinVTModel(LinVTPreTrainedModel):
         """How this kind of base is talked to."""
         return adapter_of(self.config.base_config.model_type)
 
-    def train(self, mode: bool = True) -> "LinVTModel":
-        """As always, but layers that count what they see in training (batch norms) stay as they are in the base."""
-        super().train(mode)
-        for module in self.base_vlm.modules():
-            if getattr(module, "track_running_stats", False):
-                module.eval()
-        return self
-
     def freeze_base(self) -> None:
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
         self.base_vlm.requires_grad_(False)
