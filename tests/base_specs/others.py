@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from . import always
+from . import always, ocr
 from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
 
 
@@ -414,7 +414,15 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
 }
 
 
-SPECS |= {name: SPECIAL_SPECS[name] for name in ("blip-2", "instructblip", "fuyu", "llama4")}
+SPECS |= {name: SPECIAL_SPECS[name] for name in ("blip-2", "instructblip", "llama4")}
+SPECS["pp_chart2table"] = replace(
+    ocr.SPECS["got_ocr2"],
+    config_class="PPChart2TableConfig",
+    processor_class="PPChart2TableProcessor",
+    image_processor_class="PPChart2TableImageProcessorPil",
+    one_tile={},
+    cannot={f"{_IDENTITY}[text]": "its processor insists on a picture"},
+)
 SPECS["shieldgemma2"] = replace(
     always.SPECS["gemma3"],
     config_class="ShieldGemma2Config",

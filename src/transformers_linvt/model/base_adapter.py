@@ -191,6 +191,11 @@ class BaseAdapter:
         """
         check_base_processor(processor)
 
+    def chat_template(self, processor: ProcessorMixin) -> Any:
+        """The base's own chat template, or several by name; ours where its checkpoints have none."""
+        own = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+        return own or self.family.chat_template
+
     def markers(self, processor: ProcessorMixin) -> VisualMarkers:
         """How the base writes a picture into the prompt, and so a video."""
         return VisualMarkers.of(processor, self.family)
@@ -368,6 +373,40 @@ class ShieldGemma2Adapter(BaseAdapter):
         return transformers.Gemma3Processor(parts.image_processor, parts.tokenizer, **tokens)
 
 
+class PPChart2TableAdapter(BaseAdapter):
+    """PP-Chart2Table: GOT-OCR whose own chat template asks for a table, whatever is said, and writes pictures whole."""
+
+    _PICTURE = "<img>" + "<imgpad>" * 256 + "</img>\n"
+
+    def chat_template(self, processor: ProcessorMixin) -> str:
+        """Its own, with what the user says in place of its instruction."""
+        return (
+            "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
+            "{% if message.content is string %}{{ message.content }}{%- else %}{%- for part in message.content %}"
+            "{%- if part.type == 'image' %}<img>{{ '<imgpad>' * 256 }}</img>\n"
+            "{% elif part.type == 'text' %}{{ part.text }}{%- endif %}{%- endfor %}{%- endif %}<|im_end|>\n"
+            "{% endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        )
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """What its template writes for a picture is its placeholder."""
+        token_id = processor.tokenizer.convert_tokens_to_ids("<imgpad>")
+        return VisualMarkers(self._PICTURE, "<imgpad>", token_id, "<img>", "</img>\n")
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """Always the same."""
+        return self._PICTURE.count("<imgpad>")
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Pixels, and what its template writes."""
+        flat = [picture for row in pictures for picture in row]
+        if not flat:
+            return {}, []
+        return dict(processor.image_processor(flat, return_tensors="pt", **options)), [self._PICTURE] * len(flat)
+
+
 class BlipAdapter(EmbeddingsAdapter):
     """
     BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, in front of the prompt.
@@ -485,6 +524,9 @@ _ADAPTERS: dict[str, BaseAdapter] = {
     "fuyu": FuyuAdapter(Family(**_IN_FRONT, layout="grid", grid="patch_grids", ends_with="<0x04>")),
     "instructblip": _BLIP,
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
+    "pp_chart2table": PPChart2TableAdapter(
+        Family(notes=("asked as GOT-OCR is: its own chat template would ask for a table, whatever the question",)),
+    ),
     "shieldgemma2": ShieldGemma2Adapter(
         Family(one_tile={"do_pan_and_scan": False}, notes=("asked as Gemma 3 is: its policies are not applied",)),
     ),

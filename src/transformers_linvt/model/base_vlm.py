@@ -212,7 +212,6 @@ FAMILIES: dict[str, Family] = {
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
     "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
-    "pp_chart2table": "its prompt is one fixed instruction, with no place for a question",
     "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
     "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
 }

@@ -250,8 +250,7 @@ class LinVTProcessor(ProcessorMixin):
     @property
     def chat_template(self) -> str | dict[str, str] | None:
         """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
-        own = getattr(self.base_processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
-        return own or self.adapter.family.chat_template
+        return self.adapter.chat_template(self.base_processor)
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:
