@@ -12,11 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
+from .base_molmo import (
+    MolmoGenerator,
+    build_molmo,
+    check_molmo,
+    check_molmo_processor,
+    encode_pictures,
+    load_molmo,
+    load_molmo_processor,
+    patch_token_id,
+    run_molmo,
+    run_molmo_backbone,
+)
 from .base_processor import (
     VisualMarkers,
     check_base_processor,
@@ -50,7 +61,6 @@ _HUB_ARGUMENTS = (
     "revision",
     "subfolder",
     "token",
-    "trust_remote_code",
 )
 
 
@@ -84,14 +94,18 @@ class BaseAdapter:
         Raises:
             UnsupportedBaseError: with the reason and what would work.
         """
-        check_base(base)
+        check_base(base, image_token_id=self.image_token_id(getattr(base, "config", None)))
 
     def width(self, base: PreTrainedModel) -> int:
         """D, the width of visual tokens, which is that of the language model's embeddings."""
         return visual_width(base)
 
     def image_token_id(self, config: Any) -> int | None:
-        """Id of the placeholder that stands for a visual token in the prompt."""
+        """
+        Id of the placeholder that stands for a visual token in the prompt.
+
+        Where the base's own config does not say it, `LinVTModel` writes it there, so that a saved config does.
+        """
         return getattr(config, "image_token_id", None)
 
     def decoder(self, base: PreTrainedModel) -> nn.Module:
@@ -225,7 +239,7 @@ class EmbeddingsAdapter(BaseAdapter):
         return base.language_model
 
     def check(self, base: Any) -> None:
-        check_base(base, takes_encoded=False)
+        check_base(base, takes_encoded=False, image_token_id=self.image_token_id(getattr(base, "config", None)))
 
     def head(self, base: PreTrainedModel) -> nn.Module | None:
         return self.language_model(base).get_output_embeddings()
@@ -315,7 +329,77 @@ class Llama4Adapter(EmbeddingsAdapter):
         return base.language_model.base_model(**_without_ids(prepared))
 
 
+class MolmoAdapter(EmbeddingsAdapter):
+    """
+    Molmo, first generation (`allenai/Molmo-7B-D-0924`), whose code comes with its weights: see `base_molmo.py`.
+
+    Its visual tokens are added to the embedding of `<im_patch>`, and a frame is one picture without Molmo's crops.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Family(begins_with_bos=True), is_added=True)
+
+    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """By hand: `from_pretrained` fails on its code."""
+        return load_molmo(name_or_path, **kwargs)
+
+    def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+        """Of the class in its repository."""
+        return build_molmo(config, **kwargs)
+
+    def check(self, base: Any) -> None:
+        """Also for the modules of its published code."""
+        super().check(base)
+        check_molmo(base)
+
+    def image_token_id(self, config: Any) -> int | None:
+        """Of `<im_patch>`, which its config does not give."""
+        return patch_token_id(config)
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """A container of its layers, embeddings and head."""
+        return base.model.transformer
+
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        """A layer of its own; they are never tied."""
+        return base.model.transformer.ff_out
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Under the names of our image processor."""
+        return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """Each picture as a whole."""
+        return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo(base, **_without_ids(self._embedded(base, prepared)))
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo_backbone(base, **_without_ids(self._embedded(base, prepared)))
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Through transformers' `generate`, which its class has not."""
+        return MolmoGenerator(base).generate(**self._embedded(base, prepared))
+
+    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+        """Ours, around its tokenizer."""
+        return load_molmo_processor(name_or_path, **kwargs)
+
+    def check_processor(self, processor: Any) -> None:
+        """Refuse one that is not ours."""
+        check_molmo_processor(processor)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        if prepared.get("inputs_embeds") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
+
+
 _ADAPTERS: dict[str, BaseAdapter] = {
+    "molmo": MolmoAdapter(),
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
     "blip-2": EmbeddingsAdapter(Family()),
     "instructblip": EmbeddingsAdapter(Family()),
@@ -350,11 +434,23 @@ def adapter_of(model_type: str) -> BaseAdapter:
 
 def adapter_at(name_or_path: str, loading: Mapping[str, Any]) -> BaseAdapter:
     """The adapter of the base in a repository or folder; the common one, whose errors are good, if there is none."""
+    return adapter_of(_settings_at(name_or_path, loading).get("model_type") or "")
+
+
+def model_type_at(name_or_path: str, loading: Mapping[str, Any]) -> str:
+    """What a repository or folder calls its architecture, or that of its base if it is a LinVT model; "" for none."""
+    settings = _settings_at(name_or_path, loading)
+    base = settings.get("base_config")
+    return (base if isinstance(base, dict) else settings).get("model_type") or ""
+
+
+def _settings_at(name_or_path: str, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it stands in its file: its class may come with the checkpoint, and nobody has trusted that yet."""
     where = {name: loading[name] for name in _HUB_ARGUMENTS if name in loading}
     try:
-        return adapter_of(AutoConfig.from_pretrained(name_or_path, **where).model_type)
-    except (OSError, ValueError, TypeError, StrictDataclassError):
-        return BaseAdapter()
+        return PreTrainedConfig.get_config_dict(name_or_path, **where)[0]
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-__all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "register_base_vlm"]
+__all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "model_type_at", "register_base_vlm"]

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -168,6 +169,8 @@ class LinVTModel(LinVTPreTrainedModel):
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
         adapter.check(base_vlm)
+        if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
+            config.base_config.image_token_id = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
@@ -449,7 +452,7 @@ class LinVTModel(LinVTPreTrainedModel):
         if inputs.get(grid) is None:
             forget_positions(self.base_vlm)
         lengths = [count for count in placeholders.sum(1).tolist() if count]
-        tokens = tokens.to(self.get_input_embeddings().weight.dtype)
+        tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         return self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -679,7 +682,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         """Bring LinVT to the precision of the base, and to the device where the base embeds its tokens."""
         embeddings = self.get_input_embeddings()
         hook_device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
-        device = hook_device if hook_device is not None else embeddings.weight.device
+        device = hook_device if hook_device is not None else next(embeddings.parameters()).device
         self.linvt.to(device=device, dtype=self.base_vlm.dtype)
         if device_map := getattr(self.base_vlm, "hf_device_map", None):
             self.hf_device_map = {f"{_BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
@@ -862,7 +865,13 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             )
 
     def _check_base_can_be_written(self) -> None:
-        """Whether a checkpoint can hold the weights of this base: most that were quantised cannot be told from it."""
+        """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
+        if (model_type := self.config.base_config.model_type) not in CONFIG_MAPPING:
+            raise CheckpointError(
+                f"The code of the base ({model_type}) comes with its weights and not with transformers, so a "
+                "checkpoint that holds the weights alone could not be loaded. Save a reference to the base "
+                "(include_base=False, the default of from_base)."
+            )
         quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
         if quantizer is None:
             cannot = getattr(self.base_vlm, "is_quantized", False)
