@@ -104,7 +104,8 @@ class BaseAdapter:
         """
         Id of the placeholder that stands for a visual token in the prompt.
 
-        Where the base's own config does not say it, `LinVTModel` writes it there, so that a saved config does.
+        Where the base's own config does not say it, `LinVTModel` writes it there (`image_placeholder`), so that a
+        saved config does.
         """
         return getattr(config, "image_token_id", None)
 

@@ -25,6 +25,7 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -191,14 +192,17 @@ def _generation_config(name_or_path: str, where: Mapping[str, Any]) -> Generatio
         config = GenerationConfig()
     if config.eos_token_id is None:
         try:
-            config.eos_token_id = AutoTokenizer.from_pretrained(
-                name_or_path, trust_remote_code=True, **where
-            ).eos_token_id
+            config.eos_token_id = _load_tokenizer(name_or_path, **where).eos_token_id
         except (OSError, ValueError):  # a model without its tokenizer: who generates says where to stop
             return config
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
     return config
+
+
+def _load_tokenizer(name_or_path: str, **kwargs: Any) -> Any:
+    # With any config given it does not look for the model's, whose class it would have to run code for.
+    return AutoTokenizer.from_pretrained(name_or_path, config=PreTrainedConfig(), **kwargs)
 
 
 def check_molmo(base: Any) -> None:
@@ -503,7 +507,7 @@ def load_molmo_processor(name_or_path: str, trust_remote_code: bool = False, **k
 
     Args:
         name_or_path: repository id or folder, of Molmo or of a LinVT model around it.
-        trust_remote_code: not needed, and of no consequence where the tokenizer is one of transformers.
+        trust_remote_code: not needed.
         kwargs: of `from_pretrained`.
 
     Raises:
@@ -511,7 +515,7 @@ def load_molmo_processor(name_or_path: str, trust_remote_code: bool = False, **k
     """
     where = {name: value for name, value in kwargs.items() if name in _FILES}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **kwargs)
+        tokenizer = _load_tokenizer(name_or_path, **kwargs)
         settings = _image_settings(name_or_path, where)
         template = ProcessorMixin.get_processor_dict(name_or_path, **where)[0].get("chat_template")
     except Exception as error:  # a damaged tokenizer.json is a bare Exception

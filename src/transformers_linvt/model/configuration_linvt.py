@@ -162,9 +162,11 @@ class LinVTConfig(PreTrainedConfig):
         """
         Id of the base's image placeholder, which video tokens stand on as well.
 
-        A base that does not say it in its config has it written there when a model is made of it.
+        A base that does not say it in its config has it written there when a model is made of it, under a name of
+        ours: transformers takes every `..._token_id` for a row of the first table of embeddings.
         """
-        return getattr(self.base_config, "image_token_id", None)
+        given = getattr(self.base_config, "image_token_id", None)
+        return getattr(self.base_config, "image_placeholder", None) if given is None else given
 
 
 __all__ = ["LinVTConfig"]

@@ -168,9 +168,13 @@ class LinVTModel(LinVTPreTrainedModel):
         adapter = adapter_of(config.base_config.model_type)
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
+        else:
+            # post_init below would draw the weights of a base again that was not loaded by transformers
+            for module in base_vlm.modules():
+                module._is_hf_initialized = True
         adapter.check(base_vlm)
         if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_token_id = adapter.image_token_id(config.base_config)
+            config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
