@@ -23,11 +23,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers_linvt import LinVTConfig
 
 assert type(AutoConfig.for_model("linvt")) is LinVTConfig
+BiasedLlavaConfig = type(AutoConfig.for_model("linvt_llava"))  # of converted checkpoints
 for mapping, name in (
     (MODEL_MAPPING, "LinVTForVideoQA"),
     (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, "LinVTForVideoQA"),
     (PROCESSOR_MAPPING, "LinVTProcessor"),
 ):
+    assert BiasedLlavaConfig in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     assert LinVTConfig in mapping, name
     assert mapping[LinVTConfig].__name__ == name
 for task in ("video-question-answering", "video-text-to-text"):
@@ -102,7 +104,8 @@ def test_every_public_name_exists_and_other_architectures_stay_as_they_were():
         "except AttributeError as error:\n"
         "    assert 'SomethingElse' in str(error)\n"
         "    after = [*MAPPING._model_mapping.items(), *MAPPING._extra_content]\n"
-        "    assert after == [*before, transformers_linvt.LinVTConfig], after[len(before):]\n"
+        "    added = [config.model_type for config in after[len(before):]]\n"
+        "    assert after[:len(before)] == before and added == ['linvt', 'linvt_llava'], added\n"
         "    print('all there')\n"
     )
     assert result.returncode == 0, result.stderr[-2000:]

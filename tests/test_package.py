@@ -32,7 +32,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
     {"model"},
-    {"shapes", "evidence", "embedded"},
+    {"shapes", "evidence", "embedded", "conversion", "planning"},
     {"pipeline"},
     {"training", "evaluation"},
     {"auto"},

@@ -14,7 +14,9 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "BaseAdapter": "model.base_adapter",
     "CheckpointError": "model.errors",
+    "EmbeddingsAdapter": "model.base_adapter",
     "FactoredWeights": "model.linear_video_tokenizer",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
@@ -37,6 +39,7 @@ _MODULE_OF = {
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "model.errors",
     "WrapPlan": "planning",
+    "convert_checkpoint": "conversion",
     "embedded_base_path": "embedded",
     "embedded_model_path": "embedded",
     "language_model_targets": "training.adapters",
@@ -45,14 +48,17 @@ _MODULE_OF = {
     "lora_config": "training.adapters",
     "plan_wrap": "planning",
     "read_video": "model.video_reading",
+    "register_base_vlm": "model.base_adapter",
     "save_instructed": "training.adapters",
 }
 
 __all__ = [*_MODULE_OF, "__version__"]
 
 if TYPE_CHECKING:
+    from .conversion import convert_checkpoint
     from .embedded import embedded_base_path, embedded_model_path
     from .evidence import VideoEvidence
+    from .model.base_adapter import BaseAdapter, EmbeddingsAdapter, register_base_vlm
     from .model.configuration_linvt import LinVTConfig
     from .model.errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
     from .model.linear_video_tokenizer import FactoredWeights, LinearVideoTokenizer, LinearVideoTokenizerOutput

@@ -57,14 +57,22 @@ def _load_config(_: ModuleType) -> None:
         importlib.import_module(_CONFIGURATION)
 
 
+def _biased_llava_class() -> type:
+    return importlib.import_module(f"{_PACKAGE}.model.configuration_biased_llava").BiasedLlavaConfig
+
+
 def _register_config(module: ModuleType) -> None:
     module.AutoConfig.register(MODEL_TYPE, module.LinVTConfig, exist_ok=True)
+    # what checkpoints become that `linvt convert` wrote
+    module.AutoConfig.register(_biased_llava_class().model_type, _biased_llava_class(), exist_ok=True)
 
 
 def _register_model(module: ModuleType) -> None:
     model = _LazyClass("model.modeling_linvt", "LinVTForVideoQA", _config_class())
     for auto_class in (module.AutoModel, module.AutoModelForImageTextToText):
         auto_class.register(_config_class(), model, exist_ok=True)
+    biased = "model.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_llava_class()
+    module.AutoModelForImageTextToText.register(_biased_llava_class(), _LazyClass(*biased), exist_ok=True)
 
 
 def _register_processor(module: ModuleType) -> None:

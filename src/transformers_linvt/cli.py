@@ -1,5 +1,5 @@
 """
-The command `linvt`: ask, inspect, wrap, demo. Thin layers over the Python API.
+The command `linvt`: ask, inspect, wrap, convert, demo. Thin layers over the Python API.
 
 Every expected failure is one line on stderr and an exit status: 1 for what is wrong with files and models, 2 for what
 is wrong with the command, 130 when interrupted. Files appear whole or not at all.
@@ -167,6 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     _add_wrap(commands)
+
+    convert = commands.add_parser(
+        "convert", help="make a published Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
+    )
+    convert.add_argument("source", metavar="SOURCE", help="folder with the checkpoint as it was published")
+    convert.add_argument("output", metavar="OUT", help="folder to make; must not exist or be empty")
+    _add_verbose(convert)
+    convert.set_defaults(run=_convert)
 
     demo = commands.add_parser("demo", help="draw clips, ask about them, and compare with the right answers")
     demo.add_argument("--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)")
@@ -376,6 +384,11 @@ def _wrap(arguments: argparse.Namespace) -> None:
     print(
         "  the base's weights are in the folder too" if arguments.include_base else "  the base is referred to by name"
     )
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    transformers_linvt.convert_checkpoint(arguments.source, arguments.output)
+    print(f"{arguments.output}: loads with AutoModelForImageTextToText; put LinVT around it with linvt wrap")
 
 
 def _plan(arguments: argparse.Namespace, given: dict[str, Any], revision: dict[str, str]) -> Any:

@@ -8,18 +8,28 @@ tokens (`mm_encoder_outputs`). A kind that cannot is a subclass that says what i
 """
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
+from .base_molmo import (
+    MolmoGenerator,
+    build_molmo,
+    check_molmo,
+    check_molmo_processor,
+    encode_pictures,
+    load_molmo,
+    load_molmo_processor,
+    patch_token_id,
+    run_molmo,
+    run_molmo_backbone,
+)
 from .base_processor import (
     VisualMarkers,
     check_base_processor,
@@ -55,7 +65,6 @@ _HUB_ARGUMENTS = (
     "revision",
     "subfolder",
     "token",
-    "trust_remote_code",
 )
 
 
@@ -92,14 +101,19 @@ class BaseAdapter:
         Raises:
             UnsupportedBaseError: with the reason and what would work.
         """
-        check_base(base)
+        check_base(base, image_token_id=self.image_token_id(getattr(base, "config", None)))
 
     def width(self, base: PreTrainedModel) -> int:
         """D, the width of visual tokens, which is that of the language model's embeddings."""
         return visual_width(base)
 
     def image_token_id(self, config: Any) -> int | None:
-        """Id of the placeholder that stands for a visual token in the prompt."""
+        """
+        Id of the placeholder that stands for a visual token in the prompt.
+
+        Where the base's own config does not say it, `LinVTModel` writes it there (`image_placeholder`), so that a
+        saved config does.
+        """
         return getattr(config, "image_token_id", None)
 
     def decoder(self, base: PreTrainedModel) -> nn.Module:
@@ -257,7 +271,7 @@ class EmbeddingsAdapter(BaseAdapter):
         return base.language_model
 
     def check(self, base: Any) -> None:
-        check_base(base, takes_encoded=False)
+        check_base(base, takes_encoded=False, image_token_id=self.image_token_id(getattr(base, "config", None)))
 
     def head(self, base: PreTrainedModel) -> nn.Module | None:
         return self.language_model(base).get_output_embeddings()
@@ -374,7 +388,7 @@ class ShieldGemma2Adapter(BaseAdapter):
 
 
 class PPChart2TableAdapter(BaseAdapter):
-    """PP-Chart2Table: GOT-OCR whose own chat template asks for a table, whatever is said, and writes pictures whole."""
+    """PP-Chart2Table: GOT-OCR whose chat template asks for a table, whatever is said, and writes pictures whole."""
 
     _PICTURE = "<img>" + "<imgpad>" * 256 + "</img>\n"
 
@@ -458,70 +472,81 @@ class BlipAdapter(EmbeddingsAdapter):
         return dict(made), [str(processor.image_token) * processor.num_query_tokens] * len(flat)
 
 
-class FuyuAdapter(EmbeddingsAdapter):
+class MolmoAdapter(EmbeddingsAdapter):
     """
-    Fuyu: a linear layer over raw patches is all its vision, and pictures stand in front of the prompt.
+    Molmo, first generation (`allenai/Molmo-7B-D-0924`), whose code comes with its weights: see `base_molmo.py`.
 
-    Where pictures would have a token at the end of each row, a video has one at its end.
+    Its visual tokens are added to the embedding of `<im_patch>`, and a frame is one picture without Molmo's crops.
     """
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
-        """The base itself: with embedded prompts it is a language model."""
-        return base
+    def __init__(self) -> None:
+        super().__init__(Family(begins_with_bos=True), is_added=True)
 
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """Patches through the linear layer."""
-        pixel_values = inputs["pixel_values"]
-        return base.model.get_image_features(pixel_values, return_dict=True).last_hidden_state, [], "tensor"
+    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """By hand: `from_pretrained` fails on its code."""
+        return load_molmo(name_or_path, **kwargs)
+
+    def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+        """Of the class in its repository."""
+        return build_molmo(config, **kwargs)
+
+    def check(self, base: Any) -> None:
+        """Also for the modules of its published code."""
+        super().check(base)
+        check_molmo(base)
+
+    def image_token_id(self, config: Any) -> int | None:
+        """Of `<im_patch>`, which its config does not give."""
+        return patch_token_id(config)
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """A container of its layers, embeddings and head."""
+        return base.model.transformer
+
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        """A layer of its own; they are never tied."""
+        return base.model.transformer.ff_out
 
     def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Patches, and how many of them a picture has."""
-        return {name: inputs[name] for name in inputs if name in ("pixel_values", self.family.grid)}
+        """Under the names of our image processor."""
+        return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
 
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
-        """A token that ends a row ends the video."""
-        token = processor.image_token
-        return VisualMarkers(token, token, processor.image_token_id, "", processor.image_newline_token)
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """Each picture as a whole."""
+        return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
 
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """A token per patch."""
-        return int(self.frame_inputs(processor, [frame])[self.family.grid].prod())
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo(base, **_without_ids(self._embedded(base, prepared)))
 
-    def frame_inputs(
-        self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Patches of all frames, one row each, and rows and columns of every frame's."""
-        return self._patches(processor, frames, {**(options or {}), "input_data_format": "channels_last"})[0]
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo_backbone(base, **_without_ids(self._embedded(base, prepared)))
 
-    def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """As frames, with a token at the end of every row of patches."""
-        flat = [picture for row in pictures for picture in row]
-        return self._patches(processor, flat, options) if flat else ({}, [])
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Through transformers' `generate`, which its class has not."""
+        return MolmoGenerator(base).generate(**self._embedded(base, prepared))
 
-    def _patches(
-        self, processor: ProcessorMixin, pictures: Sequence[Any], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        made = processor.image_processor(list(pictures), return_tensors="pt", **options)
-        size, patches, grids, texts = processor.image_processor.patch_size, [], [], []
-        for index, picture in enumerate(made["images"]):  # padded to one size
-            height, width = (int(made[f"image_unpadded_{side}s"][index][0]) for side in ("height", "width"))
-            rows = min(math.ceil(height / size.height), picture.shape[-2] // size.height)
-            columns = min(math.ceil(width / size.width), picture.shape[-1] // size.width)
-            cropped = picture[..., : rows * size.height, : columns * size.width]
-            patches.append(processor.image_processor.patchify_image(image=cropped, patch_size=size).flatten(0, -2))
-            grids.append([rows, columns])
-            texts.append((processor.image_token * columns + processor.image_newline_token) * rows)
-        return {"pixel_values": torch.cat(patches), self.family.grid: torch.tensor(grids)}, texts
+    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+        """Ours, around its tokenizer."""
+        return load_molmo_processor(name_or_path, **kwargs)
+
+    def check_processor(self, processor: Any) -> None:
+        """Refuse one that is not ours."""
+        check_molmo_processor(processor)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        if prepared.get("inputs_embeds") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
 
 
 _IN_FRONT = {"prepends_visuals": True, "behind_visuals": "bos_token", "chat_template": WORDS_ALONE}
 _BLIP = BlipAdapter(Family(**_IN_FRONT))
 
 _ADAPTERS: dict[str, BaseAdapter] = {
+    "molmo": MolmoAdapter(),
     "blip-2": _BLIP,
-    "fuyu": FuyuAdapter(Family(**_IN_FRONT, layout="grid", grid="patch_grids", ends_with="<0x04>")),
     "instructblip": _BLIP,
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
     "pp_chart2table": PPChart2TableAdapter(
@@ -561,11 +586,28 @@ def adapter_of(model_type: str) -> BaseAdapter:
 
 def adapter_at(name_or_path: str, loading: Mapping[str, Any]) -> BaseAdapter:
     """The adapter of the base in a repository or folder; the common one, whose errors are good, if there is none."""
+    return adapter_of(_architecture(_settings_at(name_or_path, loading)))
+
+
+def model_type_at(name_or_path: str, loading: Mapping[str, Any]) -> str:
+    """What a repository or folder calls its architecture, or that of its base if it is a LinVT model; "" for none."""
+    settings = _settings_at(name_or_path, loading)
+    base = settings.get("base_config")
+    return _architecture(base if isinstance(base, dict) else settings)
+
+
+def _architecture(settings: Mapping[str, Any]) -> str:
+    thinker = settings.get("thinker_config")  # of Qwen Omni, whose voice is left out
+    return (thinker if isinstance(thinker, dict) else settings).get("model_type") or ""
+
+
+def _settings_at(name_or_path: str, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it stands in its file: its class may come with the checkpoint, and nobody has trusted that yet."""
     where = {name: loading[name] for name in _HUB_ARGUMENTS if name in loading}
     try:
-        return adapter_of(AutoConfig.from_pretrained(name_or_path, **where).model_type)
-    except (OSError, ValueError, TypeError, StrictDataclassError):
-        return BaseAdapter()
+        return PreTrainedConfig.get_config_dict(name_or_path, **where)[0]
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-__all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "register_base_vlm"]
+__all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "model_type_at", "register_base_vlm"]

@@ -256,6 +256,11 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
                 f"{name_or_path!r} is no image-text model of transformers. LinVT needs one that "
                 "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
             ) from error
+        if "trust_remote_code" in str(error):
+            raise UnsupportedBaseError(
+                f"The code of {name_or_path!r} comes with it and not with transformers. Read it, and pass "
+                "trust_remote_code=True; if LinVT does not know the architecture, register_base_vlm makes it known."
+            ) from error
         raise
     # transformers only logs it. torchao on Molmo2 is such a case (5.23): weights that it splits when it loads them.
     if missing := sorted(report["missing_keys"]):
@@ -281,13 +286,14 @@ def _from_pretrained(name_or_path: str, model_class: Any, **kwargs: Any) -> Any:
         return AutoModelForImageTextToText.from_pretrained(name_or_path, config=config.thinker_config, **kwargs)
 
 
-def check_base(base: nn.Module, takes_encoded: bool = True) -> None:
+def check_base(base: nn.Module, takes_encoded: bool = True, image_token_id: int | None = None) -> None:
     """
     Refuse a base that cannot take video tokens.
 
     Args:
         base: the model.
         takes_encoded: whether it has to take them encoded (`mm_encoder_outputs`); an adapter may know another way.
+        image_token_id: of its placeholder, as its adapter knows it; by default what its config says.
 
     Raises:
         UnsupportedBaseError: with the reason and what would work.
@@ -317,10 +323,11 @@ def check_base(base: nn.Module, takes_encoded: bool = True) -> None:
         )
     if takes_encoded and _image_encoder(base) is None:
         raise UnsupportedBaseError(f"{model_type} has no get_image_features(), so frames cannot be encoded. {advice}")
-    if not isinstance(getattr(config, "image_token_id", None), int):
+    image_token_id = getattr(config, "image_token_id", None) if image_token_id is None else image_token_id
+    if not isinstance(image_token_id, int):
         raise UnsupportedBaseError(
-            f"{model_type}: config.image_token_id is {getattr(config, 'image_token_id', None)!r}, not a token id, so "
-            "there is no placeholder for video tokens. Set it to the id of the tokenizer's image token."
+            f"{model_type}: config.image_token_id is {image_token_id!r}, not a token id, so there is no placeholder "
+            "for video tokens. Set it to the id of the tokenizer's image token."
         )
 
 

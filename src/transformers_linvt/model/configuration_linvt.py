@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from .errors import LinVTInputError
 
@@ -42,6 +42,25 @@ def implementations(config: PreTrainedConfig, of: str) -> dict[str, Any]:
         if (sub_config := getattr(config, name, None)) is not None:
             nested[name] = implementations(sub_config, of)
     return nested
+
+
+def _of_unknown_kind(settings: dict[str, Any]) -> dict[str, Any] | PreTrainedConfig:
+    """
+    The settings of a base whose class transformers does not have (its code comes with it) as a plain config.
+
+    Whoever loads the base puts its own config in this place; until then its numbers can be read.
+    """
+    model_type = settings.get("model_type")
+    if not model_type or model_type in CONFIG_MAPPING:
+        return settings
+    values = {name: value for name, value in settings.items() if name != "model_type"}
+    if isinstance(text := values.get("text_config"), dict):  # read through get_text_config
+        values["text_config"] = PreTrainedConfig(
+            **{name: value for name, value in text.items() if name != "model_type"}
+        )
+    config = PreTrainedConfig(**values)
+    config.model_type = model_type
+    return config
 
 
 @strict
@@ -104,6 +123,8 @@ class LinVTConfig(PreTrainedConfig):
     frames_per_chunk: int = 32  # frames that go through the vision tower at once, which bounds its memory: ours
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.base_config, dict):
+            self.base_config = _of_unknown_kind(self.base_config)
         if isinstance(self.base_config, PreTrainedConfig):
             attention = implementations(self.base_config, "attn")
             kwargs.setdefault("attn_implementation", {"": attention[""], "base_config": attention})
@@ -146,8 +167,14 @@ class LinVTConfig(PreTrainedConfig):
 
     @property
     def image_token_id(self) -> int | None:
-        """Id of the base's image placeholder, which video tokens stand on as well."""
-        return getattr(self.base_config, "image_token_id", None)
+        """
+        Id of the base's image placeholder, which video tokens stand on as well.
+
+        A base that does not say it in its config has it written there when a model is made of it, under a name of
+        ours: transformers takes every `..._token_id` for a row of the first table of embeddings.
+        """
+        given = getattr(self.base_config, "image_token_id", None)
+        return getattr(self.base_config, "image_placeholder", None) if given is None else given
 
 
 __all__ = ["LinVTConfig"]

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -172,6 +173,10 @@ class LinVTModel(LinVTPreTrainedModel):
         adapter = adapter_of(config.base_config.model_type)
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
+        else:
+            # post_init below would draw the weights of a base again that was not loaded by transformers
+            for module in base_vlm.modules():
+                module._is_hf_initialized = True
         adapter.check(base_vlm)
         if config.video_positions == "grid" and not has_grid_positions(base_vlm):
             raise LinVTInputError(
@@ -179,6 +184,8 @@ class LinVTModel(LinVTPreTrainedModel):
                 f"({base_vlm.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL "
                 "to Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
             )
+        if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
+            config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
         self.freeze_base()
@@ -472,7 +479,7 @@ class LinVTModel(LinVTPreTrainedModel):
             forget_positions(self.base_vlm)
             inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
-        tokens = tokens.to(self.get_input_embeddings().weight.dtype)
+        tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
         if self.config.video_positions == "grid":
             cells = lattice_cells(self.linvt.aggregator.group_sizes)
@@ -706,7 +713,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         """Bring LinVT to the precision of the base, and to the device where the base embeds its tokens."""
         embeddings = self.get_input_embeddings()
         hook_device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
-        device = hook_device if hook_device is not None else embeddings.weight.device
+        device = hook_device if hook_device is not None else next(embeddings.parameters()).device
         self.linvt.to(device=device, dtype=self.base_vlm.dtype)
         if device_map := getattr(self.base_vlm, "hf_device_map", None):
             self.hf_device_map = {f"{_BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
@@ -889,11 +896,18 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             )
 
     def _check_base_can_be_written(self) -> None:
-        """Whether a checkpoint can hold the weights of this base: most that were quantised cannot be told from it."""
+        """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
+        model_type = self.config.base_config.model_type
         if not self.model.adapter.can_be_included:
             raise CheckpointError(
-                f"The weights of this base ({self.config.base_config.model_type}) would not load again from a "
-                "checkpoint that holds them. Save a reference to the base: include_base=False."
+                f"The weights of this base ({model_type}) would not load again from a checkpoint that holds them. "
+                "Save a reference to the base: include_base=False."
+            )
+        if model_type not in CONFIG_MAPPING:
+            raise CheckpointError(
+                f"The code of the base ({model_type}) comes with its weights and not with transformers, so a "
+                "checkpoint that holds the weights alone could not be loaded. Save a reference to the base "
+                "(include_base=False, the default of from_base)."
             )
         quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
         if quantizer is None:

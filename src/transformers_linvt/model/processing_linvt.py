@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from transformers import AutoConfig, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_utils import load_image
 from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .base_adapter import BaseAdapter, adapter_at, adapter_of
+from .base_adapter import BaseAdapter, adapter_of, model_type_at
 from .base_processor import AddedTexts, VisualMarkers, model_type_of
 from .base_vlm import FRAME_PREFIX
 from .errors import CheckpointError, LinVTInputError, VideoReadError
@@ -321,11 +321,12 @@ class LinVTProcessor(ProcessorMixin):
                 f"The processor has frame_path={self.frame_path!r}, the model {config.frame_path!r}. Make both with "
                 "the same."
             )
-        if self.markers.token_id != config.image_token_id:
+        image_token_id = self.adapter.image_token_id(config.base_config)
+        if self.markers.token_id != image_token_id:
             raise LinVTInputError(
                 f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
                 f"{self.markers.token!r} is {self.markers.token_id}, the model's "
-                f"({config.base_config.model_type}) is {config.image_token_id}. Make it with "
+                f"({config.base_config.model_type}) is {image_token_id}. Make it with "
                 "LinVTProcessor.from_base of the model's base."
             )
 
@@ -1230,12 +1231,10 @@ class LinVTProcessor(ProcessorMixin):
                 raise LinVTInputError(_unknown_argument(name, _SETTINGS))
         if not is_loaded:
             source = os.fspath(base)
-            given = own.get("base_model_type")
-            adapter = adapter_at(source, kwargs) if given is None else adapter_of(given)
-            base = adapter.load_processor(source, **kwargs)
+            found = model_type_at(source, kwargs)
+            base = adapter_of(own.get("base_model_type") or found).load_processor(source, **kwargs)
             if own.get("base_model_type") is None:
-                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-                own["base_model_type"] = _model_type_at(source, base, hub)
+                own["base_model_type"] = found or model_type_of(base)
         return cls(base, **own)
 
 
@@ -1527,16 +1526,6 @@ def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # Small things
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _model_type_at(source: str, processor: ProcessorMixin, hub_arguments: Mapping[str, Any]) -> str:
-    """The architecture that the model beside a processor has; the processor's class if there is no model."""
-    try:
-        config = AutoConfig.from_pretrained(source, **hub_arguments)
-    except (OSError, ValueError):
-        return model_type_of(processor)
-    config = getattr(config, "base_config", config)  # what is there may be a model with LinVT already
-    return getattr(config, "thinker_config", config).model_type  # a voice (Qwen Omni) is left out
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:
