@@ -15,7 +15,14 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from .base_molmo import (
@@ -186,6 +193,10 @@ class BaseAdapter:
             attentions=output.attentions,
         )
 
+    def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
+        """The base's settings of generation, which those of the model with LinVT begin with."""
+        return getattr(base, "generation_config", None) or GenerationConfig()
+
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
         """Generated ids behind those of the prompt, as transformers' `generate`."""
         return base.generate(**prepared)
@@ -312,12 +323,19 @@ class EmbeddingsAdapter(BaseAdapter):
             prepared = self._embed_pictures(base, **prepared)
         return self.language_model(base).base_model(**_without_ids(prepared))
 
+    def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
+        """The base's, or its language model's where it has none."""
+        return getattr(base, "generation_config", None) or super().generation_config(self.language_model(base))
+
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
         """Of the language model where there is a video, else of the base."""
         if prepared.get("inputs_embeds") is None:
             return super().generate(base, **prepared)
+        language_model = self.language_model(base)
+        if not isinstance(base, GenerationMixin):  # else each has settings of its own
+            language_model.generation_config = self.generation_config(base)
         # With the ids beside the embeddings the result begins with the prompt, as everywhere else.
-        return self.language_model(base).generate(**prepared)
+        return language_model.generate(**prepared)
 
     def _embed_pictures(self, base: PreTrainedModel, input_ids: torch.Tensor, **inputs: Any) -> dict[str, Any]:
         of_pictures = self.picture_inputs_of(base, inputs)
@@ -502,6 +520,10 @@ class MolmoAdapter(EmbeddingsAdapter):
     def decoder(self, base: PreTrainedModel) -> nn.Module:
         """A container of its layers, embeddings and head."""
         return base.model.transformer
+
+    def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
+        """The base's own."""
+        return BaseAdapter.generation_config(self, base)
 
     def head(self, base: PreTrainedModel) -> nn.Module | None:
         """A layer of its own; they are never tied."""

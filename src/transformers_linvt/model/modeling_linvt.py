@@ -520,7 +520,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self.model = LinVTModel(config, base_vlm)
         # How the loss is scaled under gradient accumulation is the base's business.
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
-        self.generation_config = self.model.base_vlm.generation_config
+        self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
