@@ -266,12 +266,20 @@ def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray
         family: traits of the base's architecture.
         frame: array `(height, width, 3)`, uint8, RGB.
     """
+    if family.tokens_attribute is not None:
+        return getattr(processor, family.tokens_attribute)
+    token = VisualMarkers.of(processor, family).token
+    is_made_otherwise = (
+        family.nesting == "per_video" or family.layout in ("tiles", "molmo2") or family.one_tile_outputs
+    )
+    if not is_made_otherwise:  # the processor writes a picture as it does a frame; some need their whole call for it
+        picture = PIL.Image.fromarray(frame)
+        return picture_inputs(processor, [[picture]], family.one_tile, family)[1][0].count(token)
     inputs = frame_inputs(processor, family, [frame])
     if family.layout == "tiles":  # the processor would count a picture's other tiles as well
         pixels, rate = inputs["pixel_values"].shape[-1], getattr(processor, "downsample_rate", None)
         return tokens_along_tile(pixels, processor.patch_size, rate) ** 2
-    written = processor.replace_image_token(inputs, image_idx=0)
-    return written.count(VisualMarkers.of(processor, family).token)
+    return processor.replace_image_token(inputs, image_idx=0).count(token)
 
 
 @dataclass(frozen=True)

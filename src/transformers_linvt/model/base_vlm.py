@@ -36,6 +36,8 @@ class Family:
     one_tile: Mapping[str, Any] = field(default_factory=dict)
     # Its outputs to fill with a number, or to drop (None), where no option keeps it from splitting a frame.
     one_tile_outputs: Mapping[str, int | None] = field(default_factory=dict)
+    # Attribute of the processor with the tokens of a frame, where it writes those of all tiles whatever the options.
+    tokens_attribute: str | None = None
     # How the image processor wants the frames of one video: a flat list, `[[f] for f in frames]` or `[frames]`.
     nesting: Literal["flat", "per_frame", "per_video"] = "flat"
     # Whether the base's processor takes pictures as one list per prompt; GOT-OCR means the pages of a document by it.
@@ -119,7 +121,7 @@ def _turns(behind_question: str, behind_answer: str) -> str:
 
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(one_tile={"do_pan_and_scan": False}),
-    "idefics2": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
+    "idefics2": Family(one_tile={"do_image_splitting": False}, tokens_attribute="image_seq_len", nesting="per_frame"),
     "idefics3": Family(one_tile={"do_image_splitting": False}, nesting="per_frame"),
     "internvl": Family(one_tile={"crop_to_patches": False}),
     "llava_onevision": Family(nesting="per_video", min_frames_per_call=2),
@@ -180,7 +182,10 @@ FAMILIES: dict[str, Family] = {
         behind_visuals="bos_token", ends_with="\n", type_ids="answer", chat_template=_turns("'\\n'", "eos_token")
     ),
     # Readers of documents and their kin
-    "deepseek_ocr2": Family(one_tile={"crop_to_patches": False}),
+    "deepseek_ocr2": Family(
+        one_tile={"crop_to_patches": False},
+        notes=("a frame has fewer tokens than said before it is run: its processor counts those of a larger picture",),
+    ),
     "got_ocr2": Family(one_tile={"crop_to_patches": False}, takes_nested_pictures=False),
     "inkling2": Family(layout="grid"),
     "inkling_mm_model": Family(layout="grid", grid="num_patches"),
@@ -211,6 +216,7 @@ FAMILIES: dict[str, Family] = {
 
 # Architectures that have every attribute asked for below and still cannot work, with the reason.
 DENIED = {
+    "fuyu": "its processor cuts off what its tokenizer writes before a picture, and a video would have no sure place",
     "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
     "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
     "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
