@@ -16,7 +16,7 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerFast, pipeline
 
 import molmo_stand_in
 from promises import (
@@ -46,8 +46,11 @@ from transformers_linvt import (
     LinVTProcessor,
     UnsupportedBaseError,
     VideoFrames,
+    cli,
+    plan_wrap,
 )
 from transformers_linvt.model.base_molmo import MolmoImageProcessor
+from transformers_linvt.shapes import make_clip, write_clip
 
 
 NUM_WORDS = 512
@@ -385,3 +388,38 @@ def test_a_picture_is_a_picture_in_any_form(family: MolmoWrapped):
     pixels = family.clip(1).frames[0]
     inputs = [family.inputs(user(picture, QUESTION)) for picture in (PIL.Image.fromarray(pixels), pixels)]
     assert torch.equal(inputs[0]["pixel_values"], inputs[1]["pixel_values"])
+
+
+def test_a_plan_counts_the_frames_without_weights(base_folder: Path):
+    plan = plan_wrap(str(base_folder), num_frames=5, num_video_tokens=6, trust_remote_code=True)
+    assert (plan.architecture, plan.tokens_per_frame, plan.frame_tokens) == ("molmo", 4, 20)
+    assert plan.parameters_of_base == sum(p.numel() for p in _weights(base_folder))
+    check_refused(lambda: plan_wrap(str(base_folder), num_frames=5), UnsupportedBaseError, "trust_remote_code")
+
+
+def _weights(base_folder: Path) -> list[torch.Tensor]:
+    return [value for file in base_folder.glob("*.safetensors") for value in load_file(file).values()]
+
+
+def test_the_command_line_wraps_it_if_its_code_is_trusted(base_folder: Path, tmp_path: Path, capsys: Any):
+    command = ["wrap", str(base_folder), str(tmp_path / "out"), "--num-video-tokens", "6"]
+    assert cli.main(command) == 1
+    assert "trust_remote_code=True" in capsys.readouterr().err
+    assert cli.main([*command, "--trust-remote-code"]) == 0
+    frames, _ = make_clip("scenes", seed=0, num_frames=8)
+    write_clip(tmp_path / "clip.mp4", frames)
+    ask = ["ask", str(tmp_path / "clip.mp4"), "What?", "--model", str(tmp_path / "out"), "--max-new-tokens", "3"]
+    capsys.readouterr()
+    # A bug was: the pipeline called generate() of the base itself, which this one has not.
+    assert cli.main([*ask, "--trust-remote-code", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["question"] == "What?"
+    assert cli.main(ask) == 1
+
+
+def test_the_pipeline_says_how_sure_it_is(family: MolmoWrapped, one: dict[str, Any]):
+    pipe = pipeline("video-question-answering", model=family.model, processor=family.processor)
+    video = list(family.clip(5).frames)
+    (sure,) = pipe(
+        video=video, question=[QUESTION], return_score=True, max_new_tokens=4, timestamps=[0, 1, 2.83, 5.2, 8]
+    )
+    assert 0 < sure["score"] <= 1

@@ -192,6 +192,7 @@ def _add_wrap(commands: Any) -> None:
     wrap.add_argument("--frame-size", type=_size, default=(360, 640), metavar="HxW", help="of --dry-run (360x640)")
     wrap.add_argument("--include-base", action="store_true", help="save the base's weights too, not only a reference")
     wrap.add_argument("--revision", help="of the base: branch, tag or commit")
+    wrap.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base (Molmo)")
     wrap.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision to load in (default: %(default)s)")
     fields = wrap.add_argument_group("fields of LinVTConfig, which has their defaults")
     for name, what in (
@@ -229,6 +230,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="PATH_OR_ID", help="a LinVT checkpoint; the embedded one if not given")
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
     group.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
     _add_verbose(parser)
 
 
@@ -297,7 +299,7 @@ def _number(text: str, kind: type, what: str, least: float) -> Any:
 def _ask(arguments: argparse.Namespace) -> None:
     pictures = _pictures(arguments.evidence, len(arguments.questions))
     _check_video(arguments)
-    pipe = _load(arguments.model, arguments.device, arguments.dtype)
+    pipe = _load(arguments.model, arguments.device, arguments.dtype, **_trust(arguments))
     given = {"max_new_tokens": arguments.max_new_tokens} if arguments.max_new_tokens else {}
     results = pipe(
         video=arguments.video,
@@ -338,7 +340,7 @@ def _print_json(arguments: argparse.Namespace, results: list[dict[str, Any]], pi
 def _inspect(arguments: argparse.Namespace) -> None:
     picture = check_picture_path(arguments.output)
     _check_video(arguments)
-    pipe = _load(arguments.model, arguments.device, arguments.dtype)
+    pipe = _load(arguments.model, arguments.device, arguments.dtype, **_trust(arguments))
     evidence = pipe.inspect(arguments.video, arguments.question, **_sampling(arguments))
     evidence.save(picture)
     total = evidence.num_frames * evidence.tokens_per_frame
@@ -353,10 +355,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _wrap(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
-    revision = {"revision": arguments.revision} if arguments.revision else {}
+    hub = {**({"revision": arguments.revision} if arguments.revision else {}), **_trust(arguments)}
     if arguments.dry_run:
         _check_reachable(arguments.base, arguments.revision)
-        _print_plan(_plan(arguments, given, revision))
+        _print_plan(_plan(arguments, given, hub))
         return
     if arguments.output is None:
         raise LinVTInputError("Name the folder to make: linvt wrap BASE OUT. With --dry-run none is made.")
@@ -368,9 +370,9 @@ def _wrap(arguments: argparse.Namespace) -> None:
     config = transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a base is loaded
     _check_reachable(arguments.base, arguments.revision)
     processor = transformers_linvt.LinVTProcessor.from_base(
-        arguments.base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **revision
+        arguments.base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
     )
-    model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **revision)
+    model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         model.save_pretrained(partial, include_base=arguments.include_base)
@@ -391,13 +393,13 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: loads with AutoModelForImageTextToText; put LinVT around it with linvt wrap")
 
 
-def _plan(arguments: argparse.Namespace, given: dict[str, Any], revision: dict[str, str]) -> Any:
+def _plan(arguments: argparse.Namespace, given: dict[str, Any], hub: dict[str, Any]) -> Any:
     return transformers_linvt.plan_wrap(
         arguments.base,
         num_frames=arguments.frames,
         frame_size=arguments.frame_size,
         dtype=arguments.dtype,
-        **revision,
+        **hub,
         **given,
     )
 
@@ -484,17 +486,21 @@ def _print_answers(video: Path, shows: str, results: list[dict[str, Any]], right
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load(model: str | None, device: str | None, dtype: str) -> Any:
+def _load(model: str | None, device: str | None, dtype: str, **trust: bool) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
     name = transformers_linvt.embedded_model_path() if model is None else model
     _check_reachable(name)
     try:
-        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype)
+        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **trust)
     except LinVTError:
         raise
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         on = f" on the device {device!r}" if device else ""
         raise CheckpointError(f"The model {name!r} could not be loaded{on}: {error}") from error
+
+
+def _trust(arguments: argparse.Namespace) -> dict[str, bool]:
+    return {"trust_remote_code": True} if arguments.trust_remote_code else {}
 
 
 def _check_reachable(name: str, revision: str | None = None) -> None:

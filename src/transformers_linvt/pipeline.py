@@ -446,14 +446,13 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         kwargs = dict(self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True))
         if return_score:
             kwargs["output_logits"] = True
-        base = model.base_vlm
-        base.generation_config = model.generation_config
-        output = base.generate(**prepared, **kwargs)
+        model.base_vlm.generation_config = model.generation_config
+        output = model.model.adapter.generate(model.base_vlm, **prepared, **kwargs)
         new_tokens = output.sequences[:, prepared["input_ids"].shape[1] :]
         texts = [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
         if not return_score:
             return texts, None
-        log_probs = base.compute_transition_scores(
+        log_probs = model.compute_transition_scores(
             output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
         )
         counts = _belongs_to_answer(new_tokens, self._get_set_generation_params(kwargs)) & log_probs.isfinite()
