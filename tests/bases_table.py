@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from base_specs import ALL_BASES, BASES
+from base_specs import ALL_BASES, QUICK
 from tiny_bases import model_type_of
 from transformers_linvt.model.base_vlm import DENIED, family_of
 
@@ -81,7 +81,7 @@ def row(name: str, result: Result) -> str:
     notes = [*family.notes, *dict.fromkeys(spec.cannot.values())]
     if spec.needs:
         notes.append(f"needs {', '.join(spec.needs)}")
-    title = f"**{name}**" if name in BASES else name
+    title = f"**{name}**" if name in QUICK else name
     tokens, packed = result.recorded.get("tokens_per_frame", ""), result.recorded.get("container", "")
     return f"| {title} | {status} | {packed} | {tokens} | {options} | {'; '.join(notes)} |"
 

@@ -1,4 +1,7 @@
-"""Every architecture that is tested, as data: `BASES` in every run, `ALL_BASES` with `make test-bases`."""
+"""
+Every architecture that is tested, as data: `BASES` by every test of the package, `QUICK` by those of test_bases.py in
+every run, `ALL_BASES` with `make test-bases`.
+"""
 
 from . import always, gemma, glm, llava, ocr, others, qwen
 from .spec import BaseSpec
@@ -14,3 +17,6 @@ ALL_BASES: dict[str, BaseSpec] = {
     **ocr.SPECS,
     **others.SPECS,
 }
+# One more for each way that the nine do not have: prompts whose tokens all see each other, tokens for numbered deep
+# layers out of tiles, and a language model that takes embedded prompts alone.
+QUICK: tuple[str, ...] = (*BASES, "paligemma", "granite4_vision", "blip-2")
