@@ -86,10 +86,9 @@ class Wrapped:
     def inputs(self, *conversations: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
         """Model inputs of one conversation, or of several as one left-padded batch."""
         batch = list(conversations) if len(conversations) > 1 else conversations[0]
-        return in_precision(
-            self.processor.apply_chat_template(batch, **{**CHAT, **ALL_BASES[self.name].chat, **kwargs}),
-            self.base.dtype,
-        )
+        chat = ALL_BASES[self.name].chat if self.name in ALL_BASES else {}  # bases of other tests are not in the table
+        made = self.processor.apply_chat_template(batch, **{**CHAT, **chat, **kwargs})
+        return in_precision(made, self.base.dtype)
 
 
 def in_precision(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

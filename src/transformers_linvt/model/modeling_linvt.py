@@ -579,7 +579,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     def add_contrastive_head(self, size: int = 256, temperature: float = INITIAL_TEMPERATURE) -> None:
         """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
         weight = next(self.linvt.parameters())
-        self.linvt.contrastive_head = ContrastiveHead(self.adapter.width(self.base_vlm), size)
+        self.linvt.contrastive_head = ContrastiveHead(self.model.adapter.width(self.base_vlm), size)
         self.linvt.contrastive_head.init_weights(temperature)
         self.linvt.contrastive_head.to(weight.device, weight.dtype)
         self.config.contrastive_size = size
