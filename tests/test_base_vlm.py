@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from base_specs import BASES
+from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
-from tiny_bases import build_model, build_processor
+from tiny_bases import build_model, build_processor, model_type_of
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_vlm import (
@@ -113,7 +114,7 @@ REFUSED = {
     captioner: ("encoder-decoder",),
     text_only: ("llama", "mm_encoder_outputs"),
     audio: ("qwen2_audio",),
-    mllama: ("mllama", "mm_encoder_outputs"),
+    mllama: ("mllama", "cross-attention"),
     without_image_token: ("image_token_id is None",),
     linvt: ("LinVT model already",),
     headless: ("language head", "AutoModelForImageTextToText"),
@@ -184,6 +185,14 @@ def test_every_listed_architecture_exists_and_none_is_denied_as_well():
     assert set(FAMILIES) <= set(known)
     assert set(DENIED) <= set(known)
     assert not set(FAMILIES) & set(DENIED)
+
+
+def test_every_image_text_architecture_is_either_tested_or_refused():
+    """None that AutoModelForImageTextToText can load is left to chance (tests of all: `make test-bases`)."""
+    tested, refused = {model_type_of(name) for name in ALL_BASES}, set(DENIED)
+    assert not tested & refused
+    unknown = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - tested - refused
+    assert not unknown, f"new in transformers {transformers.__version__}: {sorted(unknown)}"
 
 
 def test_an_architecture_that_is_not_listed_has_the_common_traits():

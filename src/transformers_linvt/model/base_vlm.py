@@ -214,12 +214,30 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": Family(**_MROPE_MERGING),
 }
 
-# Architectures that have every attribute asked for below and still cannot work, with the reason.
+# Architectures that AutoModelForImageTextToText can load and that cannot work, with the reason.
+_ENCODER_DECODER = "it is an encoder-decoder: its language model has no placeholders for visual tokens"
+_CROSS_ATTENTION = "it sees pictures through cross-attention: they have no tokens among those of its text"
+_THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {
-    "fuyu": "its processor cuts off what its tokenizer writes before a picture, and a video would have no sure place",
+    "blip": _CROSS_ATTENTION,
     "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
-    "qwen2_5_omni": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
-    "qwen3_omni_moe": "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)",
+    "evolla": "it reads proteins and no pictures",
+    "florence2": _ENCODER_DECODER,
+    "fuyu": "its processor cuts off what its tokenizer writes before a picture, and a video would have no sure place",
+    "git": "it takes pictures as pixels alone, and sets what it makes of them before the text without placeholders",
+    "idefics": _CROSS_ATTENTION,
+    "instructblipvideo": "its processor has a video processor and none for pictures, so its frames cannot be prepared",
+    "kosmos-2.5": "it takes visual tokens with a mask of their places alone, and counts padding among its positions",
+    "mistral4": "it is a language model without a vision tower",
+    "mllama": _CROSS_ATTENTION,
+    "pi0": "it writes the movements of a robot and no text",
+    "pix2struct": _ENCODER_DECODER,
+    "pp_formulanet": _ENCODER_DECODER,
+    "qwen2_5_omni": _THINKER,
+    "qwen3_omni_moe": _THINKER,
+    "t5gemma2": _ENCODER_DECODER,
+    "udop": _ENCODER_DECODER,
+    "vision-encoder-decoder": _ENCODER_DECODER,
 }
 
 
@@ -314,9 +332,7 @@ def check_base(base: nn.Module, takes_encoded: bool = True, image_token_id: int 
     if model_type == "linvt":
         raise UnsupportedBaseError("The base is a LinVT model already. Load it with from_pretrained instead.")
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedBaseError(
-            f"{model_type} is an encoder-decoder: its language model has no placeholders for visual tokens. {advice}"
-        )
+        raise UnsupportedBaseError(f"{model_type} is not supported: {_ENCODER_DECODER}. {advice}")
     if model_type in DENIED:
         raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
     if takes_encoded and "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
@@ -756,8 +772,14 @@ def visual_indicators(base: PreTrainedModel) -> torch.Tensor | None:
 
 
 def has_grid_positions(base: PreTrainedModel) -> bool:
-    """Whether the base counts the positions of pictures in time, row and column (multimodal rotary positions)."""
-    return callable(getattr(base.base_model, "get_rope_index", None))
+    """
+    Whether the base counts the positions of pictures in time, row and column (multimodal rotary positions).
+
+    Those that count a fourth axis beside them (HunYuan-VL) do not.
+    """
+    text = getattr(base.config, "get_text_config", lambda: base.config)()
+    sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section", (1, 1, 1))
+    return callable(getattr(base.base_model, "get_rope_index", None)) and len(sections) == 3
 
 
 def lay_out_positions(
