@@ -227,7 +227,7 @@ DENIED = {
     "git": "it takes pictures as pixels alone, and sets what it makes of them before the text without placeholders",
     "idefics": _CROSS_ATTENTION,
     "instructblipvideo": "its processor has a video processor and none for pictures, so its frames cannot be prepared",
-    "kosmos-2.5": "it takes visual tokens with a mask of their places alone; it would need an adapter such as Kosmos-2's",
+    "kosmos-2.5": "it takes visual tokens by a mask of their places; it would need an adapter such as Kosmos-2's",
     "mistral4": "it is a language model without a vision tower",
     "mllama": _CROSS_ATTENTION,
     "pi0": "it writes the movements of a robot and no text",
