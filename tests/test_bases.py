@@ -169,8 +169,10 @@ def test_a_video_is_written_into_the_prompt_as_a_picture_is(family: Wrapped, one
     template = family.processor.chat_template
     prompt = user(PIL.Image.new("RGB", (224, 224)), QUESTION)  # Emu3 writes the size of a picture before it
     options = {"processor_kwargs": {**ALL_BASES[family.name].one_tile, **ALL_BASES[family.name].chat}}
-    theirs = processor.apply_chat_template(prompt, chat_template=template, **CHAT, **options)["input_ids"][0]
-    placeholder = family.base.config.image_token_id
+    made = processor.apply_chat_template(prompt, chat_template=template, **CHAT, **options)
+    theirs, placeholder = made["input_ids"][0], family.model.config.image_token_id
+    if (places := made.get("image_embeds_position_mask")) is not None:  # Kosmos-2, whatever the ids there
+        theirs = theirs.masked_fill(places[0].bool(), placeholder)
 
     def around(ids: torch.Tensor) -> list[list[int]]:
         places = (ids == placeholder).nonzero().flatten().tolist()
@@ -239,7 +241,7 @@ def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
     """What the base gets, one row per image placeholder."""
     prepared, _ = family.model.model.prepare(**inputs)
     rows, _ = sent_visuals(family.model, prepared)
-    assert len(rows) == int((inputs["input_ids"] == family.base.config.image_token_id).sum())
+    assert len(rows) == int((inputs["input_ids"] == family.model.config.image_token_id).sum())
     return rows
 
 
