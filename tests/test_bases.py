@@ -425,6 +425,33 @@ def test_an_answer_of_paligemma_is_learned_as_its_processor_writes_one():
 
 
 @torch.no_grad()
+@pytest.mark.bases
+def test_pictures_of_kosmos_2_train_as_its_processor_writes_them():
+    """Also where a prompt has none, or two, which its own processor refuses or its own head."""
+    family = wrapped("kosmos-2")
+    picture, answer = family.picture(), {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    prompts = [
+        [*user(picture, QUESTION), answer],
+        [*user(picture, family.picture(7), OTHER_QUESTION), answer],
+        [*user(OTHER_QUESTION), answer],
+    ]
+    ours, both = (
+        family.processor.training_inputs(some, [[1]] * len(some), [[]] * len(some)) for some in ([prompts[0]], prompts)
+    )
+    theirs = load_base_processor(str(family.base_folder))(text=f"{QUESTION} Yes.", images=picture, return_tensors="pt")
+    places = theirs["image_embeds_position_mask"].bool()
+    placeholder = family.model.config.image_token_id
+    assert torch.equal(ours["input_ids"], theirs["input_ids"].masked_fill(places, placeholder))
+    expected = family.base(**theirs)
+    assert torch.equal(family.model(**ours).logits, expected.logits)
+    hidden = family.model.model(**ours).last_hidden_state
+    assert torch.equal(family.model.get_output_embeddings()(hidden), expected.logits)
+    batch = family.model(**both).logits
+    assert relative_difference(batch[0, : places.shape[1]], expected.logits[0]) < 1e-5
+    assert int((both["input_ids"] == placeholder).sum()) == 3 * 64
+
+
+@torch.no_grad()
 def test_later_tokens_do_not_change_what_comes_before(family: Wrapped):
     """
     A composite config around a live base config once reset its attention implementation to None, and the language

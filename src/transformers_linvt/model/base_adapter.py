@@ -569,8 +569,7 @@ class Kosmos2Adapter(EmbeddingsAdapter):
     """
     Kosmos-2, whose head insists on one picture in front of every prompt: see `base_kosmos.py`.
 
-    What the language model is told of a visual token's place, the id below it, is its base's own beside a picture
-    alone, and that of `</chunk>` beside a video.
+    Pictures alone go the base's own way; beside a video, and in training, all stand on `</chunk>` and are embedded.
     """
 
     def __init__(self) -> None:
@@ -599,21 +598,30 @@ class Kosmos2Adapter(EmbeddingsAdapter):
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return run_text(base.text_model, **prepared)
         return base(**prepared)
 
     def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model, which takes encoded pictures and their mask."""
+        prepared = self._embedded(base, prepared)
         if (pixel_values := prepared.pop("pixel_values", None)) is not None:
             prepared["image_embeds"] = encode_kosmos_pictures(base, pixel_values)
         return run_text(base.text_model.model, **prepared)
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
         """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return Kosmos2Generator(base).generate(**prepared)
         return base.generate(**prepared)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        """Pictures that stand on `</chunk>`, as training has them, are embedded; the base's processor gives a mask."""
+        if prepared.get("pixel_values") is None or prepared.get("image_embeds_position_mask") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
 
     def markers(self, processor: ProcessorMixin) -> VisualMarkers:
         """A space behind the picture, as its processor writes it."""
