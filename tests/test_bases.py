@@ -19,7 +19,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Kosmos2Config
 
 from base_specs import ALL_BASES, BASES
 from promises import (
@@ -59,6 +59,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
+from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
@@ -422,6 +423,15 @@ def test_an_answer_of_paligemma_is_learned_as_its_processor_writes_one():
         assert own == its
     assert family.processor.decode(ours["input_ids"][ours["assistant_masks"].bool()]) == "Yes.<end_of_turn>"
     assert family.processor.decode(ours["input_ids"][ours["question_mask"].bool()]) == QUESTION
+
+
+@pytest.mark.bases
+def test_kosmos_2_is_known_by_its_processor_alone():
+    processor = LinVTProcessor(build("kosmos-2")[1], num_video_tokens=NUM_VIDEO_TOKENS)
+    assert processor.base_model_type == "kosmos-2"
+    assert processor.markers.token == "</chunk>"
+    processor.check_fits(wrapped("kosmos-2").model.config)
+    assert adapter_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
 
 
 @torch.no_grad()
