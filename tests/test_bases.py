@@ -20,7 +20,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Kosmos2Config
 
 from base_specs import ALL_BASES, QUICK
 from promises import (
@@ -60,6 +60,7 @@ from transformers_linvt import (
     VideoFrames,
 )
 from transformers_linvt.model import base_vlm, modeling_linvt
+from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_processor import load_base_processor
 from transformers_linvt.model.linear_video_tokenizer import FactoredWeights
 
@@ -170,8 +171,10 @@ def test_a_video_is_written_into_the_prompt_as_a_picture_is(family: Wrapped, one
     template = family.processor.chat_template
     prompt = user(PIL.Image.new("RGB", (224, 224)), QUESTION)  # Emu3 writes the size of a picture before it
     options = {"processor_kwargs": {**ALL_BASES[family.name].one_tile, **ALL_BASES[family.name].chat}}
-    theirs = processor.apply_chat_template(prompt, chat_template=template, **CHAT, **options)["input_ids"][0]
-    placeholder = family.base.config.image_token_id
+    made = processor.apply_chat_template(prompt, chat_template=template, **CHAT, **options)
+    theirs, placeholder = made["input_ids"][0], family.model.config.image_token_id
+    if (places := made.get("image_embeds_position_mask")) is not None:  # Kosmos-2, whatever the ids there
+        theirs = theirs.masked_fill(places[0].bool(), placeholder)
 
     def around(ids: torch.Tensor) -> list[list[int]]:
         places = (ids == placeholder).nonzero().flatten().tolist()
@@ -240,7 +243,7 @@ def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
     """What the base gets, one row per image placeholder."""
     prepared, _ = family.model.model.prepare(**inputs)
     rows, _ = sent_visuals(family.model, prepared)
-    assert len(rows) == int((inputs["input_ids"] == family.base.config.image_token_id).sum())
+    assert len(rows) == int((inputs["input_ids"] == family.model.config.image_token_id).sum())
     return rows
 
 
@@ -421,6 +424,42 @@ def test_an_answer_of_paligemma_is_learned_as_its_processor_writes_one():
         assert own == its
     assert family.processor.decode(ours["input_ids"][ours["assistant_masks"].bool()]) == "Yes.<end_of_turn>"
     assert family.processor.decode(ours["input_ids"][ours["question_mask"].bool()]) == QUESTION
+
+
+@pytest.mark.bases
+def test_kosmos_2_is_known_by_its_processor_alone():
+    processor = LinVTProcessor(build("kosmos-2")[1], num_video_tokens=NUM_VIDEO_TOKENS)
+    assert processor.base_model_type == "kosmos-2"
+    assert processor.markers.token == "</chunk>"
+    processor.check_fits(wrapped("kosmos-2").model.config)
+    assert adapter_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
+
+
+@torch.no_grad()
+@pytest.mark.bases
+def test_pictures_of_kosmos_2_train_as_its_processor_writes_them():
+    """Also where a prompt has none, or two, which its own processor refuses or its own head."""
+    family = wrapped("kosmos-2")
+    picture, answer = family.picture(), {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    prompts = [
+        [*user(picture, QUESTION), answer],
+        [*user(picture, family.picture(7), OTHER_QUESTION), answer],
+        [*user(OTHER_QUESTION), answer],
+    ]
+    ours, both = (
+        family.processor.training_inputs(some, [[1]] * len(some), [[]] * len(some)) for some in ([prompts[0]], prompts)
+    )
+    theirs = load_base_processor(str(family.base_folder))(text=f"{QUESTION} Yes.", images=picture, return_tensors="pt")
+    places = theirs["image_embeds_position_mask"].bool()
+    placeholder = family.model.config.image_token_id
+    assert torch.equal(ours["input_ids"], theirs["input_ids"].masked_fill(places, placeholder))
+    expected = family.base(**theirs)
+    assert torch.equal(family.model(**ours).logits, expected.logits)
+    hidden = family.model.model(**ours).last_hidden_state
+    assert torch.equal(family.model.get_output_embeddings()(hidden), expected.logits)
+    batch = family.model(**both).logits
+    assert relative_difference(batch[0, : places.shape[1]], expected.logits[0]) < 1e-5
+    assert int((both["input_ids"] == placeholder).sum()) == 3 * 64
 
 
 @torch.no_grad()

@@ -94,7 +94,8 @@ def build_tokenizer(name: str) -> PreTrainedTokenizerFast:
     special = [*spec.named_tokens.values(), *spec.tokenizer_attributes.values(), *spec.special_tokens]
     # Ids follow the order of addition, and a token named twice keeps its first id.
     special = list(dict.fromkeys([*special, *spec.additional_tokens]))
-    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
+    kind = {"special": True, "normalized": False, "lstrip": spec.swallows_spaces}
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, **kind) for token in special])
     if spec.adds_bos:
         bos_token = spec.named_tokens["bos_token"]
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

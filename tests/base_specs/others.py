@@ -282,8 +282,54 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
     ),
 }
 
+# in the order in which its processor adds them; the places in a picture come last
+_KOSMOS_TOKENS = (
+    "</doc>",
+    "<image>",
+    "</image>",
+    "</chunk>",
+    "</line>",
+    "<phrase>",
+    "</phrase>",
+    "<object>",
+    "</object>",
+    "</delimiter_of_multi_objects/>",
+    "<grounding>",
+    *(f"<patch_index_{index:04}>" for index in range(1024)),
+)
 
 SPECS |= SPECIAL_SPECS
+SPECS["kosmos-2"] = BaseSpec(
+    config_class="Kosmos2Config",
+    config={
+        "text_config": {
+            "vocab_size": VOCAB,
+            "embed_dim": 48,
+            "layers": 3,
+            "ffn_dim": 72,
+            "attention_heads": 4,
+            "max_position_embeddings": 2048,
+            "dropout": 0.0,  # a frozen base is in training mode under a trainer
+            "attention_dropout": 0.0,
+            "pad_token_id": TokenId("<pad>"),
+            "bos_token_id": TokenId("<s>"),
+            "eos_token_id": TokenId("</s>"),
+        },
+        "vision_config": vision_config(),
+        "latent_query_num": 64,  # as many as its processor writes, if nobody says otherwise
+    },
+    processor_class="Kosmos2Processor",
+    image_processor_class="CLIPImageProcessorPil",
+    image_processor={"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+    chat_template=BLIP_TEMPLATE,
+    named_tokens={"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+    special_tokens=_KOSMOS_TOKENS,
+    swallows_spaces=True,
+    adds_bos=True,
+    tokens_per_frame=64,
+    token_grid=(8, 8),
+    cannot=_ONE_PICTURE_IN_FRONT,
+)
 SPECS["pp_chart2table"] = replace(
     ocr.SPECS["got_ocr2"],
     config_class="PPChart2TableConfig",

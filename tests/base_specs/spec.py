@@ -45,6 +45,7 @@ class BaseSpec:
             as attributes, e.g. `{"start_image_token": "<img>"}`.
         special_tokens (`tuple[str, ...]`): Special tokens without an attribute.
         additional_tokens (`tuple[str, ...]`): Tokens beyond the language model's own vocabulary (Molmo2).
+        swallows_spaces (`bool`): Whether special tokens take a space before them away.
         adds_bos (`bool`): Whether the tokenizer puts `bos_token` in front of a text.
         padding_side (`str`): `"left"` or `"right"`.
         frame_size (`tuple[int, int]`): Height and width in pixels of the frames that tests should use.
@@ -77,6 +78,7 @@ class BaseSpec:
     tokenizer_attributes: Mapping[str, str] = field(default_factory=dict)
     special_tokens: tuple[str, ...] = ()
     additional_tokens: tuple[str, ...] = ()
+    swallows_spaces: bool = False
     adds_bos: bool = False
     padding_side: str = "left"
     frame_size: tuple[int, int] = (48, 80)

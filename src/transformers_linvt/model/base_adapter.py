@@ -25,6 +25,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
+from .base_kosmos import END, PLACE, START, Kosmos2Generator, place_token_id, run_text
+from .base_kosmos import encode_pictures as encode_kosmos_pictures
 from .base_molmo import (
     MolmoGenerator,
     build_molmo,
@@ -563,6 +565,83 @@ class MolmoAdapter(EmbeddingsAdapter):
         return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
 
 
+class Kosmos2Adapter(EmbeddingsAdapter):
+    """
+    Kosmos-2, whose head insists on one picture in front of every prompt: see `base_kosmos.py`.
+
+    Pictures alone go the base's own way; beside a video, and in training, all stand on `</chunk>` and are embedded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Family(prepends_visuals=True, begins_with_bos=True, chat_template=WORDS_ALONE))
+
+    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+        """Under a name of its own."""
+        return base.text_model
+
+    def image_token_id(self, config: Any) -> int | None:
+        """Of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
+        return place_token_id(config)
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """The language model without its head."""
+        return base.text_model.model
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Pixels, and where they stand."""
+        names = ("pixel_values", "image_embeds_position_mask")
+        return {name: inputs[name] for name in names if inputs.get(name) is not None}
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """As its `forward` does: its head has no `get_image_features`."""
+        return encode_kosmos_pictures(base, inputs["pixel_values"]), [], "tensor"
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
+        if prepared.get("pixel_values") is None:
+            return run_text(base.text_model, **prepared)
+        return base(**prepared)
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model, which takes encoded pictures and their mask."""
+        prepared = self._embedded(base, prepared)
+        if (pixel_values := prepared.pop("pixel_values", None)) is not None:
+            prepared["image_embeds"] = encode_kosmos_pictures(base, pixel_values)
+        return run_text(base.text_model.model, **prepared)
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
+        if prepared.get("pixel_values") is None:
+            return Kosmos2Generator(base).generate(**prepared)
+        return base.generate(**prepared)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        """Pictures that stand on `</chunk>`, as training has them, are embedded; the base's processor gives a mask."""
+        if prepared.get("pixel_values") is None or prepared.get("image_embeds_position_mask") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """A space behind the picture, as its processor writes it."""
+        return VisualMarkers(START, PLACE, processor.tokenizer.convert_tokens_to_ids(PLACE), START, END + " ")
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """The queries of its resampler, whatever the frame."""
+        return processor.num_image_tokens
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Pixels, and a place for each token."""
+        flat = [picture for row in pictures for picture in row]
+        if not flat:
+            return {}, []
+        made = processor.image_processor(flat, return_tensors="pt", **options)
+        return dict(made), [self.markers(processor).video(processor.num_image_tokens)] * len(flat)
+
+
 _IN_FRONT = {"prepends_visuals": True, "behind_visuals": "bos_token", "chat_template": WORDS_ALONE}
 _BLIP = BlipAdapter(Family(**_IN_FRONT))
 
@@ -570,6 +649,7 @@ _ADAPTERS: dict[str, BaseAdapter] = {
     "molmo": MolmoAdapter(),
     "blip-2": _BLIP,
     "instructblip": _BLIP,
+    "kosmos-2": Kosmos2Adapter(),
     "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
     "pp_chart2table": PPChart2TableAdapter(
         Family(notes=("asked as GOT-OCR is: its own chat template would ask for a table, whatever the question",)),

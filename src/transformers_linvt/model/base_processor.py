@@ -197,10 +197,14 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
         return processor_class.from_args_and_dict(parts, settings)
 
 
+# transformers knows the processor of Kosmos-2, and does not list it (5.23).
+_PROCESSORS = {"kosmos-2": "Kosmos2Processor", **PROCESSOR_MAPPING_NAMES}
+
+
 def model_type_of(processor: ProcessorMixin) -> str:
     """The architecture a processor's class, or one it derives from, belongs to; "" where that does not tell."""
     for one in type(processor).__mro__:
-        types = [name for name, class_name in PROCESSOR_MAPPING_NAMES.items() if class_name == one.__name__]
+        types = [name for name, class_name in _PROCESSORS.items() if class_name == one.__name__]
         if types:
             return next((name for name in types if family_of(name) != Family()), types[0])
     return ""
