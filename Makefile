@@ -43,7 +43,8 @@ test: .venv/installed-dev
 test-bases: .venv-bases/installed
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \
-	    --junitxml=$(SHAPES)/bases.xml tests/test_bases.py tests/test_base_vlm.py $(TESTS)
+	    --junitxml=$(SHAPES)/bases.xml tests/test_bases.py tests/test_base_vlm.py tests/test_positions.py \
+	    tests/test_frame_path.py $(TESTS)
 	.venv-bases/bin/python tests/bases_table.py $(SHAPES)/bases.xml docs/bases.md
 
 test-slow: .venv/installed-dev
