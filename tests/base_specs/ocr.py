@@ -415,7 +415,7 @@ SPECS: dict[str, BaseSpec] = {
         ),
         tokens_per_frame=18,
         token_grid=(3, 6),
-        needs=("torchvision",),
+        needs=("scipy", "torchvision"),
         cannot={
             "test_head_and_backbone_compute_the_same": _HEAD_DOES_MORE,
             "test_sft_trainer_moves_linvt": _TRL_DOES_NOT_SCALE,
