@@ -244,7 +244,7 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "ask clip.mp4 Who? --start -1": (2, "'-1' is not a number of 0 or more"),
     "ask clip.mp4 Who? --video-backend vlc": (2, "invalid choice: 'vlc'"),
     "ask clip.mp4 Who? --pixels 3": (2, "unrecognized arguments: --pixels 3"),
-    "wrap base": (2, "required: OUT"),
+    "wrap base": (1, "Name the folder to make"),
     "wrap base out --pooling-scales 1,x": (2, "'x' is not a whole number"),
     "ask missing.mp4 Who?": (1, "missing.mp4"),
     "ask full Who?": (1, "full is a directory"),

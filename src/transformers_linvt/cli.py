@@ -33,7 +33,17 @@ from .shapes import make_clip, write_clip
 # What may go wrong with a user's files and models; anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (LinVTError, OSError)
 # They tell of every attempt to reach the network; how it ends is in the error.
-_TALKATIVE = ("huggingface_hub", "httpx", "httpx2", "httpcore", "urllib3", "filelock")
+# torchao, which PEFT loads where it is installed, says which of its kernels this machine has no use for
+_TALKATIVE = (
+    "filelock",
+    "httpcore",
+    "httpx",
+    "httpx2",
+    "huggingface_hub",
+    "torch.utils._pytree",
+    "torchao",
+    "urllib3",
+)
 _CONNECT_SECONDS = 10
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BACKENDS = ("auto", "pyav", "decord", "torchcodec")

@@ -358,6 +358,7 @@ WORDS_ALONE = (
     "{%- for message in messages %}"
     "{%- if message.content is string %}{{ message.content }}{%- else %}"
     "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
+    "{%- if message.role == 'assistant' %}{{ eos_token }}{%- endif %}"
     "{%- if not loop.last %}{{ ' ' }}{%- endif %}{%- endfor %}"
 )
 
