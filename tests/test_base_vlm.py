@@ -35,6 +35,7 @@ from transformers_linvt.model.base_vlm import (
     lay_out_frames,
     load_base,
     pack_visuals,
+    positions_without_padding,
     split_videos,
 )
 from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad_videos
@@ -198,6 +199,13 @@ def test_every_image_text_architecture_is_either_tested_or_refused():
 def test_an_architecture_that_is_not_listed_has_the_common_traits():
     assert family_of("something_new") == Family()
     assert Family().nesting == "flat" and Family().layout == "frame" and Family().video_type_id == 1
+
+
+def test_positions_are_counted_without_padding_where_the_family_says_so():
+    ids, mask = torch.zeros(2, 4, dtype=torch.long), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert positions_without_padding(Family(), ids, mask) == {}
+    positions = positions_without_padding(Family(counts_padding=True), ids, mask)["position_ids"]
+    assert positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

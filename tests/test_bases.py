@@ -109,9 +109,16 @@ def test_from_base_gives_a_model_with_finite_logits_and_the_bases_width(family: 
 
 
 def test_head_and_backbone_compute_the_same(family: Wrapped, one: dict[str, Any]):
-    hidden = family.model.model(**one).last_hidden_state
-    logits = family.model.get_output_embeddings()(hidden)
-    assert relative_difference(logits, family.model(**one).logits) < 1e-5
+    check_head_and_backbone(family.model, one)
+
+
+def test_head_and_backbone_compute_the_same_of_a_picture(family: Wrapped):
+    check_head_and_backbone(family.model, family.inputs(user(family.picture(), QUESTION)))
+
+
+def check_head_and_backbone(model: LinVTForVideoQA, inputs: dict[str, Any]) -> None:
+    hidden = model.model(**inputs).last_hidden_state
+    assert relative_difference(model.get_output_embeddings()(hidden), model(**inputs).logits) < 1e-5
 
 
 def test_video_tokens_are_weighted_averages_of_frame_tokens(family: Wrapped, two: dict[str, Any]):
@@ -273,7 +280,9 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     video, picture = family.clip(5), family.picture()
     prompt = user(picture, video, QUESTION) if picture_first else user(video, picture, QUESTION)
     rows = visuals_in_prompt(family, family.inputs(prompt))
+    # InstructBLIP's Q-Former reads the words beside a picture alone, and none beside a video
     alone = family.inputs(user(picture, QUESTION))
+    alone = {name: value for name, value in alone.items() if not name.startswith("qformer_")}
     pictures = base_vlm.flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
@@ -426,6 +435,23 @@ def test_an_answer_of_paligemma_is_learned_as_its_processor_writes_one():
     assert family.processor.decode(ours["input_ids"][ours["question_mask"].bool()]) == QUESTION
 
 
+@torch.no_grad()
+@pytest.mark.bases
+@pytest.mark.parametrize("name", ["blip-2", "instructblip", "kosmos-2"])
+def test_words_alone_are_answered_by_the_language_model_and_an_answer_ends(name: str):
+    """Their own heads insist on a picture, and their processors have no template that could end an answer."""
+    family = wrapped(name)
+    words = family.inputs(user(QUESTION))
+    check_head_and_backbone(family.model, words)
+    logits = family.model(**words).logits
+    made = family.model.generate(**words, max_new_tokens=1, do_sample=False)
+    assert made[0, -1] == logits[0, -1].argmax()
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    inputs = family.processor.training_inputs([[*user(QUESTION), answer]], [[1]], [[]])
+    learned = inputs["input_ids"][inputs["assistant_masks"].bool()]
+    assert learned[-1] == family.processor.tokenizer.eos_token_id
+
+
 @pytest.mark.bases
 def test_kosmos_2_is_known_by_its_processor_alone():
     processor = LinVTProcessor(build("kosmos-2")[1], num_video_tokens=NUM_VIDEO_TOKENS)
@@ -449,7 +475,8 @@ def test_pictures_of_kosmos_2_train_as_its_processor_writes_them():
     ours, both = (
         family.processor.training_inputs(some, [[1]] * len(some), [[]] * len(some)) for some in ([prompts[0]], prompts)
     )
-    theirs = load_base_processor(str(family.base_folder))(text=f"{QUESTION} Yes.", images=picture, return_tensors="pt")
+    text = f"{QUESTION} Yes.{family.processor.tokenizer.eos_token}"
+    theirs = load_base_processor(str(family.base_folder))(text=text, images=picture, return_tensors="pt")
     places = theirs["image_embeds_position_mask"].bool()
     placeholder = family.model.config.image_token_id
     assert torch.equal(ours["input_ids"], theirs["input_ids"].masked_fill(places, placeholder))

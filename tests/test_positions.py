@@ -143,6 +143,20 @@ def test_pictures_and_text_stay_the_bases_own_after_a_video(family: Wrapped):
         check_same_as_base(family.model, build_model(family.name).requires_grad_(False), family.inputs(prompt))
 
 
+def test_words_after_a_video_are_counted_from_their_own_beginning(family: Wrapped):
+    """In two steps with a cache: the base keeps the offset of the last video until it is told to forget it."""
+    words = family.inputs(user(QUESTION))
+    ids = words["input_ids"]
+
+    def in_two_steps() -> torch.Tensor:
+        first = family.model(input_ids=ids[:, :-1], use_cache=True)
+        return family.model(input_ids=ids[:, -1:], past_key_values=first.past_key_values, use_cache=True).logits
+
+    before = in_two_steps()
+    family.model(**family.inputs(user(family.clip(5), QUESTION)))
+    assert torch.equal(in_two_steps(), before)
+
+
 def test_linvt_trains_and_the_setting_is_saved(family: Wrapped, tmp_path):
     inputs = family.inputs(*prompts(family)["a batch"])
     check_only_linvt_trains(family.model, inputs)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from transformers_linvt.model.base_adapter import WORDS_ALONE
+
 from . import always, ocr
 from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config
 
@@ -177,15 +179,6 @@ def _opt_config(**differences: Any) -> dict[str, Any]:
     return text_config(model_type="opt", ffn_dim=72, word_embed_proj_dim=48, dropout=0.0, **differences)
 
 
-BLIP_TEMPLATE = """\
-{%- for message in messages %}
-{%- if message.content is string %}{{ message.content }}
-{%- else %}
-{%- for item in message.content if item.type == 'text' %}{{ item.text }}{% endfor %}
-{%- endif %}
-{%- if not loop.last %}{{ ' ' }}{%- endif %}
-{%- endfor %}"""
-
 _IDENTITY = "test_pictures_and_text_are_bit_identical_to_the_base"
 _ONE_PICTURE_IN_FRONT = {
     f"{_IDENTITY}[two pictures]": "its processor takes one picture per prompt",
@@ -207,7 +200,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
         image_processor_class="BlipImageProcessorPil",
         image_processor={"size": {"height": 32, "width": 32}},
         processor={"num_query_tokens": 6},
-        chat_template=BLIP_TEMPLATE,
+        chat_template=WORDS_ALONE,
         named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
         special_tokens=("<|im_start|>", "<image>"),
         adds_bos=True,
@@ -228,7 +221,7 @@ SPECIAL_SPECS: dict[str, BaseSpec] = {
         image_processor_class="BlipImageProcessorPil",
         image_processor={"size": {"height": 32, "width": 32}},
         processor={"num_query_tokens": 6},
-        chat_template=BLIP_TEMPLATE,
+        chat_template=WORDS_ALONE,
         named_tokens={"bos_token": "<|im_end|>", **CHATML_TOKENS},
         special_tokens=("<|im_start|>", "<image>"),
         adds_bos=True,
@@ -321,7 +314,7 @@ SPECS["kosmos-2"] = BaseSpec(
     processor_class="Kosmos2Processor",
     image_processor_class="CLIPImageProcessorPil",
     image_processor={"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
-    chat_template=BLIP_TEMPLATE,
+    chat_template=WORDS_ALONE,
     named_tokens={"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
     special_tokens=_KOSMOS_TOKENS,
     swallows_spaces=True,

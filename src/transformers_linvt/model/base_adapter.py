@@ -352,6 +352,11 @@ def _without_ids(prepared: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prepared.items() if name != "input_ids"}
 
 
+def _without_instruction(prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the words of a Q-Former, which InstructBLIP's processor writes where there is no picture, too."""
+    return {name: value for name, value in prepared.items() if not name.startswith("qformer_")}
+
+
 # Words alone, one turn behind the other: for bases whose checkpoints come without a template and whose processor puts
 # pictures in front.
 WORDS_ALONE = (
@@ -446,13 +451,15 @@ class BlipAdapter(EmbeddingsAdapter):
     """
     BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, in front of the prompt.
 
-    InstructBLIP's Q-Former reads the question too; frames are encoded without one, so that a video can be asked often.
+    InstructBLIP's Q-Former reads the question too. Frames, and pictures beside a video, are encoded without one, so
+    that a video can be asked often.
     """
 
     def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """With an instruction of no words, where the Q-Former takes one."""
-        pictures, instruction = inputs["pixel_values"], {}
-        if "qformer_input_ids" in inspect.signature(base.get_image_features).parameters:
+        """With an instruction of no words, where the Q-Former takes one and none is given."""
+        pictures = inputs["pixel_values"]
+        instruction = {name: value for name, value in inputs.items() if name.startswith("qformer_")}
+        if not instruction and "qformer_input_ids" in inspect.signature(base.get_image_features).parameters:
             nothing = torch.zeros(len(pictures), 0, dtype=torch.long, device=pictures.device)
             instruction = {"qformer_input_ids": nothing, "qformer_attention_mask": nothing}
         return base.get_image_features(pictures, **instruction, return_dict=True).pooler_output, [], "tensor"
@@ -460,14 +467,18 @@ class BlipAdapter(EmbeddingsAdapter):
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model without a picture: the base insists on one."""
         if prepared.get("pixel_values") is None and prepared.get("inputs_embeds") is None:
-            return self.language_model(base)(**prepared)
+            return self.language_model(base)(**_without_instruction(prepared))
         return super().forward(base, **prepared)
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
         """Of the language model without a picture: the base insists on one."""
         if prepared.get("pixel_values") is None:
-            return self.language_model(base).generate(**prepared)
+            return self.language_model(base).generate(**_without_instruction(prepared))
         return super().generate(base, **prepared)
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model; words for the Q-Former mean nothing where there is no picture."""
+        return super().backbone(base, **(prepared if "pixel_values" in prepared else _without_instruction(prepared)))
 
     def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Pixels, and the words of the Q-Former."""

@@ -865,10 +865,10 @@ def forget_positions(base: PreTrainedModel) -> None:
 
 
 def positions_without_padding(
-    base: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    family: Family, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
     """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
-    if attention_mask is None or not family_of(base.config.model_type).counts_padding:
+    if attention_mask is None or not family.counts_padding:
         return {}
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return {"position_ids": positions[:, -input_ids.shape[1] :]}

@@ -337,6 +337,9 @@ class LinVTModel(LinVTPreTrainedModel):
                     f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
                     "frames_per_video. Pass everything that LinVTProcessor returned."
                 )
+            cache = inputs.get("past_key_values")
+            if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
+                forget_positions(self.base_vlm)
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
             raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
@@ -477,7 +480,8 @@ class LinVTModel(LinVTPreTrainedModel):
             inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
-            inputs = {**positions_without_padding(self.base_vlm, input_ids, inputs.get("attention_mask")), **inputs}
+            mask = inputs.get("attention_mask")
+            inputs = {**positions_without_padding(self.adapter.family, input_ids, mask), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
