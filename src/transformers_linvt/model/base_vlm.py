@@ -277,8 +277,8 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
         ) from error
     except ImportError as error:  # of a quantised base, the package that its weights were made with
         raise CheckpointError(
-            f"The base model {name_or_path!r} cannot be loaded without a package: {error} Install it, or give a base "
-            "that does not need it (one that is not quantised)."
+            f"The base model {name_or_path!r} cannot be loaded without a package: {str(error).strip()}. Install "
+            "it, or give a base that does not need it (one that is not quantised)."
         ) from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
@@ -314,11 +314,16 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
 
 def no_known_architecture(name_or_path: str, error: Exception) -> str:
     """The message for a model that transformers does not know; its own goes on about ways to update it."""
+    reason = str(error).split(" This could be")[0].strip().rstrip(".")
+    advice = (
+        " A newer transformers may know it; one whose code comes with it needs trust_remote_code=True and maybe "
+        "register_base_vlm."
+        if "does not recognize" in reason
+        else ""
+    )
     return (
-        f"{name_or_path!r} is no model that transformers knows: {str(error).split('. ')[0].rstrip('.')}. A newer "
-        "transformers may know it; one whose code comes with it needs trust_remote_code=True and maybe "
-        "register_base_vlm. LinVT needs an image-text model, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 "
-        "checkpoint."
+        f"{name_or_path!r} is no model that transformers knows: {reason}.{advice} LinVT needs an image-text model, "
+        "such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
     )
 
 
