@@ -4,6 +4,8 @@ The seam by itself: which models are refused as a base and why, and its pieces a
 The refused models are tiny and built in memory; a reason is part of every refusal.
 """
 
+import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
-from tiny_bases import build_model, build_processor, model_type_of
-from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
+from tiny_bases import build_model, build_processor, model_type_of, save_base
+from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.model.base_adapter import adapter_of
 from transformers_linvt.model.base_vlm import (
     DENIED,
@@ -132,6 +134,32 @@ def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
 @pytest.mark.parametrize("base", [nn.Linear(2, 3), "a string that is no folder/or repository/of anything", None])
 def test_what_is_no_model_is_refused_with_its_kind(base: Any):
     check_refused(lambda: check_base(base), UnsupportedBaseError, type(base).__name__, "Qwen2-VL")
+
+
+def test_what_cannot_be_loaded_is_refused_without_a_traceback_of_a_library(tmp_path: Path):
+    """Each of them once ended in an error of transformers that named nothing to do."""
+    for name, change, error, words in (
+        (
+            "unknown",
+            {"model_type": "foobar"},
+            UnsupportedBaseError,
+            ("foobar", "newer transformers", "register_base_vlm"),
+        ),
+        ("sizes", {"hidden_size": 24}, CheckpointError, ("weights and the config", "disagree")),
+        (
+            "quantised",
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            CheckpointError,
+            ("bitsandbytes", "quantised"),
+        ),
+    ):
+        if name == "quantised" and importlib.util.find_spec("bitsandbytes"):
+            continue
+        folder = save_base("llava", tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (config["text_config"] if name == "sizes" else config).update(change)
+        (folder / "config.json").write_text(json.dumps(config))
+        check_refused(lambda folder=folder: load_base(str(folder)), error, str(folder), *words)
 
 
 def test_a_refused_base_is_left_as_it_was():

@@ -230,6 +230,8 @@ def files(tmp_path, clip) -> None:
     (tmp_path / "cut.mp4").write_bytes(Path(clip[0]).read_bytes()[:700])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("here")
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
 
 
 BAD_COMMANDS = {  # command: exit status, what its line says
@@ -246,6 +248,9 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "ask clip.mp4 Who? --pixels 3": (2, "unrecognized arguments: --pixels 3"),
     "wrap base": (1, "Name the folder to make"),
     "wrap base out --pooling-scales 1,x": (2, "'x' is not a whole number"),
+    "wrap base --dry-run --frame-size 360": (2, "'360' is not HxW"),
+    "wrap base --dry-run --frame-size 360x640x3": (2, "'360x640x3' is not HxW"),
+    "wrap base --dry-run --frame-size 100000x100000": (2, "at most 9,437,184 pixels"),
     "ask missing.mp4 Who?": (1, "missing.mp4"),
     "ask full Who?": (1, "full is a directory"),
     "ask empty.mp4 Who?": (1, "empty.mp4 is empty"),
@@ -257,6 +262,8 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "ask clip.mp4 'Who is <image>?'": (1, "<image>"),
     "ask clip.mp4 Who? --model nowhere": (1, "'nowhere' could not be loaded"),
     "ask clip.mp4 Who? --model full": (1, "'full' could not be loaded"),
+    "ask clip.mp4 Who? --model ./nowhere": (1, "There is no folder './nowhere'"),
+    "ask clip.mp4 Who? --model llama": (1, "'llama' (llama) is no LinVT model. Put LinVT around it"),
     "ask clip.mp4 Who? --device nothing": (1, "on the device 'nothing'"),
     "ask clip.mp4 Who? --evidence nowhere/out.png": (1, "the folder nowhere does not exist"),
     "ask clip.mp4 Who? --evidence out.jpg": (1, "does not end in .png"),

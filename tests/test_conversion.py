@@ -351,6 +351,15 @@ def _add_weight(folder: Path) -> None:
         (lambda f: _change_config(f, hidden_size=64), CheckpointError, ("another shape",)),
         (lambda f: (f / "config.json").unlink(), CheckpointError, ("config.json", "hf download")),
         (lambda f: (f / "config.json").write_text("{"), CheckpointError, ("config.json",)),
+        (lambda f: (f / "config.json").write_text("[1]"), CheckpointError, ("config.json", "a list")),
+        (lambda f: _change_config(f, model_type=["mipha_phi"]), UnsupportedBaseError, ("mipha_phi",)),
+        (
+            lambda f: _change_config(f, vision_config=5),
+            CheckpointError,
+            ("config.json", "vision_config=5", "an object"),
+        ),
+        (lambda f: _change_config(f, vocab_size="many"), CheckpointError, ("config.json", "vocab_size='many'")),
+        (lambda f: _change_config(f, num_hidden_layers="x"), CheckpointError, ("config.json", "num_hidden_layers")),
         (lambda f: (f / "tokenizer.json").write_text("{"), CheckpointError, ("tokenizer",)),
         (lambda f: (f / "model.safetensors.index.json").unlink(), CheckpointError, ("model.safetensors", ".bin")),
         (lambda f: next(f.glob("model-00002*")).unlink(), CheckpointError, ("model-00002",)),
@@ -373,6 +382,17 @@ def test_an_unknown_vision_tower_has_to_be_described(tmp_path: Path):
     _change_config(tmp_path / "source", mm_vision_tower="somebody/tower")
     convert = lambda: convert_checkpoint(tmp_path / "source", tmp_path / "out")  # noqa: E731
     check_refused(convert, UnsupportedBaseError, "somebody/tower", "vision_config")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(published_aquila, "mm_patch_merge_type"), (published_xgenmm, "text_config")]
+)
+def test_a_value_of_another_kind_is_named(write: Callable, name: str, tmp_path: Path):
+    """It once ended in a TypeError."""
+    write(tmp_path / "source")
+    _change_config(tmp_path / "source", **{name: None})
+    convert = lambda: convert_checkpoint(tmp_path / "source", tmp_path / "out")  # noqa: E731
+    check_refused(convert, CheckpointError, "config.json", f"{name}=None")
 
 
 def test_what_exists_is_not_written_over(published: Path, tmp_path: Path):

@@ -13,7 +13,15 @@ import transformers
 from promises import LINVT, base_folder, check_refused
 from test_base_vlm import audio, encoder_decoder, text_only
 from tiny_bases import build_model, save_base
-from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError, cli, plan_wrap
+from transformers_linvt import (
+    LinVTForVideoQA,
+    LinVTInputError,
+    LinVTProcessor,
+    UnsupportedBaseError,
+    cli,
+    plan_wrap,
+    planning,
+)
 from transformers_linvt.model.errors import CheckpointError
 
 
@@ -120,7 +128,59 @@ def test_a_processor_of_another_base_is_refused(without_weights: Path):
         (without_weights / name).unlink(missing_ok=True)
         if (other / name).exists():
             shutil.copy(other / name, without_weights / name)
-    check_refused(lambda: plan_wrap(str(without_weights), **LINVT), LinVTInputError, "another base", "llava")
+    check_refused(
+        lambda: plan_wrap(str(without_weights), **LINVT), LinVTInputError, "disagree", "another base", "llava"
+    )
+
+
+def test_wrap_refuses_what_a_plan_refuses_and_writes_nothing(without_weights: Path, tmp_path: Path, capsys):
+    """It once read the processor first, and wrote checkpoints that could not be loaded."""
+    text_only().save_pretrained(tmp_path / "text")
+    other = save_base("llava", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "image_token_id": 99999, "image_token_index": 99999}))
+    (without_weights / "config.json").write_text("[1]")
+    bare = save_base("llava", tmp_path / "bare")
+    (bare / "processor_config.json").unlink()
+    capsys.readouterr()
+    for folder, words in (
+        (tmp_path / "text", "is no image-text model"),
+        (other, "to the config (llava) it is 99999"),
+        (without_weights, "is no model that transformers knows"),
+        (bare, "the folder has no preprocessor_config.json"),
+        (tmp_path / "nothing", "There is no folder"),
+    ):
+        said = []
+        for command in (["--dry-run", str(folder)], [str(folder), str(tmp_path / "out")]):
+            assert cli.main(["wrap", *command]) == 1
+            said.append(capsys.readouterr().err)
+        assert said[0] == said[1] and words in said[0] and "network" not in said[0], said
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_of_several_frames_are_counted_as_the_base_merges_them(capsys):
+    folder = str(base_folder("qwen2_vl"))
+    plan = plan_wrap(folder, 5, SIZE, **{**LINVT, "num_video_tokens": 60}, frame_path="video")
+    assert (plan.num_steps, plan.frame_tokens) == (3, 3 * plan.tokens_per_frame) == (3, 45)
+    assert "45 frame tokens are no more than 60 video tokens: ask for fewer" in plan.notes
+    words = ["--frames", "5", "--frame-size", "48x80", "--frame-path", "video", "--num-video-tokens", "60"]
+    assert cli.main(["wrap", "--dry-run", folder, *words]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "15 tokens, 5 frames are 3 steps:" in printed
+    assert "visual tokens 45 60 1.3 times more" in printed
+
+
+def test_a_quantised_base_is_noted(without_weights: Path):
+    config = json.loads((without_weights / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (without_weights / "config.json").write_text(json.dumps(config))
+    assert "quantised (bitsandbytes)" in plan_wrap(str(without_weights), FRAMES, SIZE, **LINVT).notes[-1]
+
+
+def test_of_qwen_omni_the_thinker_is_planned(tmp_path: Path):
+    config = transformers.Qwen2_5OmniConfig()
+    config.save_pretrained(tmp_path)
+    assert planning._read_config(str(tmp_path), {}).model_type == "qwen2_5_omni_thinker"
 
 
 def test_a_config_with_a_value_it_cannot_have_is_refused(without_weights: Path):
@@ -136,3 +196,14 @@ def test_nothing_there_and_wrong_numbers_are_refused(tmp_path: Path, without_wei
     check_refused(lambda: plan_wrap(str(tmp_path / "nothing")), CheckpointError, "nothing")
     check_refused(lambda: plan_wrap(str(without_weights), num_frames=0), LinVTInputError, "num_frames=0")
     check_refused(lambda: plan_wrap(str(without_weights), frame_size=(3, -1)), LinVTInputError, "width=-1")
+    for given, words in (
+        ({"frame_size": 360}, "frame_size=360"),
+        ({"frame_size": (100_000, 100_000)}, "10,000,000,000 pixels"),
+        ({"dtype": "float99"}, "float99"),
+        ({"init": "bogus"}, "bogus"),
+        ({"num_video_token": 999}, "Did you mean 'num_video_tokens'"),
+        ({"video_positions": "grid"}, "video_positions='grid'"),
+    ):
+        check_refused(lambda given=given: plan_wrap(str(without_weights), **given), LinVTInputError, words)
+    narrow = lambda: plan_wrap(str(base_folder("qwen2_vl")), frame_size=(1, 1000))  # noqa: E731
+    check_refused(narrow, LinVTInputError, "frame_size=(1, 1000)", "aspect ratio")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -27,6 +28,7 @@ import transformers_linvt
 from .embedded import EMBEDDED_MODEL_KNOWS
 from .evidence import check_picture_path
 from .model.errors import CheckpointError, LinVTError, LinVTInputError
+from .model.video_limits import VideoLimits
 from .shapes import make_clip, write_clip
 
 
@@ -287,8 +289,14 @@ def _scales(text: str) -> tuple[int, ...]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return _positive_integer(height), _positive_integer(width)
+    most = VideoLimits().max_pixels
+    sides = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
+    height, width = map(int, sides.groups()) if sides else (0, 0)
+    if not 1 <= height * width <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HxW, height and width in pixels such as 360x640 (at most {most:,} pixels)"
+        )
+    return height, width
 
 
 def _number(text: str, kind: type, what: str, least: float) -> Any:
@@ -363,6 +371,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _wrap(arguments: argparse.Namespace) -> None:
+    from .planning import check_wrap  # loads torch, which --help does without
+
     options = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
     hub = {**({"revision": arguments.revision} if arguments.revision else {}), **_trust(arguments)}
@@ -377,11 +387,9 @@ def _wrap(arguments: argparse.Namespace) -> None:
         raise LinVTInputError(f"{output} exists already. Name a folder that does not, or an empty one.")
     if not output.absolute().parent.is_dir():
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
-    config = transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a base is loaded
+    transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a repository is asked for
     _check_reachable(arguments.base, arguments.revision)
-    processor = transformers_linvt.LinVTProcessor.from_base(
-        arguments.base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
-    )
+    config, _, processor = check_wrap(arguments.base, **hub, **given)  # what --dry-run refuses
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
@@ -419,8 +427,13 @@ def _print_plan(plan: Any) -> None:
     height, width = plan.frame_size
     print(f"{plan.base}: {plan.architecture}, {plan.parameters_of_base:,} parameters")
     print(f"  LinVT adds {plan.parameters_added:,} parameters")
-    print(f"  a frame of {height} x {width} pixels is {plan.tokens_per_frame} tokens, {plan.num_frames} frames:")
-    rows = [("", "frame by frame", "with LinVT", "")]
+    size, frames = f"{height} x {width} pixels", f"{plan.num_frames} frames"
+    if plan.frames_per_step == 1:
+        print(f"  a frame of {size} is {plan.tokens_per_frame} tokens, {frames}:")
+    else:
+        step = f"a step of {plan.frames_per_step} frames of {size}"
+        print(f"  {step} is {plan.tokens_per_frame} tokens, {frames} are {plan.num_steps} steps:")
+    rows = [("", "frame by frame" if plan.frames_per_step == 1 else "step by step", "with LinVT", "")]
     for name, before, after, unit in (
         ("visual tokens", plan.frame_tokens, plan.num_video_tokens, ""),
         ("prefill", plan.prefill_flops_before, plan.prefill_flops, "FLOP"),
@@ -428,12 +441,19 @@ def _print_plan(plan: Any) -> None:
     ):
         known = before is not None and after is not None
         figures = [_figure(value, unit) if known else "not known" for value in (before, after)]
-        rows.append((name, *figures, f"{before / max(after, 1):,.0f} times less" if known else ""))
+        rows.append((name, *figures, _compared(before, after) if known else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     for note in plan.notes:
         print(f"  note: {note}")
+
+
+def _compared(before: float, after: float) -> str:
+    """What LinVT saves, or costs where the frames are fewer than its tokens."""
+    larger, smaller = max(before, after), max(min(before, after), 1)
+    times = f"{larger / smaller:,.0f}" if larger >= 2 * smaller else f"{larger / smaller:.2g}"
+    return "as much" if times == "1" else f"{times} times {'less' if before > after else 'more'}"
 
 
 def _figure(value: float, unit: str) -> str:
@@ -498,8 +518,17 @@ def _print_answers(video: Path, shows: str, results: list[dict[str, Any]], right
 
 def _load(model: str | None, device: str | None, dtype: str, **trust: bool) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
+    from .model.base_processor import check_folder  # loads torch, which --help does without
+
     name = transformers_linvt.embedded_model_path() if model is None else model
+    check_folder(name)
     _check_reachable(name)
+    kind = _kind_of(name)
+    if kind not in (None, transformers_linvt.LinVTConfig.model_type):
+        raise LinVTInputError(
+            f"{name!r} ({kind}) is no LinVT model. Put LinVT around it with linvt wrap, or with "
+            "LinVTForVideoQA.from_base(model) in Python."
+        )
     try:
         return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **trust)
     except LinVTError:
@@ -507,6 +536,15 @@ def _load(model: str | None, device: str | None, dtype: str, **trust: bool) -> A
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         on = f" on the device {device!r}" if device else ""
         raise CheckpointError(f"The model {name!r} could not be loaded{on}: {error}") from error
+
+
+def _kind_of(name: str) -> Any:
+    """`model_type` of a config; None where there is none to be read, which the loader says best."""
+    try:
+        settings = transformers.PreTrainedConfig.get_config_dict(name)[0]
+    except (OSError, ValueError, TypeError):
+        return None
+    return settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
 
 
 def _trust(arguments: argparse.Namespace) -> dict[str, bool]:

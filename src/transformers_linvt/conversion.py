@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import save_torch_state_dict
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
@@ -33,7 +34,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_to
 
 from .model.base_processor import NoVideoProcessor, video_processors_known
 from .model.configuration_biased_llava import BiasedLlavaConfig
-from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+from .model.errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -123,16 +124,24 @@ def convert_checkpoint(
         raise LinVTInputError(f"{str(output)!r} exists already. Name a folder that does not, or an empty one.")
     published = _read_json(source, "config.json")
     kind = published.get("model_type")
-    if kind not in _KINDS:
+    if not isinstance(kind, str | None) or kind not in _KINDS:
         raise UnsupportedBaseError(
             f"{str(source)!r} holds a {kind} model; known are {', '.join(_KINDS)}. What transformers loads needs no "
             "conversion; for others see docs/add_a_base.md."
         )
+    _check_config(source, kind, published)
     try:
         converted = _KINDS[kind](source, published, dict(vision_config) if vision_config is not None else None)
+        _check_weights(converted, source)
+    except LinVTError:
+        raise
     except KeyError as error:
         raise CheckpointError(f"The config.json in {str(source)!r} ({kind}) does not say {error}.") from error
-    _check_weights(converted, source)
+    except (ArithmeticError, AttributeError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
+        # a number that is a text, or one that no layer can have: each class of config has errors of its own
+        raise CheckpointError(
+            f"The config.json in {str(source)!r} ({kind}) has a value it cannot have: {error}. Download it again."
+        ) from error
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -314,6 +323,49 @@ _KINDS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any] | None], _Conve
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+# What the layouts look into, by the kind that it has to be; whatever is missing is named where it is needed.
+_NESTED: dict[str, dict[str, type]] = {
+    "mipha_phi": {
+        "vision_config": dict,
+        "vision_config.vision_tower": dict,
+        "vision_config.vision_tower.vision_model_name_or_path": str,
+        "vision_config.mm_projector": dict,
+        "vocab_size": int,
+    },
+    "llava_qwen": {
+        "mm_patch_merge_type": str,
+        "mm_vision_tower": str,
+        "image_grid_pinpoints": list,
+        "image_aspect_ratio": str,
+        "vocab_size": int,
+    },
+    "xgenmm": {
+        "text_config": dict,
+        "text_config.initial_tokenizer_len": int,
+        "vision_encoder_config": dict,
+        "vision_encoder_config.model_name": str,
+        "vision_tokenizer_config": dict,
+    },
+}
+_JSON_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+
+
+def _check_config(source: Path, kind: str, published: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than the published ones, by their name."""
+    for path, wanted in _NESTED[kind].items():
+        value: Any = published
+        for name in path.split("."):  # what is around it was looked at before
+            if name not in value:
+                break
+            value = value[name]
+        else:
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise CheckpointError(
+                    f"The config.json in {str(source)!r} ({kind}) has {path}={value!r}, which must be "
+                    f"{_JSON_KINDS[wanted]}. Download it again."
+                )
+
+
 def _expect(source: Path, name: str, found: Any, wanted: Any) -> None:
     if found != wanted:
         raise UnsupportedBaseError(f"{str(source)!r}: {name} is {found!r}; only {wanted!r} can be converted.")
@@ -361,12 +413,18 @@ def _ends(tokenizer: Any, *tokens: str) -> dict[str, Any]:
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{str(folder)!r} has no readable {name}: {error}. Give a folder with the whole checkpoint, as "
             "`hf download NAME --local-dir FOLDER` makes it."
         ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"The {name} in {str(folder)!r} holds {_JSON_KINDS.get(type(content), 'one value')} and not an object "
+            "with the settings of a model. Download it again."
+        )
+    return content
 
 
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:
@@ -374,7 +432,13 @@ def _read_weights(source: Path) -> dict[str, torch.Tensor]:
     if (source / SAFE_WEIGHTS_NAME).exists():
         names = [SAFE_WEIGHTS_NAME]
     elif (source / SAFE_WEIGHTS_INDEX_NAME).exists():
-        names = sorted(set(_read_json(source, SAFE_WEIGHTS_INDEX_NAME)["weight_map"].values()))
+        index = _read_json(source, SAFE_WEIGHTS_INDEX_NAME).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise CheckpointError(
+                f"The {SAFE_WEIGHTS_INDEX_NAME} in {str(source)!r} has no weight_map from weights to files. Download "
+                "it again."
+            )
+        names = sorted(set(index.values()))
     else:
         raise CheckpointError(
             f"{str(source)!r} has no {SAFE_WEIGHTS_NAME}, whole or in parts. Weights in pickles (.bin) are not read: "

@@ -1,5 +1,8 @@
 """What a base will cost with LinVT around it and without, before a single weight is downloaded."""
 
+import difflib
+import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +14,19 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .model.base_adapter import adapter_of
-from .model.base_vlm import context_length
+from .model.base_processor import check_folder
+from .model.base_vlm import check_grid_positions, context_length, no_known_architecture
 from .model.configuration_linvt import LinVTConfig
 from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from .model.linear_video_tokenizer import LinearVideoTokenizer
 from .model.processing_linvt import LinVTProcessor
+from .model.video_limits import VideoLimits
 
 
 logger = logging.get_logger(__name__)
+
+# What may be asked for; the base is given by its name.
+_FIELDS = [name for name in LinVTConfig.__annotations__ if name != "includes_base" and not name.startswith("base_")]
 
 
 @dataclass
@@ -30,7 +38,7 @@ class WrapPlan:
         base (`str`): repository id or folder.
         architecture (`str`): `config.model_type` of the base.
         num_frames (`int`), frame_size (`tuple[int, int]`): the video: frames, their height and width in pixels.
-        tokens_per_frame (`int`): visual tokens of one frame, which is one tile.
+        tokens_per_frame (`int`): visual tokens of one frame, which is one tile, or of one step of several frames.
         num_video_tokens (`int`): M.
         prefill_flops, prefill_flops_before (`int`, *optional*):
             Of the language model's layers for the visual tokens, with and without LinVT; attention over the full
@@ -39,6 +47,7 @@ class WrapPlan:
         parameters_added (`int`): LinVT's.
         parameters_of_base (`int`).
         notes (`tuple[str, ...]`): what is special about the family, and what will not fit.
+        frames_per_step (`int`): frames that the base's vision tower sees as one; 1 but for `frame_path="video"`.
     """
 
     base: str
@@ -54,11 +63,17 @@ class WrapPlan:
     parameters_added: int
     parameters_of_base: int
     notes: tuple[str, ...]
+    frames_per_step: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """What LinVT sees as frames: the frames, or the steps of time into which the base merges them."""
+        return -(-self.num_frames // self.frames_per_step)
 
     @property
     def frame_tokens(self) -> int:
-        """Visual tokens of all frames as pictures: what the language model would get without LinVT."""
-        return self.num_frames * self.tokens_per_frame
+        """Visual tokens of all frames, or steps: what LinVT condenses, and the language model would get without it."""
+        return self.num_steps * self.tokens_per_frame
 
 
 def plan_wrap(
@@ -95,29 +110,26 @@ def plan_wrap(
     >>> plan.tokens_per_frame, plan.frame_tokens, plan.num_video_tokens
     (16, 256, 16)
     """
-    for name, value in (("num_frames", num_frames), ("height", frame_size[0]), ("width", frame_size[1])):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LinVTInputError(f"{name}={value!r} must be a whole number of 1 or more.")
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    base_config = _read_config(base, hub)
-    config = LinVTConfig(base_config=base_config, **fields)
-    if dtype == "auto":
-        dtype = getattr(base_config, "dtype", None) or torch.float32
-    model = _model_without_weights(base, base_config, dtype)
-    processor = LinVTProcessor.from_base(
-        base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
-    )
-    processor.check_fits(config)
-    adapter = adapter_of(base_config.model_type)
+    _check_video(num_frames, frame_size)
+    config, model, processor = check_wrap(base, dtype, revision, trust_remote_code, **fields)
+    adapter = adapter_of(model.config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
-    tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
+    try:
+        tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
+    except LinVTInputError:
+        raise
+    except ValueError as error:  # of the base's image processor: a frame too small, or too narrow
+        raise LinVTInputError(
+            f"frame_size={tuple(frame_size)} (height, width) cannot be prepared for {base!r}: {error}. Give the size "
+            "of your videos, such as (360, 640)."
+        ) from error
     with torch.device("meta"):
         linvt = LinearVideoTokenizer(adapter.width(model), **config.tokenizer_kwargs)
     flops, cache = _cost_of_tokens(model, config.num_video_tokens)
-    flops_before, cache_before = _cost_of_tokens(model, num_frames * tokens_per_frame)
+    flops_before, cache_before = _cost_of_tokens(model, -(-num_frames // processor.frames_per_step) * tokens_per_frame)
     plan = WrapPlan(
         base=base,
-        architecture=base_config.model_type,
+        architecture=model.config.model_type,
         num_frames=num_frames,
         frame_size=tuple(frame_size),
         tokens_per_frame=tokens_per_frame,
@@ -129,25 +141,103 @@ def plan_wrap(
         parameters_added=sum(parameter.numel() for parameter in linvt.parameters()),
         parameters_of_base=sum(parameter.numel() for parameter in model.parameters()),
         notes=(),
+        frames_per_step=processor.frames_per_step,
     )
     plan.notes = tuple(_notes(plan, config, model))
     return plan
 
 
-def _read_config(base: str, hub: dict[str, Any]) -> Any:
+def check_wrap(
+    base: str,
+    dtype: torch.dtype | str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **fields: Any,
+) -> tuple[LinVTConfig, PreTrainedModel, LinVTProcessor]:
+    """
+    Refuse what cannot be wrapped, before its weights are read; arguments and errors are those of [`plan_wrap`].
+
+    Returns:
+        The config of the LinVT model, the base without weights, and the processor of both.
+    """
+    for name in fields:
+        if name not in _FIELDS:
+            close = difflib.get_close_matches(name, _FIELDS, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(_FIELDS)}."
+            raise LinVTInputError(f"{name!r} is no field of LinVTConfig. {hint}")
+    if dtype != "auto" and not isinstance(dtype if isinstance(dtype, torch.dtype) else _dtype(dtype), torch.dtype):
+        raise LinVTInputError(f"dtype={dtype!r} is no precision: give 'auto', 'bfloat16', 'float16' or 'float32'.")
+    _linvt_config(fields)  # refuses bad numbers before anything is downloaded
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    base_config = _read_config(base, hub)
+    config = _linvt_config({**fields, "base_config": base_config})
+    if dtype == "auto":
+        dtype = getattr(base_config, "dtype", None) or torch.float32
+    model = _model_without_weights(base, base_config, dtype)
+    if config.video_positions == "grid":
+        check_grid_positions(model)
+    processor = LinVTProcessor.from_base(
+        base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
+    )
+    placeholder = processor.adapter.image_token_id(config.base_config)
+    if processor.markers.token_id != placeholder:
+        raise LinVTInputError(
+            f"The processor and the config of {base!r} disagree: to the processor the image token "
+            f"{processor.markers.token!r} is {processor.markers.token_id}, to the config ({base_config.model_type}) "
+            f"it is {placeholder}. One of them is of another base, or was edited: download or save both again."
+        )
+    processor.check_fits(config)
+    return config, model, processor
+
+
+def _check_video(num_frames: Any, frame_size: Any) -> None:
+    if not isinstance(frame_size, list | tuple) or len(frame_size) != 2:
+        raise LinVTInputError(f"frame_size={frame_size!r} must be height and width in pixels, such as (360, 640).")
+    for name, value in (("num_frames", num_frames), ("height", frame_size[0]), ("width", frame_size[1])):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise LinVTInputError(f"{name}={value!r} must be a whole number of 1 or more.")
+    if math.prod(frame_size) > (most := VideoLimits().max_pixels):  # larger ones are not read from a video either
+        raise LinVTInputError(
+            f"frame_size={tuple(frame_size)} is {math.prod(frame_size):,} pixels; a frame may have {most:,} (4096 x "
+            "2304). Give height and width of your videos, such as (360, 640)."
+        )
+
+
+def _dtype(name: Any) -> Any:
+    return getattr(torch, name, None) if isinstance(name, str) else None
+
+
+def _linvt_config(fields: dict[str, Any]) -> LinVTConfig:
     try:
-        return AutoConfig.from_pretrained(base, **hub)
+        return LinVTConfig(**fields)
+    except StrictDataclassError as error:
+        raise LinVTInputError(f"A field of LinVTConfig has a value it cannot have: {error}") from error
+
+
+def _read_config(base: str, hub: dict[str, Any]) -> Any:
+    check_folder(base)
+    try:
+        config = AutoConfig.from_pretrained(base, **hub)
     except OSError as error:
         raise CheckpointError(
-            f"The base model {base!r} could not be read: {error} Check the name, and the network or HF_HUB_OFFLINE."
+            f"The base model {base!r} could not be loaded: {error} "
+            + ("Download it again." if os.path.exists(base) else "Check the name, and the network or HF_HUB_OFFLINE.")
         ) from error
     except StrictDataclassError as error:
         raise CheckpointError(f"The config of {base!r} has a value it cannot have: {error}") from error
     except ValueError as error:
-        raise UnsupportedBaseError(
-            f"{base!r} is no model that transformers knows: {error} LinVT needs an image-text model, such as a "
-            "Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
+        if "trust_remote_code" in str(error):  # its own message names the option
+            raise UnsupportedBaseError(
+                f"{base!r} is no model that transformers knows: {error} LinVT needs an image-text model, such as a "
+                "Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
+            ) from error
+        raise UnsupportedBaseError(no_known_architecture(base, error)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, and not that of a config
+        raise CheckpointError(
+            f"The config.json of {base!r} is not one of a model ({type(error).__name__}: {error}). Download it again."
         ) from error
+    # Qwen Omni: the part that thinks is the image-text model, the rest of the checkpoint is its voice.
+    return getattr(config, "thinker_config", config)
 
 
 def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
@@ -196,8 +286,15 @@ def _bytes_of(cache: Any) -> int | None:
 
 def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[str]:
     notes = list(adapter_of(plan.architecture).family.notes)
-    if plan.num_frames > config.max_frames:
-        notes.append(f"{plan.num_frames} frames are more than max_frames={config.max_frames}: raise it")
+    if plan.num_steps > config.max_frames:
+        kind = "frames" if plan.frames_per_step == 1 else f"steps of {plan.frames_per_step} frames"
+        notes.append(f"{plan.num_steps} {kind} are more than max_frames={config.max_frames}: raise it")
+    if (quantised := getattr(model.config, "quantization_config", None)) is not None:
+        settings = quantised if isinstance(quantised, dict) else vars(quantised)
+        notes.append(
+            f"the base is quantised ({settings.get('quant_method', 'in some way')}): the bytes of its weights are not "
+            "counted here, and loading it needs the package of that method"
+        )
     limit = context_length(model)
     if limit is not None and plan.num_video_tokens >= limit:
         notes.append(f"{plan.num_video_tokens} video tokens do not fit into the {limit} positions of the base")

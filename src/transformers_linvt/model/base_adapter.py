@@ -719,9 +719,10 @@ def _settings_at(name_or_path: str, loading: Mapping[str, Any]) -> dict[str, Any
     """A config as it stands in its file: its class may come with the checkpoint, and nobody has trusted that yet."""
     where = {name: loading[name] for name in _HUB_ARGUMENTS if name in loading}
     try:
-        return PreTrainedConfig.get_config_dict(name_or_path, **where)[0]
+        settings = PreTrainedConfig.get_config_dict(name_or_path, **where)[0]
     except (OSError, ValueError, TypeError):
         return {}
+    return settings if isinstance(settings, dict) else {}  # JSON of another kind: whoever loads it says so
 
 
 __all__ = ["BaseAdapter", "EmbeddingsAdapter", "adapter_at", "adapter_of", "model_type_at", "register_base_vlm"]

@@ -85,6 +85,28 @@ def video_processors_known() -> Iterator[None]:
         del names.VideoProcessorMixin
 
 
+def check_folder(name_or_path: str) -> None:
+    """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
+    if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):
+        raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
+
+
+def _reason_and_advice(name_or_path: str, error: OSError) -> str:
+    """Of a folder, the file that is missing: transformers speaks of its site, and the network is not asked."""
+    if not os.path.isdir(name_or_path):
+        return f"{error} Check the name and the network."
+    if "preprocessor_config.json" not in str(error):
+        return f"{error} Download or save it again."
+    others = "processor_config.json"
+    described = (
+        f"its {others} describes none" if os.path.exists(os.path.join(name_or_path, others)) else f"no {others}"
+    )
+    return (
+        f"the folder has no preprocessor_config.json, which says how pictures are prepared, and {described}. Download "
+        "the whole repository, or save the base's processor into the folder."
+    )
+
+
 def load_base_processor(name_or_path: str, check: bool = True, **kwargs: Any) -> ProcessorMixin:
     """
     The processor of a base model, by repository id or folder; works without torchvision.
@@ -99,8 +121,7 @@ def load_base_processor(name_or_path: str, check: bool = True, **kwargs: Any) ->
         UnsupportedBaseError: what is there is no processor with a tokenizer and an image processor, or one of its
             parts needs a package that is missing.
     """
-    if not os.path.isdir(name_or_path) and name_or_path.startswith(("/", ".", "~")):
-        raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
+    check_folder(name_or_path)
     try:
         settings, _ = ProcessorMixin.get_processor_dict(name_or_path, **kwargs)
         processor = _load(name_or_path, settings, **kwargs)
@@ -108,7 +129,7 @@ def load_base_processor(name_or_path: str, check: bool = True, **kwargs: Any) ->
         raise
     except OSError as error:
         raise CheckpointError(
-            f"The processor of {name_or_path!r} could not be loaded: {error} Check the name and the network."
+            f"The processor of {name_or_path!r} could not be loaded: {_reason_and_advice(name_or_path, error)}"
         ) from error
     except ImportError as error:
         raise UnsupportedBaseError(f"The processor of {name_or_path!r} needs a package: {error}") from error

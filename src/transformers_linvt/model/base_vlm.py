@@ -256,7 +256,8 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
     Load a base model by repository id or folder; `kwargs` go to `model_class.from_pretrained`.
 
     Raises:
-        CheckpointError: nothing loadable at `name_or_path`, or weights that are damaged or missing.
+        CheckpointError: nothing loadable at `name_or_path`, weights that are damaged, missing or not those of its
+            config, or a package is missing that it needs.
         UnsupportedBaseError: something is there, but no image-text model.
     """
     try:
@@ -274,7 +275,22 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
         raise CheckpointError(
             f"The config of the base model {name_or_path!r} has a value it cannot have: {error}"
         ) from error
+    except ImportError as error:  # of a quantised base, the package that its weights were made with
+        raise CheckpointError(
+            f"The base model {name_or_path!r} cannot be loaded without a package: {str(error).strip()}. Install "
+            "it, or give a base that does not need it (one that is not quantised)."
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise CheckpointError(
+            f"The weights and the config of the base model {name_or_path!r} disagree: some weights have other shapes "
+            "than its config.json says. Was it edited, or is one of the files another model's? Download or save both "
+            "again."
+        ) from error
     except ValueError as error:
+        if "does not recognize this architecture" in str(error):
+            raise UnsupportedBaseError(no_known_architecture(name_or_path, error)) from error
         if "Unrecognized configuration class" in str(error) or "Unrecognized model" in str(error):
             raise UnsupportedBaseError(
                 f"{name_or_path!r} is no image-text model of transformers. LinVT needs one that "
@@ -294,6 +310,21 @@ def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText,
             "If they may be random, load the base yourself and pass it to from_base."
         )
     return base
+
+
+def no_known_architecture(name_or_path: str, error: Exception) -> str:
+    """The message for a model that transformers does not know; its own goes on about ways to update it."""
+    reason = str(error).split(" This could be")[0].strip().rstrip(".")
+    advice = (
+        " A newer transformers may know it; one whose code comes with it needs trust_remote_code=True and maybe "
+        "register_base_vlm."
+        if "does not recognize" in reason
+        else ""
+    )
+    return (
+        f"{name_or_path!r} is no model that transformers knows: {reason}.{advice} LinVT needs an image-text model, "
+        "such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
+    )
 
 
 def _from_pretrained(name_or_path: str, model_class: Any, **kwargs: Any) -> Any:
@@ -780,6 +811,16 @@ def has_grid_positions(base: PreTrainedModel) -> bool:
     text = getattr(base.config, "get_text_config", lambda: base.config)()
     sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section", (1, 1, 1))
     return callable(getattr(base.base_model, "get_rope_index", None)) and len(sections) == 3
+
+
+def check_grid_positions(base: PreTrainedModel) -> None:
+    """Refuse a base that has no place for `video_positions="grid"`."""
+    if not has_grid_positions(base):
+        raise LinVTInputError(
+            "video_positions='grid' lays video tokens out in time, row and column, and the base "
+            f"({base.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL to "
+            "Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
+        )
 
 
 def lay_out_positions(
