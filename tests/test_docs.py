@@ -113,7 +113,7 @@ def run_examples(name: str, text: str, namespace: dict[str, object], line: int =
 def check_page(page: Path, namespace: dict[str, object]) -> int:
     """Run the Python blocks of a page, compare what they print with what stands beneath, and count them."""
     blocks, num_run = blocks_of(page), 0
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, following in itertools.zip_longest(blocks, blocks[1:]):
         if block.language not in PYTHON or block.reason_not_run is not None:
             continue
         printed = run_block(block, namespace)

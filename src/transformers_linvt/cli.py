@@ -27,7 +27,7 @@ import transformers_linvt
 
 from .embedded import EMBEDDED_MODEL_KNOWS
 from .evidence import check_picture_path
-from .model.errors import CheckpointError, LinVTError, LinVTInputError
+from .model.errors import CheckpointError, LinVTError, LinVTInputError, check_folder
 from .model.video_limits import VideoLimits
 from .shapes import make_clip, write_clip
 
@@ -371,8 +371,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _wrap(arguments: argparse.Namespace) -> None:
-    from .planning import check_wrap  # loads torch, which --help does without
-
     options = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
     hub = {**({"revision": arguments.revision} if arguments.revision else {}), **_trust(arguments)}
@@ -389,7 +387,8 @@ def _wrap(arguments: argparse.Namespace) -> None:
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
     transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a repository is asked for
     _check_reachable(arguments.base, arguments.revision)
-    config, _, processor = check_wrap(arguments.base, **hub, **given)  # what --dry-run refuses
+    # what --dry-run refuses
+    config, _, processor = transformers_linvt.planning.check_wrap(arguments.base, **hub, **given)
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
@@ -518,8 +517,6 @@ def _print_answers(video: Path, shows: str, results: list[dict[str, Any]], right
 
 def _load(model: str | None, device: str | None, dtype: str, **trust: bool) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
-    from .model.base_processor import check_folder  # loads torch, which --help does without
-
     name = transformers_linvt.embedded_model_path() if model is None else model
     check_folder(name)
     _check_reachable(name)

@@ -14,10 +14,9 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .model.base_adapter import adapter_of
-from .model.base_processor import check_folder
 from .model.base_vlm import check_grid_positions, context_length, no_known_architecture
 from .model.configuration_linvt import LinVTConfig
-from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
 from .model.linear_video_tokenizer import LinearVideoTokenizer
 from .model.processing_linvt import LinVTProcessor
 from .model.video_limits import VideoLimits

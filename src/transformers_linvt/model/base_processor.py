@@ -27,7 +27,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .base_vlm import Family, family_of, lay_out_frames, tokens_along_tile
-from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
+from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, check_folder
 
 
 class NoVideoProcessor(VideoProcessorMixin):
@@ -83,12 +83,6 @@ def video_processors_known() -> Iterator[None]:
         yield
     finally:
         del names.VideoProcessorMixin
-
-
-def check_folder(name_or_path: str) -> None:
-    """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
-    if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):
-        raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
 
 
 def _reason_and_advice(name_or_path: str, error: OSError) -> str:

@@ -1,5 +1,7 @@
 """Errors of the package: one family, so that one `except LinVTError` catches every expected failure."""
 
+import os
+
 
 class LinVTError(Exception):
     """Base of every error this package raises on purpose: the message says what was wrong, given, and to be done."""
@@ -19,3 +21,9 @@ class LinVTInputError(LinVTError, ValueError):
 
 class CheckpointError(LinVTError, OSError):
     """A LinVT checkpoint that is incomplete, or whose base model cannot be found."""
+
+
+def check_folder(name_or_path: str) -> None:
+    """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
+    if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):
+        raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
