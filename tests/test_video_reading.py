@@ -965,6 +965,8 @@ def test_https_checks_the_certificate_against_the_name(server: str, monkeypatch:
 
 def test_a_forked_process_can_clear_up_after_its_parents_reading(files: Path):
     """Data loader workers are forked after a dataset was checked; waiting for the parent's threads they would hang."""
+    gc.collect()
+    gc.freeze()  # what other tests left behind is not the child's to clear up
     gc.disable()  # what is left of the read is there when the child begins
     try:
         read_video(str(files / "clip.mp4"), num_frames=5, backend="pyav")
@@ -974,6 +976,7 @@ def test_a_forked_process_can_clear_up_after_its_parents_reading(files: Path):
             os._exit(7)
     finally:
         gc.enable()
+        gc.unfreeze()
     for _ in range(100):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
