@@ -117,8 +117,7 @@ def main(stage: str, how: str, folder: Path) -> None:
         torch.save(gradients.found, folder / f"{stage}-{how}-{world}.pt")
     if world > 1:
         distributed.barrier()
-        # Taking the trainer down hung in one run of 16 (torch 2.13, gloo): its threads and the destructor wait for each
-        # other. What is asked for is written.
+        # Taking the trainer down hung in one run of 16 (torch 2.13, gloo), after `main`. What is asked for is written.
         sys.stdout.flush()
         os._exit(0)
 
