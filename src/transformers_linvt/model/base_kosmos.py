@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+
+from .base_generator import BorrowedGenerator
 
 
 # Of the tokens that its processor adds, in its order, the one for the end of a chunk of a document: no prompt for a
@@ -79,37 +81,8 @@ def run_text(
     )
 
 
-class Kosmos2Generator(PreTrainedModel, GenerationMixin):
-    """
-    `generate` of transformers on the language model of Kosmos-2, with the positions of [`run_text`] in every step.
-
-    It holds no weights and is made for one call: the model is kept beside it, not in it.
-
-    Args:
-        base: the model.
-    """
-
-    _supports_sdpa = True
-    main_input_name = "input_ids"
-
-    def __init__(self, base: PreTrainedModel) -> None:
-        super().__init__(base.config)
-        self._held = (base,)
-        self.generation_config = getattr(base, "generation_config", None) or GenerationConfig()
-
-    @property
-    def device(self) -> torch.device:
-        """Of the model."""
-        return self._held[0].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the model."""
-        return self._held[0].dtype
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Of the model."""
-        return self._held[0].get_input_embeddings()
+class Kosmos2Generator(BorrowedGenerator):
+    """`generate` on the language model of Kosmos-2, with the positions of [`run_text`] in every step."""
 
     def forward(
         self,

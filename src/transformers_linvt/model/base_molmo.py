@@ -24,7 +24,6 @@ from transformers import (
     BatchFeature,
     DynamicCache,
     GenerationConfig,
-    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -35,6 +34,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from .base_generator import BorrowedGenerator
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 
 
@@ -327,37 +327,8 @@ def _as_cache(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cache: Dynamic
     return cache
 
 
-class MolmoGenerator(PreTrainedModel, GenerationMixin):
-    """
-    `generate` of transformers on Molmo, whose own class has none any more.
-
-    It holds no weights and is made for one call: the model is kept beside it, not in it.
-
-    Args:
-        base: the model.
-    """
-
-    _supports_sdpa = True
-    main_input_name = "input_ids"
-
-    def __init__(self, base: PreTrainedModel) -> None:
-        super().__init__(base.config)
-        self._held = (base,)
-        self.generation_config = getattr(base, "generation_config", None) or GenerationConfig()
-
-    @property
-    def device(self) -> torch.device:
-        """Of the model."""
-        return self._held[0].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the model."""
-        return self._held[0].dtype
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Of the model."""
-        return self._held[0].get_input_embeddings()
+class MolmoGenerator(BorrowedGenerator):
+    """`generate` on Molmo, whose own class has none any more."""
 
     def forward(
         self,

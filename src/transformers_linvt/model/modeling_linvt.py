@@ -48,6 +48,7 @@ from .base_vlm import (
     EncodedFrames,
     Fingerprint,
     changed_weights,
+    check_grid_positions,
     context_length,
     encode_frames,
     fingerprint_weights,
@@ -178,12 +179,8 @@ class LinVTModel(LinVTPreTrainedModel):
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
         adapter.check(base_vlm)
-        if config.video_positions == "grid" and not has_grid_positions(base_vlm):
-            raise LinVTInputError(
-                "video_positions='grid' lays video tokens out in time, row and column, and the base "
-                f"({base_vlm.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL "
-                "to Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
-            )
+        if config.video_positions == "grid":
+            check_grid_positions(base_vlm)
         if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm

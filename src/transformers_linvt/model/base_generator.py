@@ -1,0 +1,41 @@
+"""`generate` of transformers for bases that cannot run it by themselves on embedded prompts with a video."""
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+
+
+class BorrowedGenerator(PreTrainedModel, GenerationMixin):
+    """
+    `generate` of transformers around a base that cannot run it by itself; subclasses say what a step is (`forward`).
+
+    It holds no weights and is made for one call: the model is kept beside it, not in it.
+
+    Args:
+        base: the model.
+    """
+
+    _supports_sdpa = True
+    main_input_name = "input_ids"
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        super().__init__(base.config)
+        self._held = (base,)
+        self.generation_config = getattr(base, "generation_config", None) or GenerationConfig()
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return self._held[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model."""
+        return self._held[0].dtype
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Of the model."""
+        return self._held[0].get_input_embeddings()
+
+
+__all__ = ["BorrowedGenerator"]
