@@ -329,16 +329,24 @@ def condense(clip: Clip, seed: int = 0, **configuration: int | str) -> LinearVid
     return tokenizer(clip.tokens[None], timestamps=clip.timestamps[None], grid_sizes=[clip.grid_size])
 
 
-def largest_difference(output: LinearVideoTokenizerOutput) -> float:
+def largest_differences(output: LinearVideoTokenizerOutput) -> tuple[float, float]:
     """
     How far a frame's share of the weight is from its share of what is new, at most, in points of 100.
 
-    The share of the weight is that of the frame in all video tokens together. What is new of a frame is the sum of the
-    significance of its tokens, each about 1 where it counts as new and 0 where not.
+    The share of what is new is that of the tokens that count as new: those of a significance above 1/2. The share of
+    the weight is that in all video tokens together.
+
+    Returns:
+        `tuple[float, float]`: with the whole weight of a run of what repeats counted in the frame where it starts, and
+        with it spread over the frames of the run, as W has it: of a still video 0, and nearly 100.
     """
-    weight = output.weights.per_frame()[0].mean(dim=0)
-    new = output.significance[0].sum(dim=1)
-    return 100 * float((weight - new / new.sum()).abs().max())
+    new = (output.significance[0] > 0.5).float().sum(dim=1)
+    of_slots = output.weights.kept()[0].mean(dim=0)
+    start = output.kept_indices[0] // output.weights.tokens_per_frame
+    starting = torch.zeros_like(new).index_add_(0, start, of_slots.to(new.dtype))
+    spread = output.weights.per_frame()[0].mean(dim=0)
+    starting, spread = (100 * float((weight - new / new.sum()).abs().max()) for weight in (starting, spread))
+    return starting, spread
 
 
 @dataclass(frozen=True)
@@ -361,8 +369,8 @@ class Difference:
     kind: str
     base: str
     tokens_per_frame: int
-    start: str
     points: float
+    points_spread_over_runs: float
 
 
 def our_methods() -> dict[str, dict[str, str]]:
@@ -394,13 +402,11 @@ def measure_clip(clip: Clip, num_video_tokens: int, methods: dict[str, dict[str,
 
 
 def measure_shares(clip: Clip) -> list[Difference]:
-    """The default configuration with each start, at the sizes of real bases."""
+    """The default configuration at the sizes of real bases."""
     differences = []
     for base, (rows, columns, extra) in BASES.items():
-        resized = resized_clip(clip, rows, columns, extra)
-        for start in STARTS:
-            points = largest_difference(condense(resized, init=start))
-            differences.append(Difference(clip.name, clip.kind, base, rows * columns + extra, start, points))
+        points = largest_differences(condense(resized_clip(clip, rows, columns, extra)))
+        differences.append(Difference(clip.name, clip.kind, base, rows * columns + extra, *points))
     return differences
 
 
@@ -453,15 +459,15 @@ def table_of_clips(results: Sequence[Result]) -> str:
 
 
 def table_of_shares(differences: Sequence[Difference]) -> str:
-    """Largest difference of each clip: one row per base and start, one column per clip."""
-    clips = list(dict.fromkeys((d.clip, d.kind) for d in differences))
-    value = {(d.clip, d.kind, d.base, d.start): d.points for d in differences}
+    """Largest difference of each clip: one row per base, one column per clip."""
+    clips = list(dict.fromkeys(d.clip for d in differences))
+    value = {(d.clip, d.base): d.points for d in differences}
     rows = []
-    for base, tokens, start in dict.fromkeys((d.base, d.tokens_per_frame, d.start) for d in differences):
-        points = [value[*clip, base, start] for clip in clips]
+    for base, tokens in dict.fromkeys((d.base, d.tokens_per_frame) for d in differences):
+        points = [value[clip, base] for clip in clips]
         within = "yes" if max(points) <= BAR_IN_POINTS else "no"
-        rows.append([f"{base}, {tokens} tokens, {start}", *(f"{point:.1f}" for point in points), within])
-    return markdown_table(["frames, start", *(clip for clip, _ in clips), f"at most {BAR_IN_POINTS:.0f}"], rows)
+        rows.append([f"{base}, {tokens} tokens", *(f"{point:.1f}" for point in points), within])
+    return markdown_table(["frames as of", *clips, f"at most {BAR_IN_POINTS:.0f}"], rows)
 
 
 def report(results: Sequence[Result], differences: Sequence[Difference], encoder: str, num_frames: int) -> str:
@@ -475,7 +481,7 @@ def report(results: Sequence[Result], differences: Sequence[Difference], encoder
             "Clip by clip:",
             table_of_clips(results),
             f"Largest difference between a frame's share of the weight and its share of what is new, in points, M = "
-            f"{width}, tokens resized to what a frame is in real bases:",
+            f"{width}, tokens resized to what a frame is in real bases, runs counted in the frame where they start:",
             table_of_shares(differences),
         ]
     )

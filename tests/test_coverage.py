@@ -130,14 +130,23 @@ def test_extra_tokens_are_the_same_in_every_frame(coverage):
     assert torch.equal(extra, extra[:1, :1].expand_as(extra))
 
 
-def test_the_largest_difference_is_that_of_weight_and_significance(coverage):
-    output = coverage.condense(random_clip(coverage), num_video_tokens=6)
-    weight = output.weights.dense()[0].mean(dim=0).view(5, 12).sum(dim=1)
-    for significance in (output.significance, torch.ones_like(output.significance)):
-        output.significance = significance
-        new = significance[0].sum(dim=1) / significance.sum()
-        expected = max(abs(a - b) for a, b in zip(weight.tolist(), new.tolist(), strict=True))
-        assert coverage.largest_difference(output) == pytest.approx(100 * expected, abs=1e-3)
+def test_the_largest_difference_is_that_of_weight_and_new_tokens(coverage):
+    """Kept tokens stand for themselves with the start "anchored": where a run starts is where it is."""
+    output = coverage.condense(random_clip(coverage), num_video_tokens=6, init="anchored")
+    weight = output.weights.dense()[0].mean(dim=0).view(5, 12).sum(dim=1).tolist()
+    output.significance = torch.full((1, 5, 12), 0.4)
+    output.significance[0, 0, :3] = output.significance[0, 3, 5] = 0.6
+    expected = 100 * max(abs(a - b) for a, b in zip(weight, [0.75, 0.0, 0.0, 0.25, 0.0], strict=True))
+    assert coverage.largest_differences(output) == pytest.approx((expected, expected), abs=1e-3)
+
+
+def test_the_weight_of_a_still_clip_is_where_its_runs_start(coverage):
+    """5 frames that are the same: all that is new is in the first, and W has a fifth of the weight there."""
+    picture = random_clip(coverage).tokens[:1]
+    clip = coverage.Clip("still", coverage.REAL, picture.expand(5, -1, -1), torch.arange(5.0), (3, 4))
+    starting, spread = coverage.largest_differences(coverage.condense(clip, num_video_tokens=12, init="keyframes"))
+    assert starting < 0.1
+    assert spread == pytest.approx(80, abs=0.1)
 
 
 def test_the_default_configuration_is_among_the_methods(coverage):
@@ -188,7 +197,7 @@ def test_any_vision_tower_serves_and_the_report_has_every_clip(coverage, kind, c
     coverage.main([*words, "--num-video-tokens", "16", "--only-default", "--json", str(figures)])
     printed = capsys.readouterr().out
     assert f"| **{coverage.default_method()}** |" in printed
-    for row in ("| clip, real |", "| clip, still |", "| Qwen2-VL, 720p, 1196 tokens", f"| {coverage.K_MEANS} |"):
+    for row in ("| clip, real |", "| clip, still |", "| Qwen2-VL, 720p, 1196 tokens |", f"| {coverage.K_MEANS} |"):
         assert row in printed
     found = json.loads(figures.read_text())
     assert {entry["method"] for entry in found["unexplained"]} == {
