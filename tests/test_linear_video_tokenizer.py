@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_linvt.model import linear_video_tokenizer
 from transformers_linvt.model.errors import LinVTError, LinVTInputError
+from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.linear_video_tokenizer import (
     CHOICES,
     LinearVideoTokenizer,
     LinearVideoTokenizerOutput,
     bottleneck_width,
 )
-from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.significance import RefinedVideo, infer_grid_size
 
 

@@ -201,13 +201,12 @@ def find_new_tokens(
     rows, columns = places_in_grid(grid_sizes, frame_tokens.shape[2], frame_tokens.device)
     sides = [2**power for power in range(1 + math.ceil(math.log2(max(max(grid) for grid in grid_sizes))))]
     sizes = [grid_rows * grid_columns for grid_rows, grid_columns in grid_sizes]
-    of_budget = [
-        BUDGET_PER_TOKEN if size <= num_video_tokens else BUDGET_PER_TOKEN_OF_LARGE_FRAMES for size in sizes
-    ]
+    of_budget = [BUDGET_PER_TOKEN if size <= num_video_tokens else BUDGET_PER_TOKEN_OF_LARGE_FRAMES for size in sizes]
     budget = [min(round(share * num_video_tokens), num_kept_tokens) for share in of_budget]
     least = [_least_side(grid, most, sides) for grid, most in zip(grid_sizes, budget, strict=True)]
 
-    counts = torch.stack([_count_blocks(is_new, rows // side, columns // side) for side in sides])  # (sides, B, levels)
+    counts = [_count_blocks(is_new, rows // side, columns // side) for side in sides]
+    counts = torch.stack(counts)  # (sides, B, levels)
     device = frame_tokens.device
     budget, least = torch.tensor(budget, device=device), torch.tensor(least, device=device)  # `least` as a power
     video = torch.arange(len(sizes), device=device)
@@ -271,8 +270,8 @@ class Runs:
         weights (`torch.Tensor` of the same shape):
             Its weight in that slot, float32, not negative; they sum to 1 in every filled slot.
         starts (`torch.Tensor` of shape `(batch, num_slots)`):
-            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, in reading
-            order, block after block. Empty slots come last and repeat the first.
+            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, in
+            reading order, block after block. Empty slots come last and repeat the first.
         filled (`torch.Tensor` of shape `(batch, num_slots)`):
             True where the slot holds anything.
         mass (`torch.Tensor` of shape `(batch, num_slots)`):
