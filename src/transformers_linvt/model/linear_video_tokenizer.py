@@ -474,6 +474,8 @@ class LinearVideoTokenizer(nn.Module):
         full_mask = frame_tokens.new_ones(frame_tokens.shape[:3], dtype=torch.bool) if mask is None else mask
         check_timestamps(timestamps, full_mask)
         grids = check_grid_sizes(grid_sizes, mask, batch, tokens_per_frame)
+        if mask is not None:  # what stands in the padding has weight 0, and must not matter even if it is NaN
+            frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
 
         seconds, fractions = frame_times(timestamps, full_mask.any(dim=2))
         places = token_places(grids, tokens_per_frame, frame_tokens.device)
@@ -486,8 +488,6 @@ class LinearVideoTokenizer(nn.Module):
             ],
             dim=-1,
         )
-        if mask is not None:  # what stands in the padding has weight 0, and must not matter even if it is NaN
-            frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
         num_slots = kept.starts.shape[1]
         kept_tokens, kept_features, kept_places = (
             average_runs(values, kept.slots, kept.weights, num_slots) for values in (frame_tokens, hidden, positions)
