@@ -331,7 +331,8 @@ def gather_runs(
     started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp(min=0)
     slot = slot.gather(1, started).clamp(min=0)
     length = torch.zeros_like(weight).scatter_add_(1, started, exists.to(weight.dtype)).gather(1, started)
-    share = weight.detach().gather(1, started) / length.clamp(min=1) * exists
+    # a score that was learned may be so low that nothing of its significance is left; a slot is an average even so
+    share = weight.detach().clamp(min=1e-30).gather(1, started) / length.clamp(min=1) * exists
     total = share.new_zeros(batch, num_slots).scatter_add_(1, slot.flatten(1), share.flatten(1))
     share = share / total.gather(1, slot.flatten(1)).view_as(share).clamp(min=torch.finfo(share.dtype).tiny)
 
