@@ -270,9 +270,9 @@ class LinearVideoTokenizer(nn.Module):
     Example:
 
     >>> tokenizer = LinearVideoTokenizer(dim=16, num_video_tokens=4, bottleneck_size=8, num_heads=2)
-    >>> output = tokenizer(torch.ones(1, 3, 6, 16))
+    >>> output = tokenizer(torch.ones(1, 3, 6, 16))  # 3 frames that repeat are 6 runs
     >>> output.video_tokens.shape, output.kept_indices.shape
-    (torch.Size([1, 4, 16]), torch.Size([1, 18]))
+    (torch.Size([1, 4, 16]), torch.Size([1, 6]))
     >>> bool((output.weights.dense().sum(-1) - 1).abs().max() < 1e-6)
     True
     """
@@ -357,7 +357,7 @@ class LinearVideoTokenizer(nn.Module):
 
         In training mode `selection_relaxation` in [0, 1] lies between the two on a logarithmic scale: 0 keeps k, 1
         keeps all. A token that is not kept sends no gradient to its score, so training starts from all
-        ([`~training.recipe.SelectionSchedule`]); ours.
+        ([`~training.recipe.SelectionSchedule`]); ours. With key frames nothing is dropped and this plays no role.
         """
         if self.selection == "none":
             return num_tokens
