@@ -171,12 +171,15 @@ class Prompts:
             Ids, placeholders for video or picture included.
         labels (`torch.Tensor` of shape `(rows, length)`):
             The ids to predict *at* each place, that is the next ones; -100 outside of answers.
+        mask (`torch.Tensor` of shape `(rows, length)`):
+            False at padding.
         question_ids (`torch.Tensor` of shape `(rows, words)`), question_mask (`torch.Tensor`, the same shape):
             The question alone, for LinVT.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
+    mask: torch.Tensor
     question_ids: torch.Tensor
     question_mask: torch.Tensor
 
@@ -185,6 +188,73 @@ def padded(rows: list[list[int]], value: int) -> torch.Tensor:
     """Rows of different length as one tensor, padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+
+def weight_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer, with what LoRA adds to it: for matrices this small less work than beside it."""
+    if not hasattr(linear, "lora_A"):
+        return linear.weight
+    (name,) = linear.lora_A
+    added = linear.lora_B[name].weight @ linear.lora_A[name].weight
+    return torch.add(linear.base_layer.weight, added, alpha=linear.scaling[name])
+
+
+class PackedLlama:
+    """
+    The forward pass of a Llama, without the work that training on short answers has no use for.
+
+    Nothing is computed for padding outside of attention, nothing but keys and values of the last layer where no answer
+    is; LoRA is added to the weights. The same as the model's own forward up to rounding.
+    """
+
+    def __init__(self, language_model: nn.Module) -> None:
+        self.model, config = language_model, language_model.config
+        self.num_heads, self.eps = config.num_attention_heads, config.rms_norm_eps
+
+    def __call__(self, embeds: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            embeds (`torch.Tensor` of shape `(rows, length, dim)`): padded on the right.
+            mask (`torch.Tensor` of shape `(rows, length)`): False at padding.
+            wanted (`torch.Tensor` of shape `(rows, length)`): True where the last hidden state is asked for.
+
+        Returns:
+            `torch.Tensor` of shape `(number wanted, dim)`.
+        """
+        places = torch.arange(embeds.shape[1])[None]
+        cos, sin = self.model.rotary_emb(embeds, places)
+        packed, last = embeds[mask], len(self.model.layers) - 1
+        for number, layer in enumerate(self.model.layers):
+            attended = self._attend(layer, packed, mask, cos, sin)
+            if number == last:
+                packed, attended = packed[wanted[mask]], attended[wanted]
+            else:
+                attended = attended[mask]
+            packed = packed + F.linear(attended, weight_of(layer.self_attn.o_proj))
+            packed = packed + self._feed_forward(layer, packed)
+        return self._norm(self.model.norm, packed)
+
+    def _attend(self, layer, packed: torch.Tensor, mask: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
+        projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+        weight = torch.cat([weight_of(projection) for projection in projections])
+        states = F.linear(self._norm(layer.input_layernorm, packed), weight)
+        full = states.new_zeros(*mask.shape, states.shape[-1])
+        full[mask] = states
+        full = full.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, rows, heads, length, width)
+        both = full[:2]
+        half = both.shape[-1] // 2
+        turned = torch.cat([-both[..., half:], both[..., :half]], dim=-1)
+        q, k = (both * cos + turned * sin).unbind(0)
+        return F.scaled_dot_product_attention(q, k, full[2], is_causal=True).transpose(1, 2).flatten(2)
+
+    def _feed_forward(self, layer, packed: torch.Tensor) -> torch.Tensor:
+        mlp = layer.mlp
+        weight = torch.cat([weight_of(mlp.gate_proj), weight_of(mlp.up_proj)])
+        gate, up = F.linear(self._norm(layer.post_attention_layernorm, packed), weight).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, weight_of(mlp.down_proj))
+
+    def _norm(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(states, states.shape[-1:], norm.weight, self.eps)
 
 
 class SmallModel:
@@ -210,7 +280,7 @@ class SmallModel:
         )
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
         self.base.requires_grad_(False)
-        self.language_model = self.base.model.language_model
+        self.language_model = PackedLlama(self.base.model.language_model)
         self.embed = self.model.get_input_embeddings()
         tokenizer = AutoProcessor.from_pretrained(embedded_base_path()).tokenizer
         self.ids = functools.cache(lambda text: tokenizer(text).input_ids)
@@ -237,8 +307,8 @@ class SmallModel:
             rows.append(prompt + answered)
             labels.append([-100] * (len(prompt) - 1) + answered + [-100])
             questions.append(asked)
-        mask = padded([[1] * len(row) for row in questions], 0).bool()
-        return Prompts(padded(rows, 0), padded(labels, -100), padded(questions, 0), mask)
+        mask, question_mask = (padded([[1] * len(row) for row in part], 0).bool() for part in (rows, questions))
+        return Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
 
     def refine(self, frame_tokens: torch.Tensor):
         """SVR of clips `(clips, num_frames, 16, 128)`."""
@@ -256,8 +326,7 @@ class SmallModel:
         embeds = self.embed(prompts.input_ids)
         visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])
         embeds = embeds.masked_scatter((prompts.input_ids == self.placeholder).unsqueeze(-1), visual)
-        hidden = self.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return self.base.lm_head(hidden[prompts.labels != -100])
+        return self.base.lm_head(self.language_model(embeds, prompts.mask, prompts.labels != -100))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
