@@ -70,11 +70,11 @@ SHUFFLED_KINDS = ("direction", "traverse", "count")  # also asked with the frame
 class Recipe:
     """One way to train; the defaults are the recipe of the examples."""
 
-    init: str = "anchored"
+    init: str = "keyframes"
     selection: str = "learned"
     aggregation: str = "linear"
     text_conditioned: bool = True
-    num_kept_tokens: int = 64
+    num_kept_tokens: int = 0  # 0: four per video token, as by default
     num_video_tokens: int = 16
     bottleneck_size: int = 64
     num_scorer_layers: int = 2
@@ -88,15 +88,22 @@ class Recipe:
     lora_rate: float = 1e-3
     lora_rank: int = 16
     schedule: str = "cosine"
-    kept_at_start: int = 0  # k shrinks from here to num_kept_tokens in the first half
+    kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
     easy_first: bool = False  # needles and static in the first third, then all
     mix: tuple = MIX
 
 
+FEW_TOKENS = {
+    "num_video_tokens": 4,
+    "num_kept_tokens": 64,
+    "steps": 300,
+    "batch_size": 32,
+    "picture_share": 0.0,
+    "mix": NEEDLES,
+}
 ARMS: dict[str, dict] = {
     "default": {},
     "untrained": {"steps": 0},
-    "keyframes": {"init": "keyframes"},
     "anchored": {"init": "anchored", "kept_at_start": 256},
     "free": {"init": "free", "kept_at_start": 256},
     "k=32": {"num_kept_tokens": 32},
@@ -104,7 +111,7 @@ ARMS: dict[str, dict] = {
     "k=all": {"num_kept_tokens": 256},
     "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
-    "M=32": {"num_video_tokens": 32, "num_kept_tokens": 128},
+    "M=32": {"num_video_tokens": 32},
     "d=128": {"bottleneck_size": 128},
     "easy tasks first": {"easy_first": True},
     "captions first": {"caption_steps": 150},
@@ -120,15 +127,9 @@ ARMS: dict[str, dict] = {
     "novelty selection": {"selection": "novelty"},
     "resampler": {"aggregation": "nonlinear"},
     # does the question matter? where not everything fits: one object of four, condensed to four tokens
-    "question seen": {"num_video_tokens": 4, "steps": 300, "batch_size": 32, "picture_share": 0.0, "mix": NEEDLES},
-    "question unseen": {
-        "num_video_tokens": 4,
-        "steps": 300,
-        "batch_size": 32,
-        "picture_share": 0.0,
-        "mix": NEEDLES,
-        "text_conditioned": False,
-    },
+    # does the question matter? where not everything fits: one object of four, condensed to four tokens
+    "question seen": FEW_TOKENS,
+    "question unseen": {**FEW_TOKENS, "text_conditioned": False},
 }
 
 
@@ -266,7 +267,7 @@ class SmallModel:
         self.model = LinVTForVideoQA.from_base(
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
-            num_kept_tokens=recipe.num_kept_tokens,
+            num_kept_tokens=recipe.num_kept_tokens or None,
             pooling_scales=(1,),
             scale_mode="single",
             bottleneck_size=recipe.bottleneck_size,
@@ -354,7 +355,7 @@ class Trainer:
         log: Callable[[str], None] = print,
     ) -> None:
         self.model, self.recipe, self.clips, self.pictures, self.log = model, model.recipe, clips, pictures, log
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.num_kept_tokens = np.random.default_rng(seed), model.linvt.num_kept_tokens
         by_kind: dict = defaultdict(list)  # (kind of clip, kind of question) -> positions of clip and question
         for kind, encoded in clips.items():
             for index, questions in enumerate(encoded.questions):
@@ -391,7 +392,7 @@ class Trainer:
             losses.append(loss.item())
             if (step + 1) % 100 == 0:
                 self.log(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f}")
-        self.model.linvt.num_kept_tokens = self.recipe.num_kept_tokens
+        self.model.linvt.num_kept_tokens = self.num_kept_tokens
         return losses
 
     def _schedule(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
@@ -400,7 +401,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * decay
         if recipe.kept_at_start:
-            shrink = (recipe.num_kept_tokens / recipe.kept_at_start) ** min(1.0, 2 * done)
+            shrink = (self.num_kept_tokens / recipe.kept_at_start) ** min(1.0, 2 * done)
             self.model.linvt.num_kept_tokens = round(recipe.kept_at_start * shrink)
 
     def _parameter_groups(self, with_lora: bool) -> list[dict]:
