@@ -899,8 +899,9 @@ def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> C
     object that moves eight cells one way and comes in again on the other side, so that where it starts and ends says
     nothing; `"count"`, one object that comes and goes one to four times, for random durations; `"moment"`, two objects
     that stand still all along and a third, elsewhere, for at most an eighth of the clip, without a shape or colour in
-    common; `"traverse"`, one object that crosses the picture once, along a border from corner to corner, so that every
-    single frame, and all frames without their order, leave two directions that are equally likely.
+    common; `"traverse"`, one object that crosses the picture once, along a border from corner to corner, a quarter of
+    the clip in each cell, so that the first frame alone, and all frames without their order, leave two directions that
+    are equally likely: guesses from those are right in half of the clips.
 
     One question of every kind the clip answers, two about existence (yes and no), in the same order for every seed; of
     a `"moment"`, one of every kind about what stands still, one about what is short, and two about what is absent.
