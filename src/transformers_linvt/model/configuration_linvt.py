@@ -115,9 +115,10 @@ class LinVTConfig(PreTrainedConfig):
     # -- the seam to the base --
     # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them
     frame_path: Literal["image", "video"] = "image"
-    # where video tokens stand for a base that counts positions in time, row and column: one after the other, as text
-    # does, or laid out by their anchors; which is better is not known: ours
-    video_positions: Literal["text", "grid"] = "text"
+    # where video tokens stand for a base that counts positions in time, row and column: "text", one after the other as
+    # words do; "grid", at the time, row and column they come from; "auto", "grid" if the base counts so and LinVT
+    # starts from key frames, for then a still video stands where its picture would: ours
+    video_positions: Literal["auto", "text", "grid"] = "auto"
 
     # -- limits --
     max_frames: int = 1024  # frames per video the model accepts: ours

@@ -201,13 +201,13 @@ def find_new_tokens(
     rows, columns = places_in_grid(grid_sizes, frame_tokens.shape[2], frame_tokens.device)
     sides = [2**power for power in range(1 + math.ceil(math.log2(max(max(grid) for grid in grid_sizes))))]
     sizes = [grid_rows * grid_columns for grid_rows, grid_columns in grid_sizes]
-    of_budget = [
-        BUDGET_PER_TOKEN if size <= num_video_tokens else BUDGET_PER_TOKEN_OF_LARGE_FRAMES for size in sizes
-    ]
+    of_budget = [BUDGET_PER_TOKEN if size <= num_video_tokens else BUDGET_PER_TOKEN_OF_LARGE_FRAMES for size in sizes]
     budget = [min(round(share * num_video_tokens), num_kept_tokens) for share in of_budget]
     least = [_least_side(grid, most, sides) for grid, most in zip(grid_sizes, budget, strict=True)]
 
-    counts = torch.stack([_count_blocks(is_new, rows // side, columns // side) for side in sides])  # (sides, B, levels)
+    counts = torch.stack(
+        [_count_blocks(is_new, rows // side, columns // side) for side in sides]
+    )  # (sides, B, levels)
     device = frame_tokens.device
     budget, least = torch.tensor(budget, device=device), torch.tensor(least, device=device)  # `least` as a power
     video = torch.arange(len(sizes), device=device)

@@ -133,6 +133,26 @@ class FactoredWeights:
         frames_of_slots.scatter_add_(1, self.run_slots * self.num_frames + frame, self.run_weights.to(weights.dtype))
         return weights @ frames_of_slots.view(len(weights), -1, self.num_frames)
 
+    def cells(self, grid_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """
+        Time, row and column of every video token: where the slot begins that weighs most in it.
+
+        Times are counted, not measured: 0 for the video tokens of the earliest frame that has any, 1 for those of the
+        next. So of a still video they are the rows and columns of its picture.
+
+        Args:
+            grid_sizes (sequence of `(rows, columns)`):
+                Grid of each video, tokens in reading order.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_video_tokens, 3)`, integers.
+        """
+        start = self.kept_indices.gather(1, self.kept().argmax(dim=-1))
+        frame, place = start // self.tokens_per_frame, start % self.tokens_per_frame
+        columns = torch.tensor([grid[1] for grid in grid_sizes], device=start.device).unsqueeze(1)
+        time = torch.stack([video.unique(return_inverse=True)[1] for video in frame])
+        return torch.stack([time, place // columns, place % columns], dim=-1)
+
     def apply(self, values: torch.Tensor) -> torch.Tensor:
         """
         Condense anything that has one row per frame token, exactly as the frame tokens were condensed.

@@ -10,7 +10,6 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which float32 stays float32, also inside the caller's autocast."""
     if torch.amp.is_autocast_available(device.type):
