@@ -51,7 +51,7 @@ BARS = (("needle", 16), ("needles", 16), ("order", 16), ("needle", 32), ("needle
 class Recipe:
     """One way to train; the defaults are the recipe of the examples."""
 
-    init: str = "mixed"
+    init: str = "anchored"
     selection: str = "learned"
     aggregation: str = "linear"
     text_conditioned: bool = True
@@ -78,11 +78,9 @@ class Recipe:
 ARMS: dict[str, dict] = {
     "default": {},
     "free": {"init": "free"},
-    "anchored": {"init": "anchored"},
     "slow scorer": {"scorer_rate": 1e-4},
     "k shrinks from all": {"kept_at_start": 256},
     "free, k shrinks": {"init": "free", "kept_at_start": 256},
-    "anchored, k shrinks": {"init": "anchored", "kept_at_start": 256},
     "noise on scores": {"score_noise": 1.0},
     "merge unselected": {"merge": True},
     "k=32": {"num_kept_tokens": 32},

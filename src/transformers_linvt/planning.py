@@ -291,6 +291,12 @@ def _bytes_of(cache: Any) -> int | None:
 
 def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[str]:
     notes = list(adapter_of(plan.architecture).family.notes)
+    if plan.tokens_per_frame > plan.num_video_tokens:
+        kind = "frame" if plan.frames_per_step == 1 else "step"
+        notes.append(
+            f"one {kind} is {plan.tokens_per_frame} tokens, more than the {plan.num_video_tokens} video tokens: not "
+            "even a picture fits without loss"
+        )
     if plan.num_steps > config.max_frames:
         kind = "frames" if plan.frames_per_step == 1 else f"steps of {plan.frames_per_step} frames"
         notes.append(f"{plan.num_steps} {kind} are more than max_frames={config.max_frames}: raise it")
@@ -305,12 +311,6 @@ def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[
         notes.append(f"{plan.num_video_tokens} video tokens do not fit into the {limit} positions of the base")
     if limit is not None and plan.frame_tokens >= limit:
         notes.append(f"without LinVT the frames would not fit into the {limit} positions of the base")
-    if plan.tokens_per_frame > plan.num_video_tokens:
-        kind = "frame" if plan.frames_per_step == 1 else "step"
-        notes.append(
-            f"one {kind} is {plan.tokens_per_frame} tokens, more than the {plan.num_video_tokens} video tokens: not "
-            "even a picture fits without loss"
-        )
     if plan.frame_tokens <= plan.num_video_tokens:
         notes.append(
             f"{plan.frame_tokens} frame tokens are no more than {plan.num_video_tokens} video tokens: ask for fewer"

@@ -416,12 +416,12 @@ class LinVTModel(LinVTPreTrainedModel):
         if num_tokens >= most or self._has_warned_of_few_tokens:
             return
         self._has_warned_of_few_tokens = True
-        kind = "frames" if self.config.frame_path == "image" else "steps of time"
+        unit = "frames" if self.config.frame_path == "image" else "steps of time"
         logger.warning(
-            f"A video of {num_frames} {kind} with {tokens_per_frame} tokens each has {num_tokens} frame tokens, and "
-            f"becomes num_video_tokens={most}: LinVT makes it longer, not shorter. Sample "
-            f"{-(-most // tokens_per_frame)} {kind} or more, or make model and processor with num_video_tokens="
-            f"{num_tokens} or less. This is said once."
+            f"A video has {num_tokens} frame tokens ({unit}: {num_frames}, tokens of each: {tokens_per_frame}) and "
+            f"becomes {most} video tokens (num_video_tokens): LinVT makes it longer, not shorter. Sample "
+            f"{-(-most // tokens_per_frame)} {unit} or more, or make model and processor with num_video_tokens="
+            f"{num_tokens} or less. Further videos like it are not named."
         )
 
     def _check_length(self, input_ids: torch.Tensor) -> None:
