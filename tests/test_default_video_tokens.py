@@ -82,10 +82,8 @@ def test_loaded_parts_have_the_number_of_named_ones(name: str):
 
 
 def test_a_base_whose_frames_differ_takes_a_common_one():
-    model, processor = (
-        LinVTForVideoQA.from_base(base_folder(GRID), **WITHOUT_M),
-        LinVTProcessor.from_base(base_folder(GRID)),
-    )
+    model = LinVTForVideoQA.from_base(base_folder(GRID), **WITHOUT_M)
+    processor = LinVTProcessor.from_base(base_folder(GRID))
     assert model.config.num_video_tokens == processor.num_video_tokens == TOKENS
     small = processor.adapter.tokens_of_frame(processor.base_processor, np.zeros((48, 80, 3), np.uint8))
     assert small == TOKENS_OF_SMALL
@@ -208,10 +206,8 @@ def test_wrap_prints_the_number_and_that_of_a_frame(
     words: tuple[str, ...], number: int, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     out = tmp_path / "out"
-    assert (
-        cli.main(["wrap", str(base_folder(GRID)), str(out), "--num-heads", "2", "--bottleneck-size", "16", *words])
-        == 0
-    )
+    words = ("--num-heads", "2", "--bottleneck-size", "16", *words)
+    assert cli.main(["wrap", str(base_folder(GRID)), str(out), *words]) == 0
     line = f"a video becomes {number} tokens of the language model, however long it is"
     printed = capsys.readouterr()
     assert f"{line}; one frame of 360 x 640 pixels is {TOKENS}" in printed.out and printed.err == ""
