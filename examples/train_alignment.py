@@ -66,7 +66,7 @@ class LinVTArguments(ModelConfig):
     num_heads: int | None = field(default=None, metadata={"help": "attention heads of the weight branch"})
     num_scorer_layers: int | None = field(default=None, metadata={"help": "blocks of SVR"})
     num_aggregator_layers: int | None = field(default=None, metadata={"help": "blocks of TTA"})
-    init: str | None = field(default=None, metadata={"help": "free or anchored"})
+    init: str | None = field(default=None, metadata={"help": "keyframes, anchored or free"})
 
 
 LINVT_FIELDS = (

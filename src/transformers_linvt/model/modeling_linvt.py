@@ -92,12 +92,14 @@ class CondensedVideos:
         deepstack (`list` of such tensors): the same weights applied to the base's deeper visual tokens.
         container (`str`): how the base packs visual tokens.
         outputs (`LinearVideoTokenizerOutput`): kept indices, significance and the weights, for all videos.
+        grid_sizes (`list[tuple[int, int]]`): rows and columns of a frame's tokens, of each video.
     """
 
     tokens: torch.Tensor
     deepstack: list[torch.Tensor]
     container: str
     outputs: LinearVideoTokenizerOutput
+    grid_sizes: list[tuple[int, int]]
 
 
 @dataclass
@@ -200,6 +202,13 @@ class LinVTModel(LinVTPreTrainedModel):
         """How this kind of base is talked to."""
         return adapter_of(self.config.base_config.model_type)
 
+    @property
+    def has_video_grid(self) -> bool:
+        """Whether video tokens stand at times, rows and columns; see `video_positions` in [`LinVTConfig`]."""
+        if self.config.video_positions == "auto":
+            return self.linvt.init == "keyframes" and has_grid_positions(self.base_vlm)
+        return self.config.video_positions == "grid"
+
     def freeze_base(self) -> None:
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
         self.base_vlm.requires_grad_(False)
@@ -281,6 +290,7 @@ class LinVTModel(LinVTPreTrainedModel):
             deepstack=[outputs.weights.apply(layer.to(device)) for layer in layers],
             container=videos[0].container,
             outputs=outputs,
+            grid_sizes=[video.grid_size for video in videos],
         )
 
     def question_embeddings(
@@ -408,6 +418,7 @@ class LinVTModel(LinVTPreTrainedModel):
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
             container=stacked.container,
             outputs=outputs,
+            grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
         )
 
     def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
@@ -502,10 +513,16 @@ class LinVTModel(LinVTPreTrainedModel):
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
-        if self.config.video_positions == "grid":
-            cells = lattice_cells(self.linvt.aggregator.group_sizes)
+        if self.has_video_grid:
+            cells = self._cells(condensed)
             prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)
         return prepared
+
+    def _cells(self, condensed: CondensedVideos) -> torch.Tensor:
+        """Time, row and column `(num_videos, M, 3)` that video tokens stand at: from W, or from the fixed lattice."""
+        if self.linvt.init == "keyframes":
+            return condensed.outputs.weights.cells(condensed.grid_sizes)
+        return lattice_cells(self.linvt.aggregator.group_sizes).expand(len(condensed.tokens), -1, -1)
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
