@@ -127,7 +127,6 @@ ARMS: dict[str, dict] = {
     "novelty selection": {"selection": "novelty"},
     "resampler": {"aggregation": "nonlinear"},
     # does the question matter? where not everything fits: one object of four, condensed to four tokens
-    # does the question matter? where not everything fits: one object of four, condensed to four tokens
     "question seen": FEW_TOKENS,
     "question unseen": {**FEW_TOKENS, "text_conditioned": False},
 }
