@@ -403,6 +403,7 @@ def test_evaluation_shows_clips_in_other_ways_and_knows_the_answers(monkeypatch:
 
 def test_a_still_clip_is_asked_about_beside_its_first_frame(monkeypatch: pytest.MonkeyPatch):
     module = script("shapes_clips", monkeypatch)
+    assert module.variants("static") == ("", "as a picture") and module.variants("needle") == ("",)
     asked = []
 
     def answer_pictures(model, processor, frames, questions):
