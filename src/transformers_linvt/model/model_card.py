@@ -17,8 +17,8 @@ TAGS = ("linvt", "video", "video-question-answering", "token-compression")
 _PROSE = """
 # {name}
 
-{what} LinVT condenses each video into {num_video_tokens} tokens, each a weighted average of frame tokens, and passes them
-to the base's own language model.
+{what} LinVT condenses each video into {num_video_tokens} tokens, each a weighted average of frame tokens, and passes
+them to the base's own language model.
 
 ## Use
 
