@@ -425,7 +425,8 @@ def machine() -> str:
     """What it ran on and with."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"PyAV {av.__version__}, NumPy {np.__version__}"
     )
 
 
