@@ -16,7 +16,7 @@ class Model(nn.Module):
         super().__init__()
         self.head = nn.Linear(12, 5)
         self.linvt = LinearVideoTokenizer(
-            dim=12, num_video_tokens=3, num_kept_tokens=4, bottleneck_size=8, num_heads=2
+            dim=12, num_video_tokens=3, num_kept_tokens=4, bottleneck_size=8, num_heads=2, init="anchored"
         )
 
 
