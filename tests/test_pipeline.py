@@ -5,6 +5,7 @@ A tiny LLaVA with random weights serves, because what is proved is that the ways
 batches, as chats, from datasets. The last tests ask the embedded model, which knows something.
 """
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -444,11 +445,18 @@ def test_score_of_a_short_answer_does_not_count_what_fills_its_batch(pipe, clips
         return made[-1]
 
     monkeypatch.setattr(pipe.model.base_vlm, "generate", spy)
-    inputs = [{"video": clips[name], "question": question} for name, question in zip("ab", QUESTIONS, strict=False)]
-    for one in inputs:
+    asked = [{"video": clips[name], "question": question} for name, question in itertools.product("abc", QUESTIONS)]
+    for one in asked:
         pipe(**one)
-    first, second = (output.sequences[0, -NEW_TOKENS:].tolist() for output in made)
-    end = next(token for token in first[: NEW_TOKENS - 1] if token not in second)  # ends the first answer only
+    answers = [output.sequences[0, -NEW_TOKENS:].tolist() for output in made]
+    # two answers of which a token ends the first only
+    first, other, end = next(
+        (first, other, token)
+        for first, other in itertools.permutations(range(len(asked)), 2)
+        for token in answers[first][: NEW_TOKENS - 1]
+        if token not in answers[other]
+    )
+    inputs, first = [asked[first], asked[other]], answers[first]
     alone = [pipe(**one, return_score=True, eos_token_id=end)[0]["score"] for one in inputs]
     batch = pipe(inputs, return_score=True, eos_token_id=end, batch_size=2)
     assert made[-1].sequences[0, -1] != first[-1]  # filled
