@@ -186,6 +186,11 @@ class LinearVideoTokenizerOutput:
             `W`.
         contrast (`ContrastiveEmbeddings`, *optional*):
             Of videos and captions, where captions were given.
+        kept_tokens (`torch.Tensor` of shape `(batch, num_kept, dim)`, *optional*):
+            What the video tokens are averages of, `weights.kept() @ kept_tokens`.
+        attribution (`torch.Tensor` of shape `(batch, num_kept)`, *optional*):
+            How much of an answer's log-probability depended on each kept token, to first order, float32; 0 where the
+            slot is empty. Filled where there is an answer, see `attribution.py`.
     """
 
     video_tokens: torch.Tensor
@@ -193,6 +198,8 @@ class LinearVideoTokenizerOutput:
     significance: torch.Tensor
     weights: FactoredWeights
     contrast: ContrastiveEmbeddings | None = None
+    kept_tokens: torch.Tensor | None = None
+    attribution: torch.Tensor | None = None
 
 
 class LinearVideoTokenizer(nn.Module):
@@ -530,7 +537,13 @@ class LinearVideoTokenizer(nn.Module):
             video_tokens = weights.apply_to_kept(refined.kept_tokens)
         else:
             video_tokens = self.aggregator.resample(refined.kept_tokens, pools, aggregation)
-        return LinearVideoTokenizerOutput(video_tokens, refined.kept_indices, refined.significance, weights)
+        return LinearVideoTokenizerOutput(
+            video_tokens,
+            refined.kept_indices,
+            refined.significance,
+            weights,
+            kept_tokens=refined.kept_tokens,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
