@@ -139,7 +139,7 @@ def test_evidence_out_of_a_padded_batch_is_the_dense_w_without_the_padding(scale
         scale_mode=scale_mode,
         bottleneck_size=8,
         num_heads=2,
-        init="mixed",
+        init="keyframes",
     )
     tokens, mask = torch.randn(2, 5, 6, dim), torch.zeros(2, 5, 6, dtype=torch.bool)
     for i, (frames, places) in enumerate(sizes):

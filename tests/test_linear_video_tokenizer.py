@@ -22,8 +22,8 @@ from transformers_linvt.model.linear_video_tokenizer import (
     LinearVideoTokenizer,
     LinearVideoTokenizerOutput,
     bottleneck_width,
-    gather_tokens,
 )
+from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.significance import RefinedVideo, infer_grid_size
 
 
@@ -158,7 +158,7 @@ def test_a_resampler_breaks_the_invariant_and_says_so(video, question):
 @pytest.mark.parametrize("aggregation", CHOICES["aggregation"])
 @pytest.mark.parametrize("selection", CHOICES["selection"])
 def test_one_video_does_not_see_another(video, question, selection, aggregation):
-    tokenizer = make_tokenizer(init="mixed", selection=selection, aggregation=aggregation)
+    tokenizer = make_tokenizer(init="keyframes", selection=selection, aggregation=aggregation)
     assert_one_video_does_not_see_another(
         lambda frames: tokenizer(frames, question_embeds=question).video_tokens, video
     )
@@ -224,16 +224,16 @@ def test_a_batch_of_different_videos_equals_each_alone(changes):
 
 @pytest.mark.parametrize("aggregation", CHOICES["aggregation"])
 def test_what_stands_in_the_padding_does_not_matter(aggregation):
-    assert_batch_equals_single(make_tokenizer(init="mixed", aggregation=aggregation), value=torch.nan)
+    assert_batch_equals_single(make_tokenizer(init="keyframes", aggregation=aggregation), value=torch.nan)
 
 
 def test_the_check_of_padding_notices_a_mask_that_is_ignored():
     with pytest.raises(AssertionError):
-        assert_batch_equals_single(make_tokenizer(init="mixed"), use_mask=False)
+        assert_batch_equals_single(make_tokenizer(init="keyframes"), use_mask=False)
 
 
 def test_masks_may_be_numbers_and_a_full_mask_is_no_mask(video):
-    tokenizer = make_tokenizer(init="mixed")
+    tokenizer = make_tokenizer(init="keyframes")
     full = torch.ones(BATCH, FRAMES, TOKENS, dtype=torch.long)
     torch.testing.assert_close(tokenizer(video, full).video_tokens, tokenizer(video).video_tokens)
 
@@ -357,7 +357,7 @@ def test_the_grid_decides_where_a_token_is():
 
 
 def test_forward_is_refine_then_aggregate_also_through_a_file(video, mask, question):
-    tokenizer = make_tokenizer(init="mixed")
+    tokenizer = make_tokenizer(init="keyframes")
     seconds = torch.arange(FRAMES).expand(BATCH, -1) * 0.5
     words = torch.tensor([[1, 1, 1], [0, 1, 1]])
     at_once = tokenizer(video, mask, seconds, [(2, 3), (2, 2)], question, words)
@@ -371,7 +371,7 @@ def test_forward_is_refine_then_aggregate_also_through_a_file(video, mask, quest
 
 def test_kept_tokens_are_the_frame_tokens_themselves(video, mask):
     refined = make_tokenizer(init="free").refine(video, mask)
-    assert torch.equal(refined.kept_tokens, gather_tokens(video, refined.kept_indices))
+    assert torch.equal(refined.kept_tokens, refined.average(video))
 
 
 def test_one_refined_video_answers_several_questions(video, question):
@@ -382,7 +382,7 @@ def test_one_refined_video_answers_several_questions(video, question):
         torch.testing.assert_close(asked_at_once.video_tokens[row], alone.video_tokens[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("init", ["free", "mixed"])
+@pytest.mark.parametrize("init", ["free", "keyframes"])
 def test_the_question_decides_the_weights_and_not_what_is_kept(video, question, init):
     tokenizer = make_tokenizer(init=init)
     without, asked, otherwise = (
@@ -416,7 +416,7 @@ def test_the_weights_move_anything_aligned_with_the_frame_tokens(video, mask):
     deepstack = random(BATCH, FRAMES, TOKENS, 4, seed=12)
     expected = output.weights.dense() @ deepstack.flatten(1, 2)
     torch.testing.assert_close(output.weights.apply(deepstack), expected)
-    kept = gather_tokens(deepstack, output.kept_indices)
+    kept = average_runs(deepstack, output.weights.run_slots, output.weights.run_weights, output.kept_indices.shape[1])
     assert torch.equal(output.weights.apply_to_kept(kept), output.weights.apply(deepstack))
     with pytest.raises(LinVTInputError, match=r"\(2, 5, 7, width\), got \(2, 5, 6, 4\)"):
         output.weights.apply(deepstack[:, :, :6])
@@ -424,7 +424,7 @@ def test_the_weights_move_anything_aligned_with_the_frame_tokens(video, mask):
 
 @pytest.mark.parametrize("scale_mode", CHOICES["scale_mode"])
 def test_weights_per_frame_add_up_the_weights_of_the_frames_tokens(video, mask, scale_mode):
-    weights = make_tokenizer(init="mixed", scale_mode=scale_mode)(video, mask).weights
+    weights = make_tokenizer(init="keyframes", scale_mode=scale_mode)(video, mask).weights
     expected = weights.dense().unflatten(-1, (FRAMES, TOKENS)).sum(dim=-1)
     torch.testing.assert_close(weights.per_frame(), expected)
 
@@ -496,7 +496,7 @@ def test_the_score_gets_its_gradient_from_the_log_significance_alone(video):
 
 
 def test_gradients_are_the_derivatives(question):
-    tokenizer = make_tokenizer(init="mixed", selection="none", num_video_tokens=4).double()
+    tokenizer = make_tokenizer(init="keyframes", selection="none", num_video_tokens=4).double()
     frames = random(1, 2, 3, DIM).double().requires_grad_()
     words = question[:1].double().requires_grad_()
     mask = torch.tensor([[[True, True, True], [True, True, False]]])
@@ -510,7 +510,7 @@ def test_gradients_are_the_derivatives(question):
 def test_gradient_checkpointing_changes_nothing_and_really_recomputes(video, question):
     outcomes = []
     for checkpointing in (False, True):
-        tokenizer = make_tokenizer(init="mixed").train()
+        tokenizer = make_tokenizer(init="keyframes").train()
         calls = []
         for block in (*tokenizer.scorer_blocks, *tokenizer.aggregator_blocks):
             block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
@@ -540,7 +540,7 @@ def test_bfloat16_is_close_to_float32_and_weights_stay_exact(video, question, in
 
 @pytest.mark.parametrize("selection", CHOICES["selection"])
 def test_autocast_leaves_the_invariant_exact(video, question, selection):
-    tokenizer = make_tokenizer(init="mixed", selection=selection)
+    tokenizer = make_tokenizer(init="keyframes", selection=selection)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = tokenizer(video, question_embeds=question)
     assert output.video_tokens.dtype == torch.float32
@@ -548,7 +548,7 @@ def test_autocast_leaves_the_invariant_exact(video, question, selection):
 
 
 def test_a_float32_module_takes_bfloat16_tokens_and_gives_them_back(video, question):
-    output = make_tokenizer(init="mixed")(video.bfloat16(), question_embeds=question.bfloat16())
+    output = make_tokenizer(init="keyframes")(video.bfloat16(), question_embeds=question.bfloat16())
     assert output.video_tokens.dtype == torch.bfloat16
     assert make_tokenizer(aggregation="nonlinear")(video.bfloat16()).video_tokens.dtype == torch.bfloat16
 
@@ -576,9 +576,9 @@ def test_the_cost_is_linear_in_the_number_of_frames_and_of_the_aggregation_const
 
 def test_the_same_seed_gives_the_same_weights_also_after_the_meta_device():
     with torch.device("meta"):
-        empty = LinearVideoTokenizer(DIM, **SETTINGS, init="mixed", aggregation="nonlinear")
+        empty = LinearVideoTokenizer(DIM, **SETTINGS, init="keyframes", aggregation="nonlinear")
     assert all(parameter.is_meta for parameter in empty.parameters())
-    direct = make_tokenizer(init="mixed", aggregation="nonlinear")
+    direct = make_tokenizer(init="keyframes", aggregation="nonlinear")
     empty.to_empty(device="cpu")
     for parameter in empty.parameters():
         parameter.data.fill_(torch.nan)
@@ -642,8 +642,8 @@ def test_the_bottleneck_is_never_wider_than_the_llm_and_holds_whole_heads():
 
 
 def test_the_representation_names_the_numbers():
-    text = repr(make_tokenizer(init="mixed"))
-    for part in ("dim=12", "num_video_tokens=6", "num_kept_tokens=13", "scales=(1, 2, 4)", "init='mixed'"):
+    text = repr(make_tokenizer(init="keyframes"))
+    for part in ("dim=12", "num_video_tokens=6", "num_kept_tokens=13", "scales=(1, 2, 4)", "init='keyframes'"):
         assert part in text
 
 
@@ -668,7 +668,7 @@ def test_the_representation_names_the_numbers():
         ({"scale_mode": "multi-c"}, "scale_mode must be one of 'single', 'shared', 'specific', got 'multi-c'"),
         ({"selection": None}, "selection must be one of .* got None"),
         ({"aggregation": "mean"}, "aggregation must be one of 'linear', 'nonlinear', got 'mean'"),
-        ({"init": "random"}, "init must be one of 'free', 'anchored', 'mixed', got 'random'"),
+        ({"init": "random"}, "init must be one of 'keyframes', 'anchored', 'free', got 'random'"),
         ({"text_conditioned": 1}, "text_conditioned must be True or False, got 1"),
         ({"shift_windows": "yes"}, "shift_windows must be True or False, got 'yes'"),
     ],

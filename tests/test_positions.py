@@ -66,7 +66,7 @@ def test_positions_are_those_worked_out_by_hand():
     ids = torch.zeros(1, 11, dtype=torch.long)
     mask = torch.tensor([[0, 0] + [1] * 9])
     is_video = torch.tensor([[0] * 5 + [1] * 4 + [0] * 2])
-    cells = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]])
+    cells = torch.tensor([[[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]])
     positions = lay_out_positions(base, ids, is_video, cells, {"attention_mask": mask})
     assert positions[:, 0].tolist() == [
         [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
@@ -81,7 +81,7 @@ def test_a_lattice_is_what_the_base_makes_of_a_picture_of_that_grid(family: Wrap
     """One group of 8 tokens on 2 x 2 x 2 against a picture with a grid of 2 x 4 x 4 patches, four to a token."""
     if family.name in OTHER_GRIDS:
         pytest.skip(f"{family.name} cannot take such a grid: {OTHER_GRIDS[family.name]}")
-    fields = {**LINVT, "num_video_tokens": 8, "scale_mode": "shared", "video_positions": "grid"}
+    fields = {**LINVT, "num_video_tokens": 8, "scale_mode": "shared", "init": "anchored", "video_positions": "grid"}
     model = stir(LinVTForVideoQA.from_base(family.base, **fields))
     processor = LinVTProcessor.from_base(family.base_folder, num_video_tokens=8)
     inputs = dict(processor.apply_chat_template(user(family.clip(5), QUESTION), **CHAT))

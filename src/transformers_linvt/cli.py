@@ -223,7 +223,9 @@ def _add_wrap(commands: Any) -> None:
     fields.add_argument("--scale-mode", choices=("single", "shared", "specific"), help="queries per pooling scale")
     fields.add_argument("--selection", choices=("learned", "novelty", "uniform", "none"), help="how tokens are kept")
     fields.add_argument("--aggregation", choices=("linear", "nonlinear"), help="nonlinear gives up the invariant")
-    fields.add_argument("--init", choices=("free", "anchored", "mixed"), help="anchored where it will not be trained")
+    fields.add_argument(
+        "--init", choices=("keyframes", "anchored", "free"), help="what an untrained model does (keyframes)"
+    )
     fields.add_argument("--frame-path", choices=("image", "video"), help="video: merged as the base's own video path")
     fields.add_argument("--video-positions", choices=("text", "grid"), help="grid: laid out in time, row and column")
     fields.add_argument(

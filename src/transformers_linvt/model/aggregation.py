@@ -14,20 +14,23 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
+from .precision import accumulation_dtype, without_autocast
 from .significance import (
     MultiHeadAttention,
     PooledTokens,
-    accumulation_dtype,
     fill_parameter,
     init_layer_norm,
     init_linear,
     pool_slots,
-    without_autocast,
 )
 
 
 # Anchors' widths stay within these shares of the video: their squares and their gradients must be finite numbers.
 ANCHOR_WIDTH_LIMITS = (1e-4, 1e4)
+
+# How soft the edges of a stretch of the axis of mass start, in units of its length: a token in the middle of the next
+# stretch has e^-12.5 of the weight, so that as many tokens as queries come out as they went in.
+STRETCH_SOFTNESS = 0.04
 
 
 def split_into_groups(num_video_tokens: int, num_groups: int) -> list[int]:
@@ -139,6 +142,38 @@ def gaussian_log_prior(places: torch.Tensor, anchors: torch.Tensor, widths: torc
     return -0.5 * distances.square().sum(dim=-1)
 
 
+def stretch_log_prior(positions: torch.Tensor, shifts: torch.Tensor, log_softness: torch.Tensor) -> torch.Tensor:
+    """
+    Log of an unnormalised window around every query's stretch of the axis of mass, at every position.
+
+    G queries share the axis evenly: query m has the stretch from m / G to (m + 1) / G, flat inside, and falling off
+    beyond its edges as a logistic function does. So every query gets the same share of what is new, wherever in the
+    video that is.
+
+    Args:
+        positions (`torch.Tensor` of shape `(batch, num_places)`):
+            Positions on the axis, in [0, 1].
+        shifts (`torch.Tensor` of shape `(num_queries,)`):
+            How far each stretch is moved, in units of its length; 0 for even stretches.
+        log_softness (`torch.Tensor` of shape `(num_queries,)`):
+            Log of the softness of the edges, in units of the length of a stretch.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_queries, num_places)`, at most 0.
+
+    Example:
+
+    >>> position, shifts = torch.tensor([[0.25, 0.5, 0.75]]), torch.zeros(2)
+    >>> stretch_log_prior(position, shifts, torch.full((2,), 0.05).log())[0].exp().round(decimals=2).tolist()
+    [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]
+    """
+    num_queries = len(shifts)
+    middles = torch.arange(num_queries, device=shifts.device, dtype=shifts.dtype) + 0.5 + shifts
+    distances = positions.unsqueeze(1) * num_queries - middles.unsqueeze(1)
+    sharpness = (-log_softness).exp().unsqueeze(1)
+    return F.logsigmoid((0.5 + distances) * sharpness) + F.logsigmoid((0.5 - distances) * sharpness)
+
+
 class AggregatorBlock(nn.Module):
     """
     One round of interaction: among the queries, with the video, with the question, feed-forward; pre-norm, residual.
@@ -241,7 +276,8 @@ class TextConditionedTokenAggregator(nn.Module):
         text_conditioned (`bool`):
             Whether the question is looked at.
         init (`str`):
-            `"free"`, `"anchored"` or `"mixed"`.
+            `"keyframes"`: every query has a stretch of the axis of mass. `"anchored"`: a cell of a lattice over time,
+            rows and columns. `"free"`: neither.
     """
 
     def __init__(
@@ -278,18 +314,16 @@ class TextConditionedTokenAggregator(nn.Module):
         self.query_norm = nn.LayerNorm(bottleneck_size)
         self.aggregation_query = nn.Linear(bottleneck_size, bottleneck_size)
         self.aggregation_key = nn.Linear(bottleneck_size, bottleneck_size, bias=False)
-        if init != "free":
-            num_anchors = sum(len(range(size)[self._anchored]) for size in self.group_sizes)
-            self.anchors = nn.Parameter(torch.empty(num_anchors, 3))
-            self.anchor_log_widths = nn.Parameter(torch.empty(num_anchors, 3))
+        if init == "anchored":
+            self.anchors = nn.Parameter(torch.empty(num_video_tokens, 3))
+            self.anchor_log_widths = nn.Parameter(torch.empty(num_video_tokens, 3))
+        elif init == "keyframes":
+            # moved from even stretches, and not their places: those are finer than bfloat16 near the end of the axis
+            self.stretch_shifts = nn.Parameter(torch.empty(num_video_tokens))
+            self.stretch_log_softness = nn.Parameter(torch.empty(num_video_tokens))
         if aggregation == "nonlinear":
             self.resampler = Resampler(dim, bottleneck_size, num_heads)
         self.init_weights()
-
-    @property
-    def _anchored(self) -> slice:
-        """Which queries of a group have an anchor."""
-        return slice(0, None, 2 if self.init == "mixed" else 1)
 
     def init_weights(self) -> None:
         """(Re)initialise; can be called again after the module has left the meta device."""
@@ -304,13 +338,16 @@ class TextConditionedTokenAggregator(nn.Module):
             block.init_weights()
         init_linear(self.aggregation_query)
         init_linear(self.aggregation_key)
-        if self.init == "anchored":  # learned logits start at zero: untrained, the prior decides alone
+        if self.init != "free":  # learned logits start at zero: untrained, the prior decides alone
             nn.init.zeros_(self.aggregation_query.weight)
-        if self.init != "free":
-            lattices = [anchor_lattice(len(range(size)[self._anchored])) for size in self.group_sizes]
+        if self.init == "anchored":
+            lattices = [anchor_lattice(size) for size in self.group_sizes]
             centres, spacings = (torch.cat(parts) for parts in zip(*lattices, strict=True))
             fill_parameter(self.anchors, centres)
             fill_parameter(self.anchor_log_widths, (spacings / 3).log())
+        elif self.init == "keyframes":
+            nn.init.zeros_(self.stretch_shifts)
+            nn.init.constant_(self.stretch_log_softness, math.log(STRETCH_SOFTNESS))
         if self.aggregation == "nonlinear":
             self.resampler.init_weights()
 
@@ -334,9 +371,10 @@ class TextConditionedTokenAggregator(nn.Module):
             queries_of_the_group, num_windows)`, float32; every row sums to 1.
         """
         groups = self._group(pools)
+        where = "mass_positions" if self.init == "keyframes" else "places"
         states, log_significance, places, masks = (
             [torch.cat([getattr(pool, name) for pool in group], dim=1) for group in groups]
-            for name in ("features", "log_significance", "places", "mask")
+            for name in ("features", "log_significance", where, "mask")
         )
         states = [self.video_norm(features.to(self.video_norm.weight.dtype)) for features in states]
         queries = self._interact(states, masks, question_embeds, question_mask)
@@ -408,20 +446,23 @@ class TextConditionedTokenAggregator(nn.Module):
             return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 
     def _log_priors(self, places: list[torch.Tensor]) -> list[torch.Tensor]:
-        """For each group `(batch, queries, windows)`: the Gaussian of anchored queries, 0 for the others."""
-        priors = [
+        """For each group `(batch, queries, windows)`: what the start of the queries says about every window."""
+        dtype, narrowest, widest = places[0].dtype, *(math.log(limit) for limit in ANCHOR_WIDTH_LIMITS)
+        if self.init == "keyframes":
+            shifts = self.stretch_shifts.to(dtype).split(self.group_sizes)
+            softness = self.stretch_log_softness.to(dtype).clamp(narrowest, widest).split(self.group_sizes)
+            return [
+                stretch_log_prior(place.squeeze(-1), *group)
+                for place, *group in zip(places, shifts, softness, strict=True)
+            ]
+        if self.init == "anchored":
+            anchors = self.anchors.to(dtype).split(self.group_sizes)
+            widths = self.anchor_log_widths.to(dtype).clamp(narrowest, widest).exp().split(self.group_sizes)
+            return [gaussian_log_prior(*group) for group in zip(places, anchors, widths, strict=True)]
+        return [
             place.new_zeros(place.shape[0], size, place.shape[1])
             for place, size in zip(places, self.group_sizes, strict=True)
         ]
-        if self.init == "free":
-            return priors
-        sizes = [len(range(size)[self._anchored]) for size in self.group_sizes]
-        anchors = self.anchors.to(places[0].dtype).split(sizes)
-        narrowest, widest = (math.log(limit) for limit in ANCHOR_WIDTH_LIMITS)
-        widths = self.anchor_log_widths.to(places[0].dtype).clamp(narrowest, widest).exp().split(sizes)
-        for prior, place, centre, width in zip(priors, places, anchors, widths, strict=True):
-            prior[:, self._anchored] = gaussian_log_prior(place, centre, width)
-        return priors
 
 
 class Resampler(nn.Module):

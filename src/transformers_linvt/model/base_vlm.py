@@ -839,7 +839,8 @@ def lay_out_positions(
         base: a base of which `has_grid_positions` is true.
         input_ids (`torch.LongTensor` of shape `(batch, length)`).
         video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
-        cells (`torch.Tensor` of shape `(num_video_tokens, 3)`): time, row and column of a video's tokens, integers.
+        cells (`torch.Tensor` of shape `(num_videos, num_video_tokens, 3)`): time, row and column of the tokens of every
+            video, one after the other as they stand in the rows, integers.
         inputs: the base's other inputs; `attention_mask`, and type ids and grid of pictures where there are any.
 
     Returns:
@@ -850,12 +851,11 @@ def lay_out_positions(
     in_text = (mask.long().cumsum(-1) - 1).clamp(min=0)
     positions = _positions_of_pictures(base, input_ids, {**inputs, "attention_mask": mask})
     positions = in_text.expand(3, -1, -1).clone() if positions is None else positions.to(input_ids.device)
-    num_tokens, extent = len(cells), int(cells.max()) + 1
-    offsets = cells.T.to(input_ids.device)
+    num_tokens, of_videos = cells.shape[1], iter(cells.to(input_ids.device))
     for row, is_video in enumerate(video_mask.bool()):
         for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
-            stop, first = start + num_tokens, positions[:, row, start].clone()
-            positions[:, row, stop:] += extent - num_tokens
+            stop, first, offsets = start + num_tokens, positions[:, row, start].clone(), next(of_videos).T
+            positions[:, row, stop:] += int(offsets.max()) + 1 - num_tokens
             positions[:, row, start:stop] = first[:, None] + offsets
     positions = positions.masked_fill(mask == 0, 0)
     base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)

@@ -96,9 +96,10 @@ class LinVTConfig(PreTrainedConfig):
 
     # -- the linear video tokenizer --
     num_video_tokens: int = 256  # M, tokens the language model gets per video; the paper's value is not public: ours
-    num_kept_tokens: int = 1024  # k, "top-k" of the paper; 1024 in the authors' code
+    num_kept_tokens: int | None = None  # k, "top-k" of the paper; None: 4 M (1024 of 256 in the authors' code)
     pooling_scales: tuple[int, ...] | list[int] = (1, 2, 4)  # windows of the multi-scale pooling; authors' code
-    scale_mode: Literal["single", "shared", "specific"] = "specific"  # the paper's "scale-specific queries" (Multi-C)
+    # "specific" are the paper's scale-specific queries (Multi-C); only with "single" is a still video its picture: ours
+    scale_mode: Literal["single", "shared", "specific"] = "single"
     bottleneck_size: int = 512  # d, width of the branch that computes the weights: ours
     num_heads: int = 8  # attention heads inside that branch: ours
     num_scorer_layers: int = 2  # blocks of significance scoring: ours
@@ -107,16 +108,17 @@ class LinVTConfig(PreTrainedConfig):
     selection: Literal["learned", "novelty", "uniform", "none"] = "learned"  # how the k tokens are chosen
     aggregation: Literal["linear", "nonlinear"] = "linear"  # "nonlinear" is an ablation: tokens are no averages then
     text_conditioned: bool = True  # whether the queries look at the question
-    init: Literal["free", "anchored", "mixed"] = "anchored"  # "anchored": an untrained model averages in reading order
+    init: Literal["keyframes", "anchored", "free"] = "keyframes"  # what an untrained model does: ours
     shift_windows: bool = False  # pooling windows start half a window earlier; the paper says "shifted-window": ours
     contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
     # -- the seam to the base --
     # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them
     frame_path: Literal["image", "video"] = "image"
-    # where video tokens stand for a base that counts positions in time, row and column: one after the other, as text
-    # does, or laid out by their anchors; which is better is not known: ours
-    video_positions: Literal["text", "grid"] = "text"
+    # where video tokens stand for a base that counts positions in time, row and column: "text", one after the other as
+    # words do; "grid", at the time, row and column they come from; "auto", "grid" if the base counts so and LinVT
+    # starts from key frames, for then a still video stands where its picture would: ours
+    video_positions: Literal["auto", "text", "grid"] = "auto"
 
     # -- limits --
     max_frames: int = 1024  # frames per video the model accepts: ours
@@ -144,7 +146,7 @@ class LinVTConfig(PreTrainedConfig):
             "max_frames",
             "frames_per_chunk",
         ):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise LinVTInputError(f"{name}={getattr(self, name)} must be at least 1.")
         if not self.pooling_scales or min(self.pooling_scales) < 1:
             raise LinVTInputError(

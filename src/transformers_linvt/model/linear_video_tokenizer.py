@@ -15,10 +15,11 @@ from torch import nn
 from .aggregation import TextConditionedTokenAggregator
 from .contrastive_head import ContrastiveEmbeddings, ContrastiveHead
 from .errors import LinVTInputError
+from .keyframes import KEPT_PER_VIDEO_TOKEN, Runs, average_runs, find_new_tokens, gather_runs, single_tokens
+from .precision import accumulation_dtype, without_autocast
 from .significance import (
     RefinedVideo,
     SignificanceScorer,
-    accumulation_dtype,
     count_windows,
     frame_times,
     infer_grid_size,
@@ -27,7 +28,6 @@ from .significance import (
     select_uniformly,
     token_places,
     windows_of_slots,
-    without_autocast,
 )
 
 
@@ -35,27 +35,33 @@ CHOICES = {
     "scale_mode": ("single", "shared", "specific"),
     "selection": ("learned", "novelty", "uniform", "none"),
     "aggregation": ("linear", "nonlinear"),
-    "init": ("free", "anchored", "mixed"),
+    "init": ("keyframes", "anchored", "free"),
 }
 
 
 @dataclass
 class FactoredWeights:
     """
-    The weights `W` of a batch of videos, `video_tokens = W @ frame_tokens`, kept as the three factors they come from.
+    The weights `W` of a batch of videos, `video_tokens = W @ frame_tokens`, kept as the factors they come from: frame
+    tokens are averaged into slots (runs of a token that repeats, or a kept token by itself), slots are pooled in
+    windows, and windows are aggregated.
 
-    W says, exactly, how much of which frame and place is in every video token. It is sparse (only kept tokens have
-    weight) and it is the same map for anything aligned with the frame tokens: `apply` moves deepstack features, times
-    or positions as it moves the tokens.
+    W says, exactly, how much of which frame and place is in every video token. It is the same map for anything aligned
+    with the frame tokens: `apply` moves deepstack features, times or positions as it moves the tokens.
 
     Args:
         kept_indices (`torch.Tensor` of shape `(batch, num_kept)`):
-            Index of each kept token in the flattened `(num_frames, tokens_per_frame)` video: frame
-            `index // tokens_per_frame`, place `index % tokens_per_frame`. Empty slots repeat the first.
+            Index of the kept token of each slot, or of the first token of its run, in the flattened `(num_frames,
+            tokens_per_frame)` video: frame `index // tokens_per_frame`, place `index % tokens_per_frame`. Empty slots
+            repeat the first.
         kept_mask (`torch.Tensor` of shape `(batch, num_kept)`):
             True where the slot is filled.
+        run_slots (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
+            For every frame token the slot it is averaged into; 0 where it is in none.
+        run_weights (`torch.Tensor` of the same shape):
+            Its weight in that slot, float32; they sum to 1 in every filled slot.
         pooling (`tuple[torch.Tensor, ...]` of shapes `(batch, num_kept)`):
-            For each of `scales`, the weight of each kept token in its window.
+            For each of `scales`, the weight of each slot in its window.
         aggregation (`tuple[torch.Tensor, ...]` of shapes `(batch, tokens_of_the_group, num_windows)`):
             For each group of video tokens, the weights of the windows it sees, scale after scale.
         scales (`tuple[int, ...]`):
@@ -75,6 +81,8 @@ class FactoredWeights:
 
     kept_indices: torch.Tensor
     kept_mask: torch.Tensor
+    run_slots: torch.Tensor
+    run_weights: torch.Tensor
     pooling: tuple[torch.Tensor, ...]
     aggregation: tuple[torch.Tensor, ...]
     scales: tuple[int, ...]
@@ -85,7 +93,7 @@ class FactoredWeights:
     is_exact: bool = True
 
     def kept(self) -> torch.Tensor:
-        """Weight of every kept token in every video token: `(batch, num_video_tokens, num_kept)`, float32."""
+        """Weight of every slot in every video token: `(batch, num_video_tokens, num_kept)`, float32."""
         pooling = dict(zip(self.scales, self.pooling, strict=True))
         num_slots, device = self.kept_indices.shape[1], self.kept_indices.device
         groups = []
@@ -98,13 +106,52 @@ class FactoredWeights:
             groups.append(composed)
         return torch.cat(groups, dim=1)
 
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        Share what slots have among the frame tokens that were averaged into them, by their weight there.
+
+        Args:
+            values (`torch.Tensor` of shape `(batch, rows, num_kept)`):
+                One value per slot.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, rows, num_frames * tokens_per_frame)`; sums over tokens are those over
+            the filled slots.
+        """
+        index = self.run_slots.unsqueeze(1).expand(-1, values.shape[1], -1)
+        return values.gather(-1, index) * self.run_weights.unsqueeze(1).to(values.dtype)
+
     def dense(self) -> torch.Tensor:
         """W itself, `(batch, num_video_tokens, num_frames * tokens_per_frame)`, float32; every row sums to 1."""
-        return self._scatter(self.kept_indices, self.num_frames * self.tokens_per_frame)
+        return self.spread(self.kept())
 
     def per_frame(self) -> torch.Tensor:
         """Share of every frame in every video token: `(batch, num_video_tokens, num_frames)`, rows sum to 1."""
-        return self._scatter(self.kept_indices // self.tokens_per_frame, self.num_frames)
+        weights = self.kept()
+        frame = torch.arange(self.run_slots.shape[1], device=weights.device) // self.tokens_per_frame
+        frames_of_slots = weights.new_zeros(len(weights), weights.shape[2] * self.num_frames)
+        frames_of_slots.scatter_add_(1, self.run_slots * self.num_frames + frame, self.run_weights.to(weights.dtype))
+        return weights @ frames_of_slots.view(len(weights), -1, self.num_frames)
+
+    def cells(self, grid_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """
+        Time, row and column of every video token: where the slot begins that weighs most in it.
+
+        Times are counted, not measured: 0 for the video tokens of the earliest frame that has any, 1 for those of the
+        next. So of a still video they are the rows and columns of its picture.
+
+        Args:
+            grid_sizes (sequence of `(rows, columns)`):
+                Grid of each video, tokens in reading order.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_video_tokens, 3)`, integers.
+        """
+        start = self.kept_indices.gather(1, self.kept().argmax(dim=-1))
+        frame, place = start // self.tokens_per_frame, start % self.tokens_per_frame
+        columns = torch.tensor([grid[1] for grid in grid_sizes], device=start.device).unsqueeze(1)
+        time = torch.stack([video.unique(return_inverse=True)[1] for video in frame])
+        return torch.stack([time, place // columns, place % columns], dim=-1)
 
     def apply(self, values: torch.Tensor) -> torch.Tensor:
         """
@@ -120,16 +167,24 @@ class FactoredWeights:
         Raises:
             `LinVTInputError`: if the values are not aligned with the frame tokens.
         """
+        return self.apply_to_kept(self.average(values))
+
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        The first factor of `apply`: the average of every slot, `(batch, num_kept, width)`.
+
+        Args and errors: as `apply`.
+        """
         expected = (self.kept_indices.shape[0], self.num_frames, self.tokens_per_frame)
         if values.dim() != 4 or values.shape[:3] != expected:
             raise LinVTInputError(
                 f"Values must have one row per frame token, shape ({', '.join(map(str, expected))}, width), got "
                 f"{tuple(values.shape)}. Pad them as the frame tokens were padded."
             )
-        return self.apply_to_kept(gather_tokens(values, self.kept_indices))
+        return average_runs(values, self.run_slots, self.run_weights, self.kept_indices.shape[1])
 
     def apply_to_kept(self, values: torch.Tensor) -> torch.Tensor:
-        """`apply` for values `(batch, num_kept, width)` that were gathered at `kept_indices` before."""
+        """`apply` for values `(batch, num_kept, width)` that were averaged over the runs of the slots before."""
         dtype = accumulation_dtype(values.dtype)
         # one product in float32, autocast or not: in bfloat16 the rows of W would sum to 1 within 1 % only
         with without_autocast(values.device):
@@ -158,17 +213,6 @@ class FactoredWeights:
                 changed[field.name] = tuple(function(tensor) for tensor in value)
         return replace(self, **changed)
 
-    def _scatter(self, indices: torch.Tensor, size: int) -> torch.Tensor:
-        weights = self.kept()
-        result = weights.new_zeros(*weights.shape[:2], size)
-        return result.scatter_add(-1, indices.unsqueeze(1).expand_as(weights), weights)
-
-
-def gather_tokens(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Rows `indices (batch, num_kept)` of `values (batch, num_frames, tokens_per_frame, width)`."""
-    flat = values.flatten(1, 2)
-    return flat.gather(1, indices.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
-
 
 @dataclass
 class LinearVideoTokenizerOutput:
@@ -189,8 +233,11 @@ class LinearVideoTokenizerOutput:
         kept_tokens (`torch.Tensor` of shape `(batch, num_kept, dim)`, *optional*):
             What the video tokens are averages of, `weights.kept() @ kept_tokens`.
         attribution (`torch.Tensor` of shape `(batch, num_kept)`, *optional*):
-            How much of an answer's log-probability depended on each kept token, to first order, float32; 0 where the
-            slot is empty. Filled where there is an answer, see `attribution.py`.
+            How much of an answer's log-probability is due to each slot, in nats, float32; 0 where the slot is empty.
+            Filled where there is an answer, see `attribution.py`.
+        answer_log_probs (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+            Log-probability of the answer with the video, and with the mean frame token in place of every video token;
+            the attribution sums to the difference.
     """
 
     video_tokens: torch.Tensor
@@ -200,6 +247,7 @@ class LinearVideoTokenizerOutput:
     contrast: ContrastiveEmbeddings | None = None
     kept_tokens: torch.Tensor | None = None
     attribution: torch.Tensor | None = None
+    answer_log_probs: torch.Tensor | None = None
 
 
 class LinearVideoTokenizer(nn.Module):
@@ -215,14 +263,16 @@ class LinearVideoTokenizer(nn.Module):
             Width of the frame tokens and of the question's embeddings: the LLM's.
         num_video_tokens (`int`, *optional*, defaults to 256):
             Tokens a video becomes. Ours (the paper's value is not public; its code has 16, 32 and 64).
-        num_kept_tokens (`int`, *optional*, defaults to 1024):
-            Frame tokens kept before aggregation, at most all there are. The paper's code.
+        num_kept_tokens (`int`, *optional*):
+            Most slots kept before aggregation: runs with key frames, else tokens, and at most all there are. Four per
+            video token by default, which is 1,024 of 256, as in the paper's code.
         pooling_scales (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`):
             Kept tokens per pooling window, at each scale. The paper's code.
-        scale_mode (`str`, *optional*, defaults to `"specific"`):
-            `"specific"`: one group of queries per scale (the paper's best, "Multi-C"). `"shared"`: one group that sees
-            all scales at once. `"single"`: the first scale only. The paper's A and B are not defined publicly; these
-            are our reading.
+        scale_mode (`str`, *optional*, defaults to `"single"`):
+            `"specific"`: one group of queries per scale (the paper's best, "Multi-C"); each group shares the whole
+            video among its own queries, so that a still picture comes out three times, at half and a quarter of M.
+            `"shared"`: one group that sees all scales at once. `"single"`: the first scale only; a still picture comes
+            out as it is. The paper's A and B are not defined publicly; these are our reading.
         bottleneck_size (`int`, *optional*, defaults to 512):
             Width of the weight branch; never more than `dim`, rounded down to a multiple of `num_heads`. Ours (the
             paper's code works at full width and has 2 billion parameters at `dim=3584`).
@@ -243,9 +293,10 @@ class LinearVideoTokenizer(nn.Module):
             heads, a resampler.
         text_conditioned (`bool`, *optional*, defaults to `True`):
             Whether the question is looked at. The paper's ablation.
-        init (`str`, *optional*, defaults to `"anchored"`):
-            `"anchored"`: untrained, the tokens are local averages in (time, row, column) order, weighted by novelty;
-            for use without training. `"free"`: usual initialisation. `"mixed"`: every second query anchored. Ours.
+        init (`str`, *optional*, defaults to `"keyframes"`):
+            `"keyframes"`: untrained, the tokens are the first frame and then what changes, in the order of time, and
+            what repeats is averaged; for use without training. `"anchored"`: local averages over a lattice of time,
+            rows and columns, weighted by novelty. `"free"`: usual initialisation. Ours.
         shift_windows (`bool`, *optional*, defaults to `False`):
             Start pooling windows half a window earlier. The paper says "shifted-window", its code has no shift.
         contrastive_size (`int`, *optional*, defaults to 0):
@@ -268,9 +319,9 @@ class LinearVideoTokenizer(nn.Module):
         self,
         dim: int,
         num_video_tokens: int = 256,
-        num_kept_tokens: int = 1024,
+        num_kept_tokens: int | None = None,
         pooling_scales: Sequence[int] = (1, 2, 4),
-        scale_mode: str = "specific",
+        scale_mode: str = "single",
         bottleneck_size: int = 512,
         num_heads: int = 8,
         num_scorer_layers: int = 2,
@@ -279,7 +330,7 @@ class LinearVideoTokenizer(nn.Module):
         selection: str = "learned",
         aggregation: str = "linear",
         text_conditioned: bool = True,
-        init: str = "anchored",
+        init: str = "keyframes",
         shift_windows: bool = False,
         contrastive_size: int = 0,
     ) -> None:
@@ -288,7 +339,7 @@ class LinearVideoTokenizer(nn.Module):
             minimum=1,
             dim=dim,
             num_video_tokens=num_video_tokens,
-            num_kept_tokens=num_kept_tokens,
+            num_kept_tokens=1 if num_kept_tokens is None else num_kept_tokens,
             bottleneck_size=bottleneck_size,
             num_heads=num_heads,
             num_aggregator_layers=num_aggregator_layers,
@@ -301,7 +352,7 @@ class LinearVideoTokenizer(nn.Module):
 
         self.dim = dim
         self.num_video_tokens = num_video_tokens
-        self.num_kept_tokens = num_kept_tokens
+        self.num_kept_tokens = KEPT_PER_VIDEO_TOKEN * num_video_tokens if num_kept_tokens is None else num_kept_tokens
         self.scales = scales
         self.scale_mode = scale_mode
         self.bottleneck_size = bottleneck_width(dim, bottleneck_size, num_heads)
@@ -465,15 +516,7 @@ class LinearVideoTokenizer(nn.Module):
         seconds, fractions = frame_times(timestamps, full_mask.any(dim=2))
         places = token_places(grids, tokens_per_frame, frame_tokens.device)
         hidden, scores = self.scorer(frame_tokens, mask, seconds, fractions, places)
-        flat_mask = full_mask.flatten(1)
-        num_slots = self.count_kept(flat_mask.shape[1])
-        if self.selection in ("uniform", "none"):
-            indices, kept_mask = select_uniformly(flat_mask, num_slots)
-        else:
-            indices, kept_mask = select_most_significant(scores.flatten(1), flat_mask, num_slots)
-        log_significance = (
-            torch.zeros_like(full_mask, dtype=fractions.dtype) if scores is None else F.logsigmoid(scores)
-        )
+        log_significance, kept = self._keep(frame_tokens, full_mask, grids, scores)
         positions = torch.cat(
             [
                 fractions[:, :, None, None].expand(-1, -1, tokens_per_frame, -1),
@@ -481,15 +524,49 @@ class LinearVideoTokenizer(nn.Module):
             ],
             dim=-1,
         )
+        if mask is not None:  # what stands in the padding has weight 0, and must not matter even if it is NaN
+            frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        num_slots = kept.starts.shape[1]
+        kept_tokens, kept_features, kept_places = (
+            average_runs(values, kept.slots, kept.weights, num_slots) for values in (frame_tokens, hidden, positions)
+        )
+        mass = kept.mass.clamp(min=torch.finfo(kept.mass.dtype).tiny)
         return RefinedVideo(
-            kept_tokens=gather_tokens(frame_tokens, indices),
-            kept_features=gather_tokens(hidden, indices),
-            kept_indices=indices,
-            kept_mask=kept_mask,
-            log_significance=log_significance.flatten(1).gather(1, indices),
-            places=gather_tokens(positions, indices).to(log_significance.dtype),
+            kept_tokens=kept_tokens,
+            kept_features=kept_features,
+            kept_indices=kept.starts,
+            kept_mask=kept.filled,
+            log_significance=mass.log().masked_fill(~kept.filled, 0.0),
+            places=kept_places,
+            run_slots=kept.slots,
+            run_weights=kept.weights,
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
         )
+
+    def _keep(
+        self,
+        frame_tokens: torch.Tensor,
+        mask: torch.Tensor,
+        grids: Sequence[tuple[int, int]],
+        scores: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Runs]:
+        """Log-significance of every frame token, and what is kept of the video."""
+        new = None
+        if self.scorer.starts_from_keyframes:
+            allowance = self.scorer.allowance(scores)
+            sizes = (self.num_video_tokens, self.num_kept_tokens)
+            new = find_new_tokens(frame_tokens, mask, grids, *sizes, allowance=allowance)
+            scores = self.scorer.score_new_tokens(new, scores)
+        log_significance = torch.zeros_like(mask, dtype=torch.float32) if scores is None else F.logsigmoid(scores)
+        if new is not None and self.selection != "none":
+            return log_significance, gather_runs(new, log_significance.exp(), mask, grids, self.num_video_tokens)
+        flat_mask = mask.flatten(1)
+        num_slots = self.count_kept(flat_mask.shape[1])
+        if self.selection in ("uniform", "none"):
+            indices, filled = select_uniformly(flat_mask, num_slots)
+        else:
+            indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)
+        return log_significance, single_tokens(indices, filled, log_significance.exp().flatten(1))
 
     def aggregate(
         self,
@@ -524,6 +601,8 @@ class LinearVideoTokenizer(nn.Module):
         weights = FactoredWeights(
             kept_indices=refined.kept_indices,
             kept_mask=refined.kept_mask,
+            run_slots=refined.run_slots,
+            run_weights=refined.run_weights,
             pooling=tuple(pool.weights for pool in pools),
             aggregation=tuple(group.mean(dim=1) for group in aggregation),
             scales=self.scales,

@@ -41,7 +41,7 @@ from transformers.utils import (
 from transformers.utils.hub import resolve_revision
 
 from .aggregation import lattice_cells
-from .attribution import attribute_answers, tokens_of_answer
+from .attribution import attribute_answers, words_of_answer
 from .base_adapter import BaseAdapter, adapter_at, adapter_of
 from .base_vlm import (
     FRAME_PREFIX,
@@ -64,7 +64,7 @@ from .base_vlm import (
 from .configuration_linvt import LinVTConfig
 from .contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from .errors import AttributionError, CheckpointError, LinVTInputError
-from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput, gather_tokens
+from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
 from .model_card import card_for_upload, is_local, make_card
 from .video_features import VideoFeatures
 
@@ -93,6 +93,7 @@ class CondensedVideos:
         deepstack (`list` of such tensors): the same weights applied to the base's deeper visual tokens.
         container (`str`): how the base packs visual tokens.
         outputs (`LinearVideoTokenizerOutput`): kept indices, significance and the weights, for all videos.
+        grid_sizes (`list[tuple[int, int]]`): rows and columns of a frame's tokens, of each video.
         kept_deepstack (`list` of `torch.Tensor` of shape `(num_videos, k, D)`): what `deepstack` are averages of.
     """
 
@@ -100,6 +101,7 @@ class CondensedVideos:
     deepstack: list[torch.Tensor]
     container: str
     outputs: LinearVideoTokenizerOutput
+    grid_sizes: list[tuple[int, int]]
     kept_deepstack: list[torch.Tensor]
 
 
@@ -202,6 +204,13 @@ class LinVTModel(LinVTPreTrainedModel):
         """How this kind of base is talked to."""
         return adapter_of(self.config.base_config.model_type)
 
+    @property
+    def has_video_grid(self) -> bool:
+        """Whether video tokens stand at times, rows and columns; see `video_positions` in [`LinVTConfig`]."""
+        if self.config.video_positions == "auto":
+            return self.linvt.init == "keyframes" and has_grid_positions(self.base_vlm)
+        return self.config.video_positions == "grid"
+
     def freeze_base(self) -> None:
         """Take the gradient from every parameter of the base: LinVT is what trains (LoRA adds its own parameters)."""
         self.base_vlm.requires_grad_(False)
@@ -274,12 +283,13 @@ class LinVTModel(LinVTPreTrainedModel):
             caption_mask=caption_mask.to(device).bool() if caption_mask is not None else None,
         )
         layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
-        kept = [gather_tokens(layer.to(device), outputs.kept_indices) for layer in layers]
+        kept = [outputs.weights.average(layer.to(device)) for layer in layers]
         return CondensedVideos(
             tokens=outputs.video_tokens,
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in kept],
             container=videos[0].container,
             outputs=outputs,
+            grid_sizes=[video.grid_size for video in videos],
             kept_deepstack=kept,
         )
 
@@ -412,6 +422,7 @@ class LinVTModel(LinVTPreTrainedModel):
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
             container=stacked.container,
             outputs=outputs,
+            grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
             kept_deepstack=stacked.deepstack,
         )
 
@@ -499,10 +510,16 @@ class LinVTModel(LinVTPreTrainedModel):
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
-        if self.config.video_positions == "grid":
-            cells = lattice_cells(self.linvt.aggregator.group_sizes)
+        if self.has_video_grid:
+            cells = self._cells(condensed)
             prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)
         return prepared
+
+    def _cells(self, condensed: CondensedVideos) -> torch.Tensor:
+        """Time, row and column `(num_videos, M, 3)` that video tokens stand at: from W, or from the fixed lattice."""
+        if self.linvt.init == "keyframes":
+            return condensed.outputs.weights.cells(condensed.grid_sizes)
+        return lattice_cells(self.linvt.aggregator.group_sizes).expand(len(condensed.tokens), -1, -1)
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
@@ -665,21 +682,28 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
     ) -> tuple[str | list[str], LinearVideoTokenizerOutput]:
         """
-        As [`answer`], and what each answer depended on. Costs one more pass of the language model, with its backward.
+        As [`answer`], and what each answer depended on.
+
+        Costs a dozen passes of the language model, with backward, over prompt and answer ([`attribute_answers`]); the
+        answer itself is generated once.
 
         Returns:
             The answer or answers, and the output of the linear video tokenizer, one row per question: `weights` are W,
             where the video tokens came from; `attribution` of shape `(num_questions, num_kept)` is what of it the
-            answer depended on, to first order ([`attribute_answers`]), None where it cannot be had (a warning says
-            why).
+            answer depended on, in nats, and `answer_log_probs` of shape `(num_questions, 2)` what it sums to. Both are
+            None where they cannot be had, and a warning says why.
         """
         texts, inputs, condensed, answers = self._answer(features, question, processor, generate_kwargs)
-        attribution = None
+        config = generate_kwargs.get("generation_config") or self.generation_config
+        ends, pad = (
+            generate_kwargs.get(name, getattr(config, name, None)) for name in ("eos_token_id", "pad_token_id")
+        )
         try:
-            attribution = attribute_answers(self, inputs, condensed, answers, self._belongs(answers, generate_kwargs))
+            found = attribute_answers(self, inputs, condensed, answers, words_of_answer(answers, ends, pad))
         except AttributionError as error:
             logger.warning(str(error))
-        return texts, replace(condensed.outputs, attribution=attribution)
+            return texts, condensed.outputs
+        return texts, replace(condensed.outputs, attribution=found.values, answer_log_probs=found.log_probs)
 
     def _answer(
         self, features: VideoFeatures, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
@@ -693,14 +717,6 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
-
-    def _belongs(self, answers: torch.Tensor, generate_kwargs: Mapping[str, Any]) -> torch.Tensor:
-        """True at the tokens of `answers` that are no filling."""
-        config = generate_kwargs.get("generation_config") or self.generation_config
-        ends, pad = (
-            generate_kwargs.get(name, getattr(config, name, None)) for name in ("eos_token_id", "pad_token_id")
-        )
-        return tokens_of_answer(answers, ends, pad)
 
     # -- make, save, load --
 

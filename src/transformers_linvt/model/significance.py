@@ -7,7 +7,6 @@ what lets every video token be a weighted average of frame tokens (see `linear_v
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,6 +15,8 @@ import torch.utils.checkpoint
 from torch import nn
 
 from .errors import LinVTInputError
+from .keyframes import KEYFRAME_GAIN, SCORE_CEILING, NewTokens, average_runs, positions_on_mass
+from .precision import accumulation_dtype, without_autocast
 
 
 # Wavelengths of the sinusoidal embeddings, ours. Seconds: as in "Attention Is All You Need" from 2 pi, which is no
@@ -30,18 +31,6 @@ GOLDEN_STEP = 2_654_435_769
 
 # The memory-efficient attention kernel of CUDA takes at most 65,535 rows; one row here is a frame or a place.
 MAX_ATTENTION_ROWS = 2**15
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which weights are computed and applied: float32, or float64 for float64 inputs."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which float32 stays float32, also inside the caller's autocast."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -409,7 +398,8 @@ class SignificanceScorer(nn.Module):
         selection (`str`):
             `"learned"` and `"none"` have a score head; `"novelty"` and `"uniform"` have none.
         init (`str`):
-            With `"anchored"` the score is `novelty_gain * novelty` plus a head that starts at zero.
+            With `"anchored"` the score is `novelty_gain * novelty` plus a head that starts at zero; with `"keyframes"`
+            it is the head alone, and `score_new_tokens` adds what the key frames say.
     """
 
     def __init__(
@@ -426,6 +416,7 @@ class SignificanceScorer(nn.Module):
         self.selection = selection
         self.learns_scores = selection in ("learned", "none")
         self.starts_from_novelty = self.learns_scores and init == "anchored"
+        self.starts_from_keyframes = selection != "uniform" and init == "keyframes"
         self.gradient_checkpointing = False  # transformers switches it on by this name
         self._gradient_checkpointing_func: Callable = torch.utils.checkpoint.checkpoint
 
@@ -443,7 +434,7 @@ class SignificanceScorer(nn.Module):
             # bfloat16 has 256 values between 1 and 2 and a selection among 16,000 tokens would be made of ties
             self.score_weight = nn.Parameter(torch.empty(bottleneck_size))
             self.score_bias = nn.Parameter(torch.empty(1))
-        if self.starts_from_novelty:
+        if self.starts_from_novelty or self.starts_from_keyframes:
             self.novelty_gain = nn.Parameter(torch.empty(1))
         self.init_weights()
 
@@ -457,11 +448,14 @@ class SignificanceScorer(nn.Module):
         if self.learns_scores:
             init_layer_norm(self.score_norm)
             # a normalised state has length sqrt(bottleneck_size): scores start with standard deviation 1
-            std = 0.0 if self.starts_from_novelty else self.score_weight.numel() ** -0.5
+            starts_at_zero = self.starts_from_novelty or self.starts_from_keyframes
+            std = 0.0 if starts_at_zero else self.score_weight.numel() ** -0.5
             nn.init.normal_(self.score_weight, std=std)
             nn.init.zeros_(self.score_bias)
         if self.starts_from_novelty:
             nn.init.ones_(self.novelty_gain)
+        if self.starts_from_keyframes:
+            nn.init.constant_(self.novelty_gain, KEYFRAME_GAIN)
 
     def forward(
         self,
@@ -487,7 +481,7 @@ class SignificanceScorer(nn.Module):
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: the states `(batch, num_frames, tokens_per_frame,
             bottleneck_size)` and the scores `(batch, num_frames, tokens_per_frame)` in float32, any real number, None
-            for `selection="uniform"`.
+            where nothing scores: `selection="uniform"`, and `"novelty"` with key frames.
         """
         if mask is not None:  # what stands in the padding must not matter, not even if it is NaN
             frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -531,10 +525,10 @@ class SignificanceScorer(nn.Module):
     def _score(
         self, hidden: torch.Tensor, frame_tokens: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        if self.selection == "uniform":
+        if not self.learns_scores and (self.selection == "uniform" or self.starts_from_keyframes):
             return None
         scores = 0.0
-        if self.starts_from_novelty or self.selection == "novelty":
+        if self.starts_from_novelty or (self.selection == "novelty" and not self.starts_from_keyframes):
             everything = frame_tokens.new_ones(frame_tokens.shape[:-1], dtype=torch.bool) if mask is None else mask
             scores = token_novelty(frame_tokens, everything)
         if self.starts_from_novelty:
@@ -546,6 +540,33 @@ class SignificanceScorer(nn.Module):
                 learned = F.linear(normalised.to(dtype), self.score_weight.to(dtype)[None], self.score_bias.to(dtype))
             scores = scores + learned.squeeze(-1)
         return scores
+
+    def allowance(self, learned: torch.Tensor | None) -> torch.Tensor | None:
+        """How much further than the threshold a token must be from its reference, for a learned score to be 0 there."""
+        return None if learned is None else -learned.detach() / self._gain(learned.dtype)
+
+    def score_new_tokens(self, new: NewTokens, learned: torch.Tensor | None) -> torch.Tensor:
+        """
+        The score of every token of a video of key frames: positive where it starts a run.
+
+        `novelty_gain * (novelty - threshold)`, bounded by +-`SCORE_CEILING`, plus the learned score. So the gate is
+        sharp, everything that is surely new has the same significance, and the learned score moves both.
+
+        Args:
+            new ([`NewTokens`]):
+                What is new, and by how much.
+            learned (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`, *optional*):
+                The scores that `forward` returned.
+
+        Returns:
+            `torch.Tensor` of the shape of `new.novelty`, float32.
+        """
+        excess = (new.novelty - new.threshold.view(-1, 1, 1)) * self._gain(new.novelty.dtype)
+        scores = SCORE_CEILING * (excess / SCORE_CEILING).tanh()
+        return scores if learned is None else scores + learned
+
+    def _gain(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.novelty_gain.to(dtype).clamp(min=1.0)  # a gate that training turned round would let nothing in
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -624,18 +645,22 @@ class RefinedVideo:
 
     Args:
         kept_tokens (`torch.Tensor` of shape `(batch, num_kept, dim)`):
-            The kept frame tokens, untouched.
+            The kept frame tokens; with key frames averages of them, one per run.
         kept_features (`torch.Tensor` of shape `(batch, num_kept, bottleneck_size)`):
-            The scorer's states of the kept tokens.
+            The scorer's states of the kept tokens, averaged alike.
         kept_indices (`torch.Tensor` of shape `(batch, num_kept)`):
-            Index of each kept token in the flattened `(num_frames, tokens_per_frame)` video, ascending; empty slots
-            come last and repeat the first.
+            Index of each kept token, or of the first of each run, in the flattened `(num_frames, tokens_per_frame)`
+            video, in the order of time; empty slots come last and repeat the first.
         kept_mask (`torch.Tensor` of shape `(batch, num_kept)`):
             True where the slot is filled.
         log_significance (`torch.Tensor` of shape `(batch, num_kept)`):
-            Log of the significance of the kept tokens, at most 0, float32.
+            Log of the significance of the kept tokens, float32; of a slot of several runs, of their sum.
         places (`torch.Tensor` of shape `(batch, num_kept, 3)`):
-            Time, row and column of the kept tokens in [0, 1], float32.
+            Time, row and column of the kept tokens in [0, 1], float32; averaged alike.
+        run_slots (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
+            For every frame token the slot it is averaged into; 0 where it is in none.
+        run_weights (`torch.Tensor` of the same shape):
+            Its weight there, float32; 0 where it is in none.
         significance (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
             Significance of every token in [0, 1]; 0 where there is none.
     """
@@ -646,7 +671,13 @@ class RefinedVideo:
     kept_mask: torch.Tensor
     log_significance: torch.Tensor
     places: torch.Tensor
+    run_slots: torch.Tensor
+    run_weights: torch.Tensor
     significance: torch.Tensor
+
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        """Bring anything with one row per frame token, `(batch, T, N, width)`, to the slots, as the tokens were."""
+        return average_runs(values, self.run_slots, self.run_weights, self.kept_indices.shape[1])
 
     @property
     def num_frames(self) -> int:
@@ -807,6 +838,8 @@ class PooledTokens:
             Log of the windows' significance, float32.
         places (`torch.Tensor` of shape `(batch, num_windows, 3)`):
             Pooled time, row and column in [0, 1], float32.
+        mass_positions (`torch.Tensor` of shape `(batch, num_windows, 1)`):
+            Pooled position on the axis of mass, in [0, 1], float32.
         mask (`torch.Tensor` of shape `(batch, num_windows)`):
             True for windows that hold anything.
         weights (`torch.Tensor` of shape `(batch, num_kept)`):
@@ -820,6 +853,7 @@ class PooledTokens:
     features: torch.Tensor
     log_significance: torch.Tensor
     places: torch.Tensor
+    mass_positions: torch.Tensor
     mask: torch.Tensor
     weights: torch.Tensor
     scale: int
@@ -831,4 +865,6 @@ def pool_at_scale(refined: RefinedVideo, scale: int, shift: bool = False) -> Poo
     weights, log_significance, mask = pooling_weights(refined.log_significance, refined.kept_mask, scale, shift)
     features = pool_slots(refined.kept_features, weights, scale, shift)
     places = pool_slots(refined.places, weights, scale, shift)
-    return PooledTokens(features, log_significance, places, mask, weights, scale, shift)
+    positions = positions_on_mass(refined.log_significance, refined.kept_mask).unsqueeze(-1)
+    positions = pool_slots(positions, weights, scale, shift)
+    return PooledTokens(features, log_significance, places, positions, mask, weights, scale, shift)

@@ -13,7 +13,7 @@ from .errors import LinVTInputError
 from .significance import RefinedVideo
 
 
-_FORMAT = "linvt-video-features-1"
+_FORMAT = "linvt-video-features-2"
 
 
 @dataclass
@@ -23,7 +23,7 @@ class VideoFeatures:
 
     Attributes:
         refined ([`RefinedVideo`]): kept tokens, their places and significance; batch of one, or of several (`stack`).
-        deepstack (`list` of `torch.Tensor` of shape `(batch, k, D)`): the base's deeper tokens at the kept places.
+        deepstack (`list` of `torch.Tensor` of shape `(batch, k, D)`): the base's deeper tokens, kept alike.
         container (`str`): how the base packs visual tokens.
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
@@ -40,10 +40,9 @@ class VideoFeatures:
         cls, refined: RefinedVideo, video: EncodedFrames, timestamps: torch.Tensor | None
     ) -> "VideoFeatures":
         """Of one video: what SVR kept, and the deeper tokens at the same places."""
-        kept = refined.kept_indices[0]
         return cls(
             refined=refined,
-            deepstack=[layer.flatten(0, 1)[kept.to(layer.device)][None] for layer in video.deepstack],
+            deepstack=[refined.average(layer[None].to(refined.run_slots.device)) for layer in video.deepstack],
             container=video.container,
             timestamps=timestamps,
             grid_size=video.grid_size,
