@@ -32,6 +32,7 @@ WIDTH = 800  # pixels
 _MARGIN, _GAP = 24, 12
 _CHART_HEIGHT = 110
 _MAX_LARGE = 3  # frames shown large
+_LEAST_LARGE = 0.05  # of what the answer owes to the first of them
 _MAX_LARGE_HEIGHT = 260
 _ALIKE = 0.9  # cosine of two frames' maps from which on one of them is enough
 _STRIP_WIDTH, _STRIP_GAP, _MAX_STRIP = 86, 6, 48  # of the strip: width of a frame, and how many frames at most
@@ -56,46 +57,65 @@ class AnswerSheet:
         self.answer = wrapped(evidence.answer or "(no words)", self.answer_font, inner, 3)
         self.summary = wrapped(self._summary(), font_of(15), inner, 2)
         height, width = evidence.frames.shape[1:3]
-        fit = min((inner - (_MAX_LARGE - 1) * _GAP) / _MAX_LARGE / width, _MAX_LARGE_HEIGHT / height)
+        columns = max(len(self.large), 2)  # one frame has its map beside it, several have it below
+        fit = min((inner - (columns - 1) * _GAP) / columns / width, _MAX_LARGE_HEIGHT / height)
         self.large_size = max(int(width * fit), 4), max(int(height * fit), 4)
         self.thumbnail = _STRIP_WIDTH, min(max(int(height * _STRIP_WIDTH / width), 4), 2 * _STRIP_WIDTH)
         self.strip_columns = (inner + _STRIP_GAP) // (_STRIP_WIDTH + _STRIP_GAP)
         self.chart_top = _MARGIN + 34 * len(self.question) + 32 * len(self.answer) + 21 * (len(self.summary) + 1) + 44
         self.large_top = self.chart_top + _CHART_HEIGHT + 76
-        self.strip_top = self.large_top + 2 * self.large_size[1] + 68
+        self.strip_top = self.large_top + (2 if len(self.large) > 1 else 1) * self.large_size[1] + 68
         rows = math.ceil(len(self.strip) / self.strip_columns)
-        self.height = self.strip_top + rows * (self.thumbnail[1] + 30) + 52
+        self.height = self.strip_top + rows * (self.thumbnail[1] + 30) + 74
 
     def _summary(self) -> str:
         if self.evidence.log_probs is None:
             return "What the answer depended on"
         with_video, without = self.evidence.log_probs
         found = (
-            f"Log-probability of this answer: {with_video:.2f} nats, and {without:.2f} with an average frame token in "
-            "place of every video token"
+            f"Probability of this answer: {_probability(with_video)}; with the average frame token in place of every "
+            f"video token: {_probability(without)}"
         )
         if with_video - without < _LITTLE:
-            return f"{found}: it hardly depends on what the video shows."
+            return f"{found}: it does not come from this video."
         return f"{found}. The difference is shared among frames and places."
 
     def _frames_that_matter(self) -> list[int]:
         """The frames that the answer owes most to, in time order; of those whose maps are alike, the first."""
-        maps = self.places.reshape(len(self.places), -1)
+        owed = self.evidence.frame_attribution
         chosen: list[int] = []
-        for frame in np.argsort(-self.evidence.frame_attribution, kind="stable"):
-            length = np.linalg.norm(maps[frame])
-            alike = [maps[frame] @ maps[one] >= _ALIKE * length * np.linalg.norm(maps[one]) for one in chosen]
-            if len(chosen) < _MAX_LARGE and (not chosen or length > 0) and not any(alike):
+        for frame in np.argsort(-owed, kind="stable"):
+            matters = not chosen or owed[frame] > _LEAST_LARGE * owed.max()
+            if len(chosen) < _MAX_LARGE and matters and not any(self._alike(frame)[one] for one in chosen):
                 chosen.append(int(frame))
         return sorted(chosen)
+
+    def _alike(self, frame: int) -> np.ndarray:
+        """Whether each frame's map of places is like that of one, `(num_frames,)`: a run gives all its frames one."""
+        maps = self.places.reshape(len(self.places), -1)
+        lengths = np.linalg.norm(maps, axis=1)
+        return maps @ maps[frame] >= _ALIKE * lengths * lengths[frame]
+
+    def share_with_alike(self, frame: int) -> float:
+        """What the answer owes to a frame and those that are like it, as a share of all that speaks for it."""
+        owed = np.maximum(self.evidence.frame_attribution, 0.0)
+        nearest = np.full(len(owed), -1)
+        for one in self.large[::-1]:
+            nearest[self._alike(one)] = one
+        return float(owed[nearest == frame].sum()) / self.positive
 
     def _frames_of_strip(self) -> list[int]:
         count = min(self.evidence.num_frames, _MAX_STRIP)
         return [self.evidence.num_frames * i // count for i in range(count)]
 
     def place_of_large(self, number: int) -> tuple[int, int]:
-        """Left and top of the picture of a large frame; its map stands below."""
+        """Left and top of the picture of a large frame."""
         return _MARGIN + number * (self.large_size[0] + _GAP), self.large_top
+
+    def place_of_map(self, number: int) -> tuple[int, int]:
+        """Left and top of its map: beside a single one, else below."""
+        left, top = self.place_of_large(number)
+        return (left + self.large_size[0] + _GAP, top) if len(self.large) == 1 else (left, top + self.large_size[1] + 4)
 
     def place_of_thumbnail(self, number: int) -> tuple[int, int]:
         """Left and top of a frame of the strip."""
@@ -176,7 +196,7 @@ class AnswerSheet:
     def _draw_large(self, number: int, frame: int) -> None:
         evidence, size = self.evidence, self.large_size
         left, top = self.place_of_large(number)
-        share = 100 * max(float(evidence.frame_attribution[frame]), 0.0) / self.positive
+        share = 100 * self.share_with_alike(frame)
         self._text((left, top - 6), f"{evidence.timestamps[frame]:.2f} s", 18, INK, "lb")
         self._text((left + size[0], top - 6), f"{share:.0f} %", 18, tuple(HEAT[4].astype(int)), "rb")
         picture = frame_pixels(evidence.frames[frame], size)
@@ -185,7 +205,7 @@ class AnswerSheet:
         self._outline(frame, (left, top))
         light = 0.45 * picture.mean(axis=2, keepdims=True) + 0.55 * 255
         tint = np.clip(2.5 * heat, 0.0, 0.8)[..., None]
-        paste(self.image, light + tint * (heat_colours(0.2 + 0.8 * heat) - light), (left, top + size[1] + 4))
+        paste(self.image, light + tint * (heat_colours(0.2 + 0.8 * heat) - light), self.place_of_map(number))
 
     def _outline(self, frame: int, place: tuple[int, int]) -> None:
         """A box around the places that the answer owes half as much to as to the most important one, or more."""
@@ -227,3 +247,11 @@ class AnswerSheet:
         self._text((start + 120, top), f"{self.place_scale:.2g} nats for the answer", 15, MUTED, "lm")
         self.pen.rectangle((start + 332, top - 7, start + 348, top + 7), fill=AGAINST)
         self._text((start + 356, top), "against it (in the bars only)", 15, MUTED, "lm")
+        words = "Percent: of all that speaks for the answer, in this frame and those like it"
+        self._text((left, top - 24), words, 15, MUTED, "lm")
+
+
+def _probability(log_prob: float) -> str:
+    """A probability, without a space where a line could break."""
+    probability = math.exp(log_prob)
+    return f"{probability:.4f}" if probability >= 0.001 else f"{probability:.1e}"

@@ -84,7 +84,7 @@ def attribute_answers(
             'No attribution of the answer: with aggregation="nonlinear" the video tokens are no averages of frame '
             'tokens, so nothing goes through to the frames. Use a model with aggregation="linear".'
         )
-    passes = _AnswerPasses(model, inputs, condensed, answers, counted)
+    passes = AnswerPasses(model, inputs, condensed, answers, counted)
     summed = [torch.zeros_like(layer, dtype=torch.float32) for layer in passes.layers]
     nodes, shares = np.polynomial.legendre.leggauss(num_points)
     for node, share in zip((nodes + 1) / 2, shares / 2, strict=True):
@@ -131,7 +131,7 @@ def mean_of_frame_tokens(weights: FactoredWeights, slots: torch.Tensor) -> torch
         return shares.unsqueeze(1) @ slots.float()
 
 
-class _AnswerPasses:
+class AnswerPasses:
     """Passes of the language model over prompts and answers, with the video tokens anywhere between mean and video."""
 
     def __init__(
@@ -143,13 +143,15 @@ class _AnswerPasses:
         counted: torch.Tensor,
     ) -> None:
         self.model, self.condensed = model, condensed
-        # what follows an image placeholder that was written by chance is left out: it would count as a picture
-        self.counted = counted & (count_before(answers == model.config.image_token_id) == 0)
+        # an image placeholder that was written by chance would count as a picture: it and what follows is not shown
+        is_placeholder = answers == model.config.image_token_id
+        self.counted = counted & (count_before(is_placeholder) == 0)
+        seen = self.counted & ~is_placeholder
         outputs = condensed.outputs
         with torch.inference_mode(False), torch.no_grad():
             self.answers, self.counted = _usable(answers), _usable(self.counted)
             prompts = {name: _usable(value) for name, value in inputs.items()}
-            self.given = with_answers(model.model.adapter.family, prompts, self.answers, self.counted)
+            self.given = with_answers(model.model.adapter.family, prompts, self.answers, _usable(seen))
             self.rows = model.model.rows_of_videos(prompts, len(condensed.tokens))
             self.layers = [_usable(layer) for layer in (condensed.tokens, *condensed.deepstack)]
             self.slots = [_usable(layer) for layer in (outputs.kept_tokens, *condensed.kept_deepstack)]
@@ -169,7 +171,8 @@ class _AnswerPasses:
                 # a sure answer has a gradient so small that it would vanish in half precision
                 doubt = -torch.expm1(log_probs.detach())
                 scale = 1 / doubt.amax(dim=1).clamp(min=_LEAST_DOUBT)
-                found = torch.autograd.grad((scale * log_probs.sum(dim=1)).sum(), leaves)
+                # a base may take its visual tokens in deep layers alone (Granite 4 Vision)
+                found = torch.autograd.grad((scale * log_probs.sum(dim=1)).sum(), leaves, allow_unused=True)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # kernels without a backward say so in many ways
@@ -178,6 +181,7 @@ class _AnswerPasses:
                     f"gradient as it was loaded ({str(error).splitlines()[0]}). Load it without its quantisation, or "
                     "with kernels that have a backward."
                 ) from error
+        found = [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
         return [one.float() / scale[self.rows].view(-1, 1, 1).to(one.device) for one in found]
 
     def log_probs_at(self, position: float) -> torch.Tensor:
@@ -294,4 +298,4 @@ def _as_found(model: Any) -> Iterator[None]:
             backbone.rope_deltas = offsets
 
 
-__all__ = ["AnswerAttribution", "attribute_answers", "attribute_to_slots", "tokens_of_answer", "words_of_answer"]
+__all__ = ["AnswerAttribution", "AnswerPasses", "attribute_answers", "attribute_to_slots", "tokens_of_answer", "words_of_answer"]
