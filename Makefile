@@ -66,7 +66,7 @@ train-linvt-shapes: .venv/installed-dev
 	    --dataset_name $(SHAPES)/clips/instruct.jsonl --output_dir $(SHAPES)/stage_2
 	$(RUN)/python examples/shapes_clips.py plot $(SHAPES)/stage_1/trainer_state.json \
 	    $(SHAPES)/stage_2/trainer_state.json --output $(SHAPES)/curves.png
-	$(RUN)/python examples/shapes_clips.py evaluate $(SHAPES)/stage_2 --frames 8 16 32 --clips 100 \
+	$(RUN)/python examples/shapes_clips.py evaluate $(SHAPES)/stage_2 --frames 8 16 32 64 --clips 100 \
 	    --pictures 1000 --report $(SHAPES)/report.json
 	@echo "To make it the one that the package carries: $(BIN)/python examples/shapes_clips.py embed $(SHAPES)/stage_2"
 

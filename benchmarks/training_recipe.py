@@ -1,395 +1,647 @@
 """
 What makes training sure: the same small model trained in many ways, each on several seeds.
 
-    python benchmarks/training_recipe.py --folder clips [--arms default free anchored ...] [--seeds 100 101 102]
-    python benchmarks/training_recipe.py --folder clips --table
+    python benchmarks/training_recipe.py --folder FOLDER [--arms default anchored ...] [--seeds 100 101 102]
+    python benchmarks/training_recipe.py --folder FOLDER --set num_video_tokens=32 num_kept_tokens=128 --steps 700
+    python benchmarks/training_recipe.py --folder FOLDER --arms untrained --split clip
+    python benchmarks/training_recipe.py --folder FOLDER --table
 
-Every arm changes one thing of the default recipe. The frame tokens of all clips are computed once, by the frozen
-vision tower of the embedded base, and kept in `--folder` (about 1 GB); what is trained afterwards is the product's own
-`LinearVideoTokenizer` and LoRA, on the base's own language model. Clips to train on come from the split "clip_train",
-clips to choose on from "clip_choose"; the split "clip", which figures are reported on, is never touched here.
+Every arm changes one thing of the default recipe; `--set` and `--mix` change it for all arms. Frame tokens of clips
+and pictures are computed once by `recipe_data.py` and kept in `--folder`; what is trained is the product's own
+`LinearVideoTokenizer` and LoRA, on the base's own language model, with pictures in every batch as in stage 2. Clips to
+train on come from the split "clip_train". Evaluation asks about "clip_choose", for choosing between recipes, or with
+`--split clip` about the clips that figures are reported on.
 
 One line of JSON per run goes to `--folder`/results.jsonl, `--table` prints them as Markdown: mean and worst seed.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
+from recipe_data import (
+    EVALUATED_FRAMES,
+    EVALUATED_SPLITS,
+    FIRST_EVALUATED,
+    MOTION_KINDS,
+    EncodedClips,
+    EncodedPictures,
+    load_evaluation,
+    load_training,
+)
 from torch import nn
 from transformers import AutoProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_linvt import LinVTForVideoQA, embedded_base_path, shapes
 
 
-NUM_FRAMES, LONGER = 16, 32
 FRAMES_PER_SECOND = 8.0
-# Shares of the training examples: kind of clip, kinds of question (None: any), share
+# Shares of the questions about clips: kind of clip, kind of question (None: any), share. As in
+# examples/shapes_clips.py, and so are the shares of the questions about pictures.
 MIX = (
-    ("needle", None, 2),
-    ("needles", None, 4),
-    ("order", ("order",), 5),
+    ("needle", None, 1),
+    ("needles", None, 3),
+    ("order", "order", 4),
     ("order", None, 1),
-    ("static", None, 2),
+    ("static", None, 3),
+    ("moment", None, 2),
     ("direction", None, 1),
-    ("count", None, 1),
+    ("traverse", None, 5),
+    ("count", None, 4),
 )
-FEW_ORDER_QUESTIONS = tuple((kind, None, 2 if kind == "order" else 1) for kind in shapes.CLIP_KINDS)
-BARS = (("needle", 16), ("needles", 16), ("order", 16), ("needle", 32), ("needles", 32), ("order", 32))
+NEEDLES = (("needle", None, 1), ("needles", None, 2))
+PICTURE_MIX = {"colour": 1, "shape": 1, "existence": 3, "position": 2, "count": 1, "attribute_count": 4}
+CAPTION_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "moment", "traverse")
+SHUFFLED_KINDS = ("direction", "traverse", "count")  # also asked with the frames in random order
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One way to train; the defaults are the recipe of the examples."""
 
-    init: str = "mixed"
+    init: str = "keyframes"
     selection: str = "learned"
     aggregation: str = "linear"
     text_conditioned: bool = True
-    num_kept_tokens: int = 64
+    num_kept_tokens: int = 0  # 0: four per video token, as by default
     num_video_tokens: int = 16
     bottleneck_size: int = 64
-    steps: int = 400
+    num_scorer_layers: int = 2
+    num_aggregator_layers: int = 2
+    steps: int = 700
     caption_steps: int = 0
-    batch_size: int = 32
+    batch_size: int = 48
+    picture_share: float = 1 / 3
     learning_rate: float = 1e-3
     scorer_rate: float = 1e-3
-    lora_rate: float = 2e-3
+    lora_rate: float = 1e-3
     lora_rank: int = 16
     schedule: str = "cosine"
-    kept_at_start: int = 0  # k shrinks from here to num_kept_tokens in the first half
-    score_noise: float = 0.0  # Gumbel noise on the scores, falling to 0 over the first 70 %
-    merge: bool = False  # tokens that are not kept are averaged into the nearest kept one
-    times_in_prompt: bool = False  # the seconds of first and last frame are said before the question
-    sort_by_time: bool = False  # video tokens in the order of their mean time
-    tasks: str = "mixed"  # "easy first": needles and static in the first third, then all
+    kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
+    easy_first: bool = False  # needles and static in the first third, then all
     mix: tuple = MIX
 
 
+FEW_TOKENS = {
+    "num_video_tokens": 4,
+    "num_kept_tokens": 64,
+    "steps": 300,
+    "batch_size": 32,
+    "picture_share": 0.0,
+    "mix": NEEDLES,
+}
 ARMS: dict[str, dict] = {
     "default": {},
-    "free": {"init": "free"},
-    "anchored": {"init": "anchored"},
-    "slow scorer": {"scorer_rate": 1e-4},
-    "k shrinks from all": {"kept_at_start": 256},
-    "free, k shrinks": {"init": "free", "kept_at_start": 256},
-    "anchored, k shrinks": {"init": "anchored", "kept_at_start": 256},
-    "noise on scores": {"score_noise": 1.0},
-    "merge unselected": {"merge": True},
+    "untrained": {"steps": 0},
+    "anchored": {"init": "anchored", "kept_at_start": 256},
+    "free": {"init": "free", "kept_at_start": 256},
     "k=32": {"num_kept_tokens": 32},
     "k=128": {"num_kept_tokens": 128},
     "k=all": {"num_kept_tokens": 256},
+    "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
     "M=32": {"num_video_tokens": 32},
     "d=128": {"bottleneck_size": 128},
-    "time in prompt": {"times_in_prompt": True},
-    "sorted by time": {"sort_by_time": True},
-    "easy tasks first": {"tasks": "easy first"},
-    "few order questions": {"mix": FEW_ORDER_QUESTIONS},
+    "easy tasks first": {"easy_first": True},
     "captions first": {"caption_steps": 150},
     "rate held": {"schedule": "held"},
     "rate x 3": {"learning_rate": 3e-3, "scorer_rate": 3e-3},
     "rate / 3": {"learning_rate": 3e-4, "scorer_rate": 3e-4},
-    "LoRA rate / 4": {"lora_rate": 5e-4},
+    "slow scorer": {"scorer_rate": 1e-4},
+    "LoRA rate x 2": {"lora_rate": 2e-3},
+    "LoRA rate / 2": {"lora_rate": 5e-4},
     "no LoRA": {"lora_rank": 0},
-    "question unseen": {"text_conditioned": False},
+    "no pictures": {"picture_share": 0.0},
     "uniform selection": {"selection": "uniform"},
     "novelty selection": {"selection": "novelty"},
     "resampler": {"aggregation": "nonlinear"},
+    # does the question matter? where not everything fits: one object of four, condensed to four tokens
+    "question seen": FEW_TOKENS,
+    "question unseen": {**FEW_TOKENS, "text_conditioned": False},
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Clips as frame tokens
-# ---------------------------------------------------------------------------------------------------------------------
+def parse_mix(entries: Sequence[str]) -> tuple:
+    """`needle=2 order:order=5` as in `MIX`: kind of clip, after a colon kind of question, share."""
+    mix = []
+    for entry in entries:
+        kinds, share = entry.split("=")
+        kind, _, question_kind = kinds.partition(":")
+        if kind not in shapes.CLIP_KINDS:
+            raise SystemExit(f"{kind} is no kind of clip. Use {', '.join(shapes.CLIP_KINDS)}.")
+        mix.append((kind, question_kind or None, float(share)))
+    return tuple(mix)
 
 
-def encode_clips(path: Path, split: str, num_frames: int, clips_per_kind: int) -> dict:
-    """Frame tokens `(clips, num_frames, 16, 128)` in float16, with kinds, questions and captions; kept on disk."""
-    if path.exists():
-        return torch.load(path, weights_only=False)
-    model = LinVTForVideoQA.from_base(embedded_base_path()).base_vlm
-    processor = AutoProcessor.from_pretrained(embedded_base_path()).image_processor
-    mean, std = (255 * torch.tensor(values) for values in (processor.image_mean, processor.image_std))
-    tokens, clips = [], []
-    for kind in shapes.CLIP_KINDS:
-        for seed in range(clips_per_kind):
-            frames, _ = shapes.make_clip(kind, seed, num_frames, split=split)
-            script = shapes.script_clip(kind, seed, num_frames, split)
-            pixels = ((torch.from_numpy(frames).float() - mean) / std).permute(0, 3, 1, 2)
-            with torch.no_grad():
-                features = model.base_model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-            tokens.append(torch.stack(list(features)).half())
-            clips.append({"kind": kind, "questions": [tuple(q) for q in script.questions], "caption": script.caption})
-    encoded = {"tokens": torch.stack(tokens), "clips": clips}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(encoded, path)
-    return encoded
+def parse_settings(entries: Sequence[str]) -> dict:
+    """`num_video_tokens=32 init=free` as fields of [`Recipe`]."""
+    types = {field.name: field.type for field in fields(Recipe)}
+    settings = {}
+    for entry in entries:
+        name, _, value = entry.partition("=")
+        if name not in types or name == "mix":
+            raise SystemExit(f"{name} is no setting. Use {', '.join(name for name in types if name != 'mix')}.")
+        settings[name] = value.lower() in ("true", "1", "yes") if types[name] is bool else types[name](value)
+    return settings
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One run
+# The model, and what it is asked
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Run:
-    """One model, trained by one recipe on one seed."""
+@dataclass
+class Prompts:
+    """
+    Prompts with their answers, padded on the right, which a causal model does not see.
+
+    Attributes:
+        input_ids (`torch.Tensor` of shape `(rows, length)`):
+            Ids, placeholders for video or picture included.
+        labels (`torch.Tensor` of shape `(rows, length)`):
+            The ids to predict *at* each place, that is the next ones; -100 outside of answers.
+        mask (`torch.Tensor` of shape `(rows, length)`):
+            False at padding.
+        question_ids (`torch.Tensor` of shape `(rows, words)`), question_mask (`torch.Tensor`, the same shape):
+            The question alone, for LinVT.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    question_ids: torch.Tensor
+    question_mask: torch.Tensor
+
+
+def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+    """Rows of different length as one tensor, padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+
+def weight_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer, with what LoRA adds to it: for matrices this small less work than beside it."""
+    if not hasattr(linear, "lora_A"):
+        return linear.weight
+    (name,) = linear.lora_A
+    added = linear.lora_B[name].weight @ linear.lora_A[name].weight
+    return torch.add(linear.base_layer.weight, added, alpha=linear.scaling[name])
+
+
+class PackedLlama:
+    """
+    The forward pass of a Llama, without the work that training on short answers has no use for.
+
+    Nothing is computed for padding outside of attention, nothing but keys and values of the last layer where no answer
+    is; LoRA is added to the weights. The same as the model's own forward up to rounding.
+    """
+
+    def __init__(self, language_model: nn.Module) -> None:
+        self.model, config = language_model, language_model.config
+        self.num_heads, self.eps = config.num_attention_heads, config.rms_norm_eps
+
+    def __call__(self, embeds: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            embeds (`torch.Tensor` of shape `(rows, length, dim)`): padded on the right.
+            mask (`torch.Tensor` of shape `(rows, length)`): False at padding.
+            wanted (`torch.Tensor` of shape `(rows, length)`): True where the last hidden state is asked for.
+
+        Returns:
+            `torch.Tensor` of shape `(number wanted, dim)`.
+        """
+        places = torch.arange(embeds.shape[1])[None]
+        cos, sin = self.model.rotary_emb(embeds, places)
+        packed, last = embeds[mask], len(self.model.layers) - 1
+        for number, layer in enumerate(self.model.layers):
+            attended = self._attend(layer, packed, mask, cos, sin)
+            if number == last:
+                packed, attended = packed[wanted[mask]], attended[wanted]
+            else:
+                attended = attended[mask]
+            packed = packed + F.linear(attended, weight_of(layer.self_attn.o_proj))
+            packed = packed + self._feed_forward(layer, packed)
+        return self._norm(self.model.norm, packed)
+
+    def _attend(self, layer, packed: torch.Tensor, mask: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
+        projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+        weight = torch.cat([weight_of(projection) for projection in projections])
+        states = F.linear(self._norm(layer.input_layernorm, packed), weight)
+        full = states.new_zeros(*mask.shape, states.shape[-1])
+        full[mask] = states
+        full = full.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, rows, heads, length, width)
+        both = full[:2]
+        half = both.shape[-1] // 2
+        turned = torch.cat([-both[..., half:], both[..., :half]], dim=-1)
+        q, k = (both * cos + turned * sin).unbind(0)
+        return F.scaled_dot_product_attention(q, k, full[2], is_causal=True).transpose(1, 2).flatten(2)
+
+    def _feed_forward(self, layer, packed: torch.Tensor) -> torch.Tensor:
+        mlp = layer.mlp
+        weight = torch.cat([weight_of(mlp.gate_proj), weight_of(mlp.up_proj)])
+        gate, up = F.linear(self._norm(layer.post_attention_layernorm, packed), weight).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, weight_of(mlp.down_proj))
+
+    def _norm(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(states, states.shape[-1:], norm.weight, self.eps)
+
+
+class SmallModel:
+    """The embedded base with a LinVT of one recipe, fed with frame tokens."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         torch.manual_seed(seed)
-        self.recipe, self.rng = recipe, np.random.default_rng(seed)
+        self.recipe = recipe
         self.model = LinVTForVideoQA.from_base(
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
-            num_kept_tokens=recipe.num_kept_tokens,
+            num_kept_tokens=recipe.num_kept_tokens or None,
             pooling_scales=(1,),
             scale_mode="single",
             bottleneck_size=recipe.bottleneck_size,
             num_heads=4,
-            num_scorer_layers=2,
-            num_aggregator_layers=2,
+            num_scorer_layers=recipe.num_scorer_layers,
+            num_aggregator_layers=recipe.num_aggregator_layers,
             init=recipe.init,
             selection=recipe.selection,
             aggregation=recipe.aggregation,
             text_conditioned=recipe.text_conditioned,
         )
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
-        self.tokenizer = AutoProcessor.from_pretrained(embedded_base_path()).tokenizer
-        self.noise = 0.0
-        self._add_noise()
+        self.base.requires_grad_(False)
+        self.language_model = PackedLlama(self.base.model.language_model)
+        self.embed = self.model.get_input_embeddings()
+        tokenizer = AutoProcessor.from_pretrained(embedded_base_path()).tokenizer
+        self.ids = functools.cache(lambda text: tokenizer(text).input_ids)
+        self.placeholder = tokenizer.convert_tokens_to_ids("<image>")
 
-    def _add_noise(self) -> None:
-        score = self.linvt.scorer._score
+    def add_lora(self) -> list[nn.Parameter]:
+        """LoRA in every linear layer of the language model; its parameters."""
+        targets = [
+            name
+            for name, module in self.base.named_modules()
+            if "language_model" in name and isinstance(module, nn.Linear)
+        ]
+        rank = self.recipe.lora_rank
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), self.base)
+        return [parameter for name, parameter in self.base.named_parameters() if "lora_" in name]
 
-        def noisy(*inputs):
-            scores = score(*inputs)
-            if self.noise and self.linvt.training:
-                scores = scores + self.noise * torch.distributions.Gumbel(0.0, 1.0).sample(scores.shape)
-            return scores
-
-        self.linvt.scorer._score = noisy
-
-    def batch(self, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
-        """Prompts with answers, padded on the right; labels are the answers."""
+    def prompts(self, pairs: Sequence[tuple[str, str]], numbers_of_tokens: Sequence[int]) -> Prompts:
+        """Prompts of `(question, answer)` pairs, each with its number of tokens of a video or picture."""
+        head, tail = self.ids("<|user|>"), self.ids("<|end|><|assistant|>")
         rows, labels, questions = [], [], []
-        for question, answer in pairs:
-            asked = self.tokenizer(question).input_ids
-            extra = f"0 to {int(self.seconds)} seconds" if self.recipe.times_in_prompt else ""
-            said = self.tokenizer(extra).input_ids if extra else []
-            head, tail = self.tokenizer("<|user|>").input_ids, self.tokenizer("<|end|><|assistant|>").input_ids
-            video = self.tokenizer.convert_tokens_to_ids(["<image>"]) * self.recipe.num_video_tokens
-            prompt = head + video + said + asked + tail
-            answered = self.tokenizer(f"{answer}<|end|>").input_ids
+        for (question, answer), num_tokens in zip(pairs, numbers_of_tokens, strict=True):
+            asked, answered = self.ids(question), self.ids(f"{answer}<|end|>")
+            prompt = head + [self.placeholder] * num_tokens + asked + tail
             rows.append(prompt + answered)
-            labels.append([-100] * len(prompt) + answered)
+            labels.append([-100] * (len(prompt) - 1) + answered + [-100])
             questions.append(asked)
-        return {
-            "input_ids": padded(rows, 0),
-            "labels": padded(labels, -100),
-            "attention_mask": padded([[1] * len(row) for row in rows], 0),
-            "question_ids": padded(questions, 0),
-            "question_mask": padded([[1] * len(row) for row in questions], 0).bool(),
-        }
+        mask, question_mask = (padded([[1] * len(row) for row in part], 0).bool() for part in (rows, questions))
+        return Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
 
-    def logits(self, tokens: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits `(answer tokens of the batch, vocabulary)` at the places of the labels."""
-        times = torch.arange(tokens.shape[1]) / FRAMES_PER_SECOND
-        self.seconds = float(times[-1])
-        refined = self.linvt.refine(tokens, timestamps=times.expand(len(tokens), -1))
-        if self.recipe.merge:
-            refined = replace(refined, kept_tokens=merge_unselected(refined, tokens))
-        question = self.model.get_input_embeddings()(batch["question_ids"])
-        output = self.linvt.aggregate(refined, question, batch["question_mask"])
-        video = output.video_tokens
-        if self.recipe.sort_by_time:
-            order = output.weights.per_frame().matmul(times).argsort(1)
-            video = video.gather(1, order.unsqueeze(-1).expand_as(video))
-        encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(video))}
-        hidden = self.base.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            mm_encoder_outputs=encoded,
-            use_cache=False,
-        ).last_hidden_state
-        return self.base.lm_head(hidden[:, :-1][batch["labels"][:, 1:] != -100])
+    def refine(self, frame_tokens: torch.Tensor):
+        """SVR of clips `(clips, num_frames, 16, 128)`."""
+        times = torch.arange(frame_tokens.shape[1]) / FRAMES_PER_SECOND
+        return self.linvt.refine(frame_tokens, timestamps=times.expand(len(frame_tokens), -1))
 
-    def train(self, data: dict) -> None:
-        """Captions first if the recipe says so, then questions."""
-        self.seconds = (NUM_FRAMES - 1) / FRAMES_PER_SECOND
-        by_kind = defaultdict(list)
-        for index, clip in enumerate(data["clips"]):
-            by_kind[clip["kind"]].append(index)
-        self.linvt.train()
-        if self.recipe.caption_steps:
-            self._run(data, by_kind, self.recipe.caption_steps, captions=True)
-        self._run(data, by_kind, self.recipe.steps, captions=False)
+    def condense(self, refined, prompts: Prompts) -> torch.Tensor:
+        """Video tokens `(clips, num_video_tokens, 128)`, knowing the questions of the first rows of the prompts."""
+        num_clips = len(refined.kept_tokens)
+        question = self.embed(prompts.question_ids[:num_clips])
+        return self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips]).video_tokens
 
-    def _run(self, data: dict, by_kind: dict, steps: int, captions: bool) -> None:
-        recipe = self.recipe
-        groups = self._parameter_groups(with_lora=not captions and recipe.lora_rank > 0)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+    def logits(self, prompts: Prompts, *visual_tokens: torch.Tensor) -> torch.Tensor:
+        """Logits `(answer tokens of all rows, vocabulary)`; `visual_tokens` stand for the placeholders, in order."""
+        embeds = self.embed(prompts.input_ids)
+        visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])
+        embeds = embeds.masked_scatter((prompts.input_ids == self.placeholder).unsqueeze(-1), visual)
+        return self.base.lm_head(self.language_model(embeds, prompts.mask, prompts.labels != -100))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """
+    Captions first if the recipe says so, then questions about clips and pictures.
+
+    Args:
+        model ([`SmallModel`]).
+        clips (`dict[str, EncodedClips]`), pictures (`dict[str, EncodedPictures]`): to train on.
+        seed: of the draws.
+        log: called with a line every hundred steps.
+    """
+
+    def __init__(
+        self,
+        model: SmallModel,
+        clips: dict[str, EncodedClips],
+        pictures: dict[str, EncodedPictures],
+        seed: int,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.model, self.recipe, self.clips, self.pictures, self.log = model, model.recipe, clips, pictures, log
+        self.rng, self.num_kept_tokens = np.random.default_rng(seed), model.linvt.num_kept_tokens
+        by_kind: dict = defaultdict(list)  # (kind of clip, kind of question) -> positions of clip and question
+        for kind, encoded in clips.items():
+            for index, questions in enumerate(encoded.questions):
+                for number, question in enumerate(questions):
+                    by_kind[kind, question.kind].append((index, number))
+                    by_kind[kind, None].append((index, number))
+        self.by_kind = by_kind
+
+    def run(self) -> dict[str, float]:
+        """Train; the mean loss of the last tenth of the steps, and seconds per step."""
+        start, recipe = time.perf_counter(), self.recipe
+        self.model.linvt.train()
+        losses = self._steps(recipe.caption_steps, captions=True) if recipe.caption_steps else []
+        losses = self._steps(recipe.steps, captions=False) if recipe.steps else losses
+        self.model.linvt.eval()
+        seconds, steps = time.perf_counter() - start, recipe.steps + recipe.caption_steps
+        if not steps:
+            return {}
+        last = losses[-max(1, len(losses) // 10) :]
+        return {"loss": round(float(np.mean(last)), 4), "seconds_per_step": round(seconds / steps, 3)}
+
+    def _steps(self, steps: int, captions: bool) -> list[float]:
+        groups = self._parameter_groups(with_lora=not captions and self.recipe.lora_rank > 0)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
         parameters = [parameter for group in groups for parameter in group["params"]]
+        losses = []
         for step in range(steps):
-            done = step / steps
-            decay = 1.0 if recipe.schedule == "held" else 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * decay
-            if recipe.kept_at_start:
-                shrink = (recipe.num_kept_tokens / recipe.kept_at_start) ** min(1.0, 2 * done)
-                self.linvt.num_kept_tokens = round(recipe.kept_at_start * shrink)
-            self.noise = recipe.score_noise * max(0.0, 1 - done / 0.7)
-            indices, pairs = self._draw(data, by_kind, captions, done)
-            batch = self.batch(pairs)
-            logits = self.logits(data["tokens"][indices].float(), batch)
-            labels = batch["labels"][:, 1:]
-            loss = F.cross_entropy(logits, labels[labels != -100])
+            self._schedule(optimizer, step, steps)
+            loss = self.loss(*(self._draw_captions() if captions else self._draw(step / steps)))
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             optimizer.step()
-        self.linvt.num_kept_tokens, self.noise = recipe.num_kept_tokens, 0.0
+            losses.append(loss.item())
+            if (step + 1) % 100 == 0:
+                self.log(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f}")
+        self.model.linvt.num_kept_tokens = self.num_kept_tokens
+        return losses
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+        recipe, done = self.recipe, step / steps
+        decay = 1.0 if recipe.schedule == "held" else 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * decay
+        if recipe.kept_at_start:
+            shrink = (self.num_kept_tokens / recipe.kept_at_start) ** min(1.0, 2 * done)
+            self.model.linvt.num_kept_tokens = round(recipe.kept_at_start * shrink)
 
     def _parameter_groups(self, with_lora: bool) -> list[dict]:
-        scorer = list(self.linvt.scorer.parameters())
-        rest = list(self.linvt.aggregator.parameters())
-        groups = [{"params": rest, "peak": self.recipe.learning_rate}]
-        if scorer:
+        linvt = self.model.linvt
+        groups = [{"params": list(linvt.aggregator.parameters()), "peak": self.recipe.learning_rate}]
+        if scorer := list(linvt.scorer.parameters()):
             groups.append({"params": scorer, "peak": self.recipe.scorer_rate})
         if with_lora:
-            targets = [
-                name
-                for name, module in self.base.named_modules()
-                if "language_model" in name and isinstance(module, nn.Linear)
-            ]
-            rank = self.recipe.lora_rank
-            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), self.base)
-            lora = [parameter for name, parameter in self.base.named_parameters() if "lora_" in name]
-            groups.append({"params": lora, "peak": self.recipe.lora_rate})
+            groups.append({"params": self.model.add_lora(), "peak": self.recipe.lora_rate})
         return groups
 
-    def _draw(self, data: dict, by_kind: dict, captions: bool, done: float) -> tuple[list[int], list]:
-        easy = self.recipe.tasks == "easy first" and done < 1 / 3
+    def _draw(self, done: float) -> tuple[list, list]:
+        """Positions of clips and their questions, then of pictures and theirs."""
+        easy = self.recipe.easy_first and done < 1 / 3
         mix = [row for row in self.recipe.mix if not easy or row[0] in ("needle", "needles", "static")]
-        shares = np.array([share for _, _, share in mix], float)
-        indices, pairs = [], []
-        for choice in self.rng.choice(len(mix), self.recipe.batch_size, p=shares / shares.sum()):
-            kind, wanted, _ = mix[choice]
-            index = int(self.rng.choice(by_kind[kind]))
-            clip = data["clips"][index]
-            asked = [q for q in clip["questions"] if wanted is None or q[0] in wanted]
-            if captions:
-                pairs.append(("describe the video.", clip["caption"]))
-            else:
-                pairs.append(asked[int(self.rng.integers(len(asked)))][1:])
-            indices.append(index)
-        return indices, pairs
+        num_pictures = round(self.recipe.batch_size * self.recipe.picture_share)
+        clips, pictures = [], []
+        for choice in self._choose([share for _, _, share in mix], self.recipe.batch_size - num_pictures):
+            kind, question_kind, _ = mix[choice]
+            options = self.by_kind[kind, question_kind]
+            index, number = options[int(self.rng.integers(len(options)))]
+            clips.append((kind, index, self.clips[kind].questions[index][number]))
+        kinds = list(PICTURE_MIX)
+        for choice in self._choose(list(PICTURE_MIX.values()), num_pictures):
+            encoded = self.pictures[kinds[choice]]
+            index = int(self.rng.integers(len(encoded.questions)))
+            pictures.append((kinds[choice], index, encoded.questions[index]))
+        return clips, pictures
+
+    def _draw_captions(self) -> tuple[list, list]:
+        clips = []
+        for kind in self.rng.choice(CAPTION_KINDS, self.recipe.batch_size):
+            script = self.clips[kind].scripts[index := int(self.rng.integers(len(self.clips[kind].scripts)))]
+            wording = shapes.ask("description", script.pictures[:1], self.rng).question
+            clips.append((kind, index, shapes.Question("description", wording, script.caption)))
+        return clips, []
+
+    def _choose(self, shares: list[float], count: int) -> np.ndarray:
+        return self.rng.choice(len(shares), count, p=np.array(shares, float) / sum(shares))
+
+    def loss(self, clips: list, pictures: list) -> torch.Tensor:
+        """Mean cross-entropy of the answers' tokens."""
+        visual, numbers = [], [self.recipe.num_video_tokens] * len(clips)
+        if pictures:
+            visual.append(torch.stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]).float())
+            numbers += [visual[0].shape[1]] * len(pictures)
+        prompts = self.model.prompts([(q.question, q.answer) for _, _, q in clips + pictures], numbers)
+        if clips:
+            frame_tokens = torch.stack([self.clips[kind].tokens[index] for kind, index, _ in clips]).float()
+            visual.insert(0, self.model.condense(self.model.refine(frame_tokens), prompts))
+        return F.cross_entropy(self.model.logits(prompts, *visual), prompts.labels[prompts.labels != -100])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def variants(kind: str, encoded: EncodedClips) -> Iterator[tuple[str, torch.Tensor, list]]:
+    """
+    The ways in which clips of one kind are asked about: a name, frame tokens, and the questions of every clip.
+
+    As they are; "shuffled", frames in random order; "backwards", with the answers that hold then.
+    """
+    questions = [script.questions for script in encoded.scripts]
+    yield kind, encoded.tokens, questions
+    if kind in SHUFFLED_KINDS:
+        seeds = range(FIRST_EVALUATED, FIRST_EVALUATED + len(questions))
+        num_frames = encoded.tokens.shape[1]
+        orders = [torch.from_numpy(np.random.default_rng(seed).permutation(num_frames)) for seed in seeds]
+        shuffled = torch.stack([tokens[order] for tokens, order in zip(encoded.tokens, orders, strict=True)])
+        yield f"{kind} shuffled", shuffled, questions
+    if kind in MOTION_KINDS:
+        backwards = [script.backwards().questions for script in encoded.scripts]
+        yield f"{kind} backwards", encoded.tokens.flip(1), backwards
+
+
+class Evaluator:
+    """Right answers of a [`SmallModel`], counted as `[right, asked]` per kind of clip or picture and question."""
+
+    def __init__(self, model: SmallModel, clips_at_once: int = 25) -> None:
+        self.model, self.clips_at_once = model, clips_at_once
 
     @torch.no_grad()
-    def evaluate(self, data: dict) -> dict[str, float]:
-        """Percent of right answers per kind of clip; of order clips only "which came first" counts."""
-        self.linvt.eval()
-        right = defaultdict(list)
-        items = [
-            (index, clip["kind"], question)
-            for index, clip in enumerate(data["clips"])
-            for question in clip["questions"]
-            if clip["kind"] != "order" or question[0] == "order"
-        ]
-        for start in range(0, len(items), 128):
-            chunk = items[start : start + 128]
-            batch = self.batch([question[1:] for _, _, question in chunk])
-            guesses = self.logits(data["tokens"][[index for index, _, _ in chunk]].float(), batch).argmax(-1)
-            labels = batch["labels"][:, 1:]
-            agree = torch.ones(labels.shape, dtype=torch.bool)
-            agree[labels != -100] = guesses == labels[labels != -100]
-            for (_, kind, _), ok in zip(chunk, agree.all(1).tolist(), strict=True):
-                right[kind].append(ok)
-        return {kind: round(100 * float(np.mean(values)), 1) for kind, values in right.items()}
+    def clips(self, clips: dict[str, EncodedClips]) -> dict[str, list[int]]:
+        """
+        Clips of one number of frames, by kind.
 
+        Names are `"needle | colour"`, with subject `"moment still | colour"`. Static clips are asked about as
+        pictures, too, their first frame without LinVT: `"static as a picture | colour"`.
+        """
+        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for kind, encoded in clips.items():
+            for name, tokens, questions in variants(kind, encoded):
+                for start in range(0, len(questions), self.clips_at_once):
+                    part = slice(start, start + self.clips_at_once)
+                    self._count(counts, name, tokens[part].float(), questions[part])
+            if kind == "static":
+                questions = [script.questions for script in encoded.scripts]
+                self._count(counts, "static as a picture", encoded.tokens[:, 0].float(), questions)
+        return dict(counts)
 
-def padded(rows: list[list[int]], value: int) -> torch.Tensor:
-    """Rows of different length as one tensor, padded on the right."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    @torch.no_grad()
+    def pictures(self, pictures: dict[str, EncodedPictures]) -> dict[str, list[int]]:
+        """Single pictures, by kind of question: `"pictures | colour"`."""
+        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for encoded in pictures.values():
+            self._count(counts, "pictures", encoded.tokens.float(), [[question] for question in encoded.questions])
+        return dict(counts)
 
-
-def merge_unselected(refined, tokens: torch.Tensor) -> torch.Tensor:
-    """Kept tokens, each averaged with the tokens that were not kept and lie nearest to it; still weighted averages."""
-    batch, num_frames, tokens_per_frame, dim = tokens.shape
-    side = math.isqrt(tokens_per_frame)
-    frame, place = refined.kept_indices // tokens_per_frame, refined.kept_indices % tokens_per_frame
-    kept = torch.stack([frame, place // side, place % side], -1).float()
-    every = torch.arange(num_frames * tokens_per_frame)
-    place = every % tokens_per_frame
-    every = torch.stack([every // tokens_per_frame, place // side, place % side], -1).float().expand(batch, -1, -1)
-    nearest = torch.cdist(every, kept).argmin(-1)
-    weights = F.one_hot(nearest, kept.shape[1]).to(tokens.dtype)
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(1)
-    return weights.transpose(1, 2) @ tokens.flatten(1, 2)
+    def _count(self, counts: dict, name: str, tokens: torch.Tensor, questions: Sequence) -> None:
+        """Count answers about clips `(clips, num_frames, 16, 128)` or pictures `(pictures, 16, 128)`."""
+        asked = [(row, question) for row, several in enumerate(questions) for question in several]
+        rows = torch.tensor([row for row, _ in asked])
+        num_tokens = tokens.shape[1] if tokens.dim() == 3 else self.model.recipe.num_video_tokens
+        prompts = self.model.prompts([(q.question, q.answer) for _, q in asked], [num_tokens] * len(asked))
+        if tokens.dim() == 3:
+            visual = tokens[rows]
+        else:
+            visual = self.model.condense(self.model.refine(tokens).select(rows), prompts)
+        guesses, is_answer = self.model.logits(prompts, visual).argmax(-1), prompts.labels != -100
+        agree = torch.ones_like(is_answer)
+        agree[is_answer] = guesses == prompts.labels[is_answer]
+        for (_, question), right in zip(asked, agree.all(1).tolist(), strict=True):
+            key = f"{name}{question.subject and ' ' + question.subject} | {question.kind}"
+            counts[key][0] += right
+            counts[key][1] += 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Many runs
 # ---------------------------------------------------------------------------------------------------------------------
 
+SIX = ("colour", "shape", "position", "existence", "count", "attribute_count")
+FOUR = ("colour", "shape", "position", "existence")
+# Columns of the table: title, and the names whose shares stand beside each other; None is all kinds of question
+COLUMNS = (
+    (f"static {'/'.join(SIX)}", [("static", kind) for kind in SIX]),
+    ("as a picture", [("static as a picture", kind) for kind in SIX]),
+    ("needle", [("needle", None)]),
+    ("needles", [("needles", None)]),
+    ("which first", [("order", "order")]),
+    ("traverse/shuffled/backwards", [(f"traverse{name}", None) for name in ("", " shuffled", " backwards")]),
+    ("direction/shuffled", [(f"direction{name}", None) for name in ("", " shuffled")]),
+    ("count/shuffled", [(f"count{name}", None) for name in ("", " shuffled")]),
+    ("scenes", [("scenes", None)]),
+    (f"moment, still {'/'.join(FOUR)}", [("moment still", kind) for kind in FOUR]),
+    ("moment, short, the same", [("moment short", kind) for kind in FOUR]),
+    ("moment, absent", [("moment absent", None)]),
+)
 
-def print_table(path: Path) -> None:
-    """Mean and worst seed of every arm, as Markdown."""
+
+def percent(counts: dict[str, list[int]], name: str, question_kind: str | None) -> float:
+    """Percent of right answers under one name; NaN where nothing was asked."""
+    chosen = [
+        value
+        for key, value in counts.items()
+        if key.split(" | ")[0] == name and question_kind in (None, key.split(" | ")[1])
+    ]
+    right, asked = (sum(value[index] for value in chosen) for index in (0, 1))
+    return 100 * right / asked if asked else math.nan
+
+
+def print_table(path: Path, split: str) -> None:
+    """Mean and, of several seeds, worst seed of every arm, as Markdown."""
     runs = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        runs[entry["arm"], entry["steps"]].append(entry)
-    print("| arm | seeds | steps | s / run | " + " | ".join(f"{kind} T={length}" for kind, length in BARS) + " |")
-    print("|---|" + "---|" * (len(BARS) + 3))
-    for (arm, steps), entries in runs.items():
-        cells = []
-        for kind, length in BARS:
-            values = [entry[f"T={length}"][kind] for entry in entries]
-            cells.append(f"{np.mean(values):.1f} ({min(values):.1f})")
-        seconds = np.mean([entry["seconds"] for entry in entries])
-        print(f"| {arm} | {len(entries)} | {steps} | {seconds:.0f} | {' | '.join(cells)} |")
+        if entry["split"] == split:
+            runs[entry["arm"], entry["changed"], entry["recipe"]["steps"]].append(entry)
+    print("| arm | seeds | T | " + " | ".join(title for title, _ in COLUMNS) + " |")
+    print("|---|" + "---|" * (len(COLUMNS) + 2))
+
+    def cell(counts: list[dict], names: list) -> str:
+        shares = np.array([[percent(one, *name) for name in names] for one in counts])
+        means = "/".join(f"{value:.0f}" if value == round(value) else f"{value:.1f}" for value in shares.mean(0))
+        return means if len(counts) == 1 else f"{means} ({'/'.join(f'{value:.0f}' for value in shares.min(0))})"
+
+    for (arm, changed, steps), entries in runs.items():
+        seeds = ", ".join(str(entry["seed"]) for entry in entries)
+        title = f"{arm}{changed and f' ({changed})'}, {steps} steps"
+        for num_frames in entries[0]["clips"]:
+            cells = [cell([entry["clips"][num_frames] for entry in entries], names) for _, names in COLUMNS]
+            print(f"| {title} | {seeds} | {num_frames} | {' | '.join(cells)} |")
+        if pictures := [entry["pictures"] for entry in entries if entry["pictures"]]:
+            print(f"| {title} | {seeds} | pictures | {cell(pictures, [('pictures', kind) for kind in SIX])} |")
+
+
+def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple) -> dict:
+    """Train one recipe on one seed and evaluate it."""
+    model = SmallModel(recipe, seed)
+    trained = Trainer(model, *train, seed, lambda line: print(line, flush=True)).run() if train else {}
+    start = time.perf_counter()
+    model.linvt.eval()
+    evaluator, (clips, pictures) = Evaluator(model), evaluation
+    entry = {
+        **trained,
+        "clips": {num_frames: evaluator.clips(by_kind) for num_frames, by_kind in clips.items()},
+        "pictures": evaluator.pictures(pictures),
+    }
+    return {**entry, "seconds_of_evaluation": round(time.perf_counter() - start, 1)}
 
 
 def main() -> None:
-    """Encode the clips once, run every arm on every seed, write results."""
+    """Run every arm on every seed, write results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--folder", type=Path, required=True, help="frame tokens, see recipe_data.py, and results")
+    parser.add_argument("--arms", nargs="+", default=["default"], choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--clips", type=int, default=1500, help="clips per kind to train on")
+    parser.add_argument("--steps", type=int, help="of all arms")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of Recipe, for all arms")
+    parser.add_argument("--mix", nargs="+", default=[], metavar="KIND[:QUESTION]=SHARE", help="what is asked")
+    parser.add_argument("--split", default="clip_choose", choices=EVALUATED_SPLITS, help="clips to evaluate on")
+    parser.add_argument("--frames", nargs="+", type=int, default=list(EVALUATED_FRAMES), help="to evaluate at")
+    parser.add_argument("--kinds", nargs="+", default=list(shapes.CLIP_KINDS), choices=shapes.CLIP_KINDS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only print what results.jsonl holds")
+    parser.add_argument("--results", default="results.jsonl", help="file in --folder")
+    parser.add_argument("--table", action="store_true", help="only print what the results file holds")
     arguments = parser.parse_args()
-    results = arguments.folder / "results.jsonl"
+    results = arguments.folder / arguments.results
     if arguments.table:
-        print_table(results)
+        print_table(results, arguments.split)
         return
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # sharp softmax weights and late Adam steps are denormal, and those are slow
-    train = encode_clips(arguments.folder / "train.pt", "clip_train", NUM_FRAMES, arguments.clips)
-    choose = {
-        t: encode_clips(arguments.folder / f"choose_{t}.pt", "clip_choose", t, 100) for t in (NUM_FRAMES, LONGER)
-    }
-    for seed in arguments.seeds:
-        for arm in arguments.arms:
-            recipe = replace(Recipe(steps=arguments.steps), **ARMS[arm])
-            start = time.perf_counter()
-            run = Run(recipe, seed)
-            run.train(train)
-            entry = {"arm": arm, "seed": seed, "steps": recipe.steps, "seconds": time.perf_counter() - start}
-            entry |= {f"T={length}": run.evaluate(data) for length, data in choose.items()}
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry | {"recipe": asdict(recipe)}) + "\n")
-            print(json.dumps(entry), flush=True)
+    changes = parse_settings(arguments.set)
+    changes |= {"mix": parse_mix(arguments.mix)} if arguments.mix else {}
+    changes |= {} if arguments.steps is None else {"steps": arguments.steps}
+    changed = " ".join([*arguments.set, *arguments.mix])
+    clips, pictures = load_evaluation(arguments.folder, arguments.split, arguments.frames)
+    clips = {frames: {kind: by_kind[kind] for kind in arguments.kinds} for frames, by_kind in clips.items()}
+    train = None
+    for seed, arm in itertools.product(arguments.seeds, arguments.arms):
+        recipe = replace(Recipe(), **{**ARMS[arm], **changes})
+        if recipe.steps or recipe.caption_steps:
+            train = train or load_training(arguments.folder)
+        entry = {"arm": arm, "changed": changed, "seed": seed, "split": arguments.split}
+        entry |= run_one(recipe, seed, train, (clips, pictures)) | {"recipe": asdict(recipe)}
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(json.dumps({name: entry[name] for name in entry if name not in ("clips", "pictures", "recipe")}))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class LinVTArguments(ModelConfig):
     """
     The model: an image-text model to wrap, or a LinVT checkpoint to go on with.
 
-    The fields of [`LinVTConfig`] are for wrapping only; what is not given has its default there.
+    The fields of [`LinVTConfig`] are for wrapping only; what is not given has the default of `from_base`.
     """
 
     num_video_tokens: int | None = field(default=None, metadata={"help": "M, tokens a video becomes"})
@@ -66,7 +66,7 @@ class LinVTArguments(ModelConfig):
     num_heads: int | None = field(default=None, metadata={"help": "attention heads of the weight branch"})
     num_scorer_layers: int | None = field(default=None, metadata={"help": "blocks of SVR"})
     num_aggregator_layers: int | None = field(default=None, metadata={"help": "blocks of TTA"})
-    init: str | None = field(default=None, metadata={"help": "free, anchored or mixed"})
+    init: str | None = field(default=None, metadata={"help": "keyframes, anchored or free"})
 
 
 LINVT_FIELDS = (

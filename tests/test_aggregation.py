@@ -17,6 +17,7 @@ from transformers_linvt.model.aggregation import (
     gaussian_log_prior,
     lattice_shape,
     split_into_groups,
+    stretch_log_prior,
 )
 from transformers_linvt.model.significance import PooledTokens, RefinedVideo, pool_at_scale
 
@@ -51,6 +52,8 @@ def make_pools(num_kept: int = KEPT, seed: int = 1, num_filled: int | None = Non
         kept_mask=(torch.arange(num_kept) < (num_filled or num_kept)).expand(BATCH, -1),
         log_significance=-torch.rand(BATCH, num_kept, generator=generator),
         places=torch.rand(BATCH, num_kept, 3, generator=generator),
+        run_slots=torch.arange(num_kept).repeat(3).expand(BATCH, -1),
+        run_weights=torch.full((BATCH, 3 * num_kept), 1 / 3),
         significance=torch.rand(BATCH, 3, num_kept, generator=generator),
     )
     return [pool_at_scale(refined, scale) for scale in SCALES]
@@ -148,40 +151,32 @@ def test_the_prior_is_a_gaussian_with_a_width_for_each_axis():
     torch.testing.assert_close(gaussian_log_prior(places, anchors, widths), torch.tensor(expected))
 
 
-@pytest.mark.parametrize(("init", "sizes"), [("anchored", [5, 1, 1]), ("mixed", [3, 1, 1])])
-def test_each_group_has_its_own_lattice_with_widths_of_a_third_of_the_spacing(init, sizes):
-    aggregator = make_aggregator(init=init)
-    lattices = [anchor_lattice(size) for size in sizes]
+def test_each_group_has_its_own_lattice_with_widths_of_a_third_of_the_spacing():
+    aggregator = make_aggregator(init="anchored")
+    lattices = [anchor_lattice(size) for size in (5, 1, 1)]
     torch.testing.assert_close(aggregator.anchors.data, torch.cat([centres for centres, _ in lattices]))
     widths = torch.cat([spacing for _, spacing in lattices]) / 3
     torch.testing.assert_close(aggregator.anchor_log_widths.data.exp(), widths)
 
 
-def test_every_second_query_of_a_mixed_start_has_no_prior(pools):
-    aggregator = make_aggregator(init="mixed")
-    priors = aggregator._log_priors([pool.places for pool in pools])
-    assert [prior.shape[1] for prior in priors] == aggregator.group_sizes == [5, 1, 1]
-    for prior in priors:
-        assert (prior[:, 0::2] < 0).all() and (prior[:, 1::2] == 0).all()
-    torch.testing.assert_close(
-        priors[0][:, 2],
-        gaussian_log_prior(pools[0].places, aggregator.anchors[1:2], torch.tensor([[1 / 9, 1 / 3, 1 / 3]]))[:, 0],
-    )
-
-
 def test_a_free_start_has_no_anchors_and_the_others_learn_theirs(pools):
-    assert not [name for name, _ in make_aggregator(init="free").named_parameters() if "anchor" in name]
-    aggregator = make_aggregator(init="mixed")
-    sum(group.square().sum() for group in aggregator(pools)).backward()
-    assert (aggregator.anchors.grad.abs().amax(dim=1) > 0).all()
-    assert (aggregator.anchor_log_widths.grad.abs().amax(dim=1) > 0).all()
-
-
-def test_an_untrained_anchored_aggregation_is_the_softmax_of_prior_and_significance(pools, question):
-    aggregator = make_aggregator(init="anchored", num_layers=3)
-    for group, pool, prior in zip(
-        aggregator(pools, question), pools, aggregator._log_priors([pool.places for pool in pools]), strict=True
+    names = [name for name, _ in make_aggregator(init="free").named_parameters()]
+    assert not [name for name in names if "anchor" in name or "stretch" in name]
+    for init, learned in (
+        ("anchored", ("anchors", "anchor_log_widths")),
+        ("keyframes", ("stretch_shifts", "stretch_log_softness")),
     ):
+        aggregator = make_aggregator(init=init)
+        sum(group.square().sum() for group in aggregator(pools)).backward()
+        for name in learned:
+            assert (getattr(aggregator, name).grad.abs().reshape(QUERIES, -1).amax(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(("init", "where"), [("anchored", "places"), ("keyframes", "mass_positions")])
+def test_an_untrained_aggregation_is_the_softmax_of_prior_and_significance(pools, question, init, where):
+    aggregator = make_aggregator(init=init, num_layers=3)
+    priors = aggregator._log_priors([getattr(pool, where) for pool in pools], [pool.mask for pool in pools])
+    for group, pool, prior in zip(aggregator(pools, question), pools, priors, strict=True):
         unnormalised = prior.exp() * pool.log_significance.exp().unsqueeze(1)
         torch.testing.assert_close(group.squeeze(1), unnormalised / unnormalised.sum(dim=-1, keepdim=True))
 
@@ -195,6 +190,46 @@ def test_anchors_far_from_every_token_and_extreme_widths_give_no_nan(pools, log_
     assert_rows_sum_to_one(weights)
     sum(group.square().sum() for group in weights).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in aggregator.parameters())
+
+
+@pytest.mark.parametrize("log_softness", [3.0, -3.0, -40.0, -1000.0, 1000.0])
+def test_stretches_far_from_every_token_and_extreme_softness_give_no_nan(pools, log_softness):
+    aggregator = make_aggregator(init="keyframes")
+    torch.nn.init.constant_(aggregator.stretch_shifts, 900.0)
+    torch.nn.init.constant_(aggregator.stretch_log_softness, log_softness)
+    weights = aggregator(pools)
+    assert_rows_sum_to_one(weights)
+    sum(group.square().sum() for group in weights).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in aggregator.parameters())
+
+
+def test_a_stretch_is_flat_inside_and_falls_off_as_a_logistic_function():
+    """By hand: 3 queries, so query 1 has the stretch from 1/3 to 2/3; soft by a tenth of that."""
+    positions = torch.tensor([[0.30, 0.35, 0.40, 0.50, 0.60, 0.65, 0.70]])
+    prior = stretch_log_prior(positions, torch.tensor([0.0, 0.0, 0.5]), torch.full((3,), 0.1).log())[0]
+
+    def window(position: float, middle: float) -> float:
+        from_left, from_right = (position * 3 - middle + 0.5) / 0.1, (middle + 0.5 - position * 3) / 0.1
+        return 1 / (1 + math.exp(-from_left)) / (1 + math.exp(-from_right))
+
+    for query, middle in enumerate((0.5, 1.5, 3.0)):  # the last one is moved by half a stretch
+        expected = torch.tensor([window(position, middle) for position in positions[0].tolist()])
+        torch.testing.assert_close(prior[query].exp(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_where_positions_are_a_stretch_apart_each_lies_in_the_middle_of_one():
+    """5 tokens for 6 queries: the edge between two stretches fell on the middle token and blurred it with the next."""
+    positions = (torch.arange(5)[None] + 0.5) / 5
+    weights = stretch_log_prior(positions, torch.zeros(6), torch.full((6,), 0.04).log())[0].softmax(dim=-1)
+    assert weights.argmax(dim=1).tolist() == [0, 1, 2, 2, 3, 4]
+    assert weights.amax(dim=1).min() > 1 - 1e-6
+    crowded = (torch.arange(7)[None] + 0.5) / 7  # more tokens than queries: some share a query, none is left out
+    weights = stretch_log_prior(crowded, torch.zeros(6), torch.full((6,), 0.04).log())[0].softmax(dim=-1)
+    assert weights.sum(dim=0).min() > 0.4
+    padded = F.pad(positions, (0, 3), value=0.1)
+    mask = torch.arange(8)[None] < 5
+    expected = stretch_log_prior(positions, torch.zeros(6), torch.zeros(6))
+    assert torch.equal(stretch_log_prior(padded, torch.zeros(6), torch.zeros(6), mask)[..., :5], expected)
 
 
 # ---- what a query sees
@@ -301,7 +336,7 @@ def test_without_text_conditioning_there_is_nothing_that_could_look_at_the_quest
 # ---- precision, memory, nonlinearity
 
 
-@pytest.mark.parametrize("init", ["free", "anchored", "mixed"])
+@pytest.mark.parametrize("init", ["free", "anchored", "keyframes"])
 def test_weights_are_float32_in_a_bfloat16_module_and_under_autocast(pools, question, init):
     exact = make_aggregator(init=init)(pools, question)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -113,7 +113,10 @@ def test_the_language_model_and_the_placeholder_are_the_bases():
         ({"frames_per_chunk": 0}, ("frames_per_chunk=0",)),
         ({"pooling_scales": ()}, ("pooling_scales=()",)),
         ({"pooling_scales": (2, 0)}, ("pooling_scales=(2, 0)",)),
-        ({"num_video_tokens": 2}, ("num_video_tokens=2", "3 pooling scales", "shared")),
+        (
+            {"num_video_tokens": 2, "scale_mode": "specific"},
+            ("num_video_tokens=2", "3 pooling scales", "shared"),
+        ),
     ],
 )
 def test_numbers_that_cannot_work_are_refused(wrong: dict[str, Any], words: tuple[str, ...]):

@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_linvt.model import linear_video_tokenizer
 from transformers_linvt.model.errors import LinVTError, LinVTInputError
+from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.linear_video_tokenizer import (
     CHOICES,
     LinearVideoTokenizer,
     LinearVideoTokenizerOutput,
     bottleneck_width,
 )
-from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.significance import RefinedVideo, infer_grid_size
 
 
@@ -239,9 +239,14 @@ def test_masks_may_be_numbers_and_a_full_mask_is_no_mask(video):
 
 
 @pytest.mark.parametrize("selection", CHOICES["selection"])
-def test_fewer_tokens_than_are_kept_are_all_kept(selection):
-    output = make_tokenizer(num_kept_tokens=100, selection=selection)(random(BATCH, 3, 4, DIM))
-    assert output.kept_indices.tolist() == [list(range(12))] * BATCH
+@pytest.mark.parametrize("init", CHOICES["init"])
+def test_fewer_tokens_than_are_kept_are_all_kept(init, selection):
+    output = make_tokenizer(num_kept_tokens=100, selection=selection, init=init)(random(BATCH, 3, 4, DIM))
+    if init == "keyframes" and selection in ("learned", "novelty"):  # what repeats is in a run and has no slot
+        assert (output.weights.run_weights > 0).all() and output.kept_indices[:, :4].tolist() == [[0, 1, 2, 3]] * BATCH
+        assert (output.weights.dense().sum(dim=1) > 1e-3).all()
+    else:
+        assert output.kept_indices.tolist() == [list(range(12))] * BATCH
 
 
 @pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (1, 9), (8, 1), (2, 2)])
@@ -292,7 +297,9 @@ def test_an_untrained_anchored_tokenizer_is_the_novelty_weighted_gaussian_averag
     """Every step again in plain Python: novelty, significance, pooling over two scales, prior, softmax."""
     frames, places = 4, ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))
     video = random(1, frames, 4, DIM, seed=11)
-    tokenizer = make_tokenizer(num_video_tokens=6, pooling_scales=(1, 2), num_kept_tokens=1000, init="anchored")
+    tokenizer = make_tokenizer(
+        num_video_tokens=6, pooling_scales=(1, 2), num_kept_tokens=1000, init="anchored", scale_mode="specific"
+    )
     tokens = tokenizer(video, question_embeds=question[:1]).video_tokens[0]
 
     rows = video[0].flatten(0, 1).tolist()
@@ -331,7 +338,7 @@ def test_an_untrained_anchored_tokenizer_is_the_novelty_weighted_gaussian_averag
 
 
 def test_untrained_anchored_tokens_are_in_reading_order():
-    tokenizer = make_tokenizer(num_video_tokens=8, scale_mode="single", num_kept_tokens=1000)
+    tokenizer = make_tokenizer(num_video_tokens=8, scale_mode="single", num_kept_tokens=1000, init="anchored")
     places = torch.tensor([(t, r, c) for t in range(4) for r in range(4) for c in range(4)]).float()
     video = F.pad(places, (0, DIM - 3)).view(1, 4, 16, DIM)
     centres = tokenizer(video, grid_sizes=[(4, 4)]).video_tokens[0, :, :3]
@@ -345,8 +352,9 @@ def test_a_grid_may_end_in_a_short_row():
     assert torch.equal(given, inferred)
 
 
-def test_the_grid_decides_where_a_token_is():
-    tokenizer = make_tokenizer(num_video_tokens=8, scale_mode="single", num_kept_tokens=1000)
+@pytest.mark.parametrize("init", ["keyframes", "anchored"])
+def test_the_grid_decides_where_a_token_is(init):
+    tokenizer = make_tokenizer(num_video_tokens=8, scale_mode="single", num_kept_tokens=1000, init=init)
     video = random(1, 2, 16, DIM)
     wide, square = (tokenizer(video, grid_sizes=[grid]).video_tokens for grid in ((2, 8), (4, 4)))
     assert (wide - square).abs().max() > 0.1
@@ -385,6 +393,9 @@ def test_one_refined_video_answers_several_questions(video, question):
 @pytest.mark.parametrize("init", ["free", "keyframes"])
 def test_the_question_decides_the_weights_and_not_what_is_kept(video, question, init):
     tokenizer = make_tokenizer(init=init)
+    if init == "keyframes":  # untrained, the axis of mass decides alone: not one weight depends on the question
+        assert torch.equal(tokenizer(video, question_embeds=question).video_tokens, tokenizer(video).video_tokens)
+        torch.nn.init.xavier_uniform_(tokenizer.aggregator.aggregation_query.weight)
     without, asked, otherwise = (
         tokenizer(video, question_embeds=words) for words in (None, question, question.flip(0))
     )
@@ -443,7 +454,7 @@ def test_weights_compose_from_their_factors_by_hand(video):
 
 
 def test_weights_of_one_video_can_be_taken_out_of_the_batch(video):
-    weights = make_tokenizer(init="free")(video).weights
+    weights = make_tokenizer(init="free", scale_mode="specific")(video).weights
     one = weights.select([1]).detach().to("cpu")
     assert torch.equal(one.dense(), weights.dense()[1:]) and not one.dense().requires_grad
     assert (one.num_frames, one.tokens_per_frame, one.scales) == (FRAMES, TOKENS, (1, 2, 4))
@@ -642,7 +653,7 @@ def test_the_bottleneck_is_never_wider_than_the_llm_and_holds_whole_heads():
 
 
 def test_the_representation_names_the_numbers():
-    text = repr(make_tokenizer(init="keyframes"))
+    text = repr(make_tokenizer(init="keyframes", scale_mode="shared"))
     for part in ("dim=12", "num_video_tokens=6", "num_kept_tokens=13", "scales=(1, 2, 4)", "init='keyframes'"):
         assert part in text
 
@@ -664,7 +675,10 @@ def test_the_representation_names_the_numbers():
         ({"pooling_scales": "124"}, "pooling_scales .* got '124'"),
         ({"pooling_scales": (1, 0)}, r"pooling_scales\[1\] .* got 0"),
         ({"pooling_scales": (2, 1, 2)}, r"must differ from each other, got \(2, 1, 2\)"),
-        ({"num_video_tokens": 2}, "num_video_tokens=2 leaves some of the 3 pooling scales without a query"),
+        (
+            {"num_video_tokens": 2, "scale_mode": "specific"},
+            "num_video_tokens=2 leaves some of the 3 pooling scales without a query",
+        ),
         ({"scale_mode": "multi-c"}, "scale_mode must be one of 'single', 'shared', 'specific', got 'multi-c'"),
         ({"selection": None}, "selection must be one of .* got None"),
         ({"aggregation": "mean"}, "aggregation must be one of 'linear', 'nonlinear', got 'mean'"),
@@ -681,7 +695,7 @@ def test_settings_that_make_no_tokenizer_are_refused(changes, message):
 def test_few_video_tokens_are_fine_where_no_group_goes_empty(video):
     for changes in ({"scale_mode": "shared"}, {"scale_mode": "single"}):
         assert make_tokenizer(num_video_tokens=1, **changes)(video).video_tokens.shape == (BATCH, 1, DIM)
-    assert make_tokenizer(num_video_tokens=3)(video).video_tokens.shape == (BATCH, 3, DIM)
+    assert make_tokenizer(num_video_tokens=3, scale_mode="specific")(video).video_tokens.shape == (BATCH, 3, DIM)
     assert make_tokenizer(pooling_scales=[4], num_scorer_layers=0)(video).video_tokens.shape == (BATCH, 6, DIM)
 
 
@@ -727,7 +741,9 @@ def test_the_examples_in_the_docstrings_are_true():
 
 
 def test_a_relaxed_selection_keeps_more_in_training_only():
-    tokenizer = LinearVideoTokenizer(dim=12, num_video_tokens=3, num_kept_tokens=4, bottleneck_size=8, num_heads=2)
+    tokenizer = LinearVideoTokenizer(
+        dim=12, num_video_tokens=3, num_kept_tokens=4, bottleneck_size=8, num_heads=2, init="free"
+    )
     frame_tokens = torch.randn(2, 8, 8, 12)
     tokenizer.selection_relaxation = 0.5
     assert tokenizer.train().refine(frame_tokens).kept_indices.shape == (2, 16)  # half-way from 4 to 64 on a log scale
@@ -739,3 +755,13 @@ def test_a_relaxed_selection_keeps_more_in_training_only():
     tokenizer.selection_relaxation = 0.0
     assert tokenizer.refine(frame_tokens).kept_indices.shape == (2, 4)
     assert tokenizer.refine(frame_tokens[:, :1, :3]).kept_indices.shape == (2, 3)  # never more than there are
+
+
+def test_with_key_frames_there_is_nothing_to_relax():
+    """No token is dropped, so none lacks what a relaxed selection is for."""
+    tokenizer, frame_tokens = make_tokenizer(num_kept_tokens=4, init="keyframes").train(), random(2, 8, 9, DIM)
+    strict = tokenizer(frame_tokens)
+    tokenizer.selection_relaxation = 0.5
+    relaxed = tokenizer(frame_tokens)
+    assert torch.equal(strict.weights.dense(), relaxed.weights.dense())
+    assert strict.weights.dense().sum(dim=1).min() > 0

@@ -484,6 +484,8 @@ def make_refined(batch: int = BATCH, num_kept: int = 7) -> RefinedVideo:
         kept_mask=all_true(batch, num_kept),
         log_significance=-torch.rand(batch, num_kept, generator=generator),
         places=torch.rand(batch, num_kept, 3, generator=generator),
+        run_slots=torch.arange(FRAMES * TOKENS).remainder(num_kept).expand(batch, -1),
+        run_weights=torch.rand(batch, FRAMES * TOKENS, generator=generator),
         significance=torch.rand(batch, FRAMES, TOKENS, generator=generator),
     )
 

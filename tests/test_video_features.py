@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from promises import NUM_KEPT_TOKENS, Wrapped, check_refused, wrapped
+from promises import Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, VideoFeatures
 
 
@@ -30,12 +30,18 @@ def test_an_encoded_video_is_what_was_kept(family: Wrapped, features: VideoFeatu
     inputs = family.processor.video_inputs(family.clip(5))
     frames = {name.removeprefix("frame_"): value for name, value in inputs.items() if name.startswith("frame_")}
     (video,) = family.model.model.encode_videos([5], frames)
-    kept = features.refined.kept_indices[0]
-    assert len(kept) == NUM_KEPT_TOKENS and bool((kept.diff() > 0).all())
-    assert torch.equal(features.refined.kept_tokens[0], video.tokens.flatten(0, 1)[kept])
+    refined = features.refined
+    starts = refined.kept_indices[0]
+    assert bool((starts.diff() > 0).all())
+    # frame tokens to slots, by hand: every slot is an average, and every frame token is in one
+    averages = torch.zeros(len(starts), 5 * 15)
+    averages[refined.run_slots[0], torch.arange(5 * 15)] = refined.run_weights[0]
+    assert_close(averages.sum(1), torch.ones(len(starts)))
+    assert bool((averages.sum(0) > 0).all())
+    assert_close(refined.kept_tokens[0], averages @ video.tokens.flatten(0, 1))
     assert len(features.deepstack) == len(video.deepstack) == 2
     for layer, values in zip(features.deepstack, video.deepstack, strict=True):
-        assert torch.equal(layer[0], values.flatten(0, 1)[kept])
+        assert_close(layer[0], averages @ values.flatten(0, 1))
     assert features.num_frames == 5 and features.grid_size == (3, 5) and features.width == 56
     assert features.container == "tuple"
     assert_close(features.timestamps, torch.arange(5) ** 1.5)
@@ -58,9 +64,10 @@ def test_a_video_without_times_stays_without(family: Wrapped, tmp_path: Path):
 
 
 def test_stacking_repeats_one_video(features: VideoFeatures):
+    num_slots = features.refined.kept_indices.shape[1]
     stacked = VideoFeatures.stack([features] * 3)
-    assert stacked.refined.kept_tokens.shape == (3, NUM_KEPT_TOKENS, 56)
-    assert [layer.shape for layer in stacked.deepstack] == [(3, NUM_KEPT_TOKENS, 56)] * 2
+    assert stacked.refined.kept_tokens.shape == (3, num_slots, 56)
+    assert [layer.shape for layer in stacked.deepstack] == [(3, num_slots, 56)] * 2
     for row in range(3):
         assert torch.equal(stacked.refined.kept_tokens[row], features.refined.kept_tokens[0])
 
@@ -99,6 +106,15 @@ def test_a_file_that_lacks_a_tensor_is_refused(features: VideoFeatures, tmp_path
     features.save(path)
     tensors = load_file(path)
     del tensors["kept_indices"]
-    metadata = {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"}
+    metadata = {"format": "linvt-video-features-2", "container": "tuple", "grid_size": "3x5"}
     save_file(tensors, path, metadata=metadata)
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, "kept_indices missing")
+
+
+def test_a_file_of_the_version_before_runs_is_refused_and_says_what_to_do(features: VideoFeatures, tmp_path: Path):
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    tensors = {name: value for name, value in load_file(path).items() if not name.startswith("run_")}
+    save_file(tensors, path, {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"})
+    words = ("'linvt-video-features-1'", "expected 'linvt-video-features-2'", "Encode the video again")
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), *words)

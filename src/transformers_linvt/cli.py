@@ -208,7 +208,7 @@ def _add_wrap(commands: Any) -> None:
     wrap.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision to load in (default: %(default)s)")
     fields = wrap.add_argument_group("fields of LinVTConfig, which has their defaults")
     for name, what in (
-        ("num-video-tokens", "tokens the language model gets per video"),
+        ("num-video-tokens", "tokens the language model gets per video (default: those of one frame of the base)"),
         ("num-kept-tokens", "frame tokens kept before they are aggregated"),
         ("bottleneck-size", "width of the branch that computes the weights"),
         ("num-heads", "attention heads in that branch"),
@@ -390,7 +390,9 @@ def _wrap(arguments: argparse.Namespace) -> None:
     transformers_linvt.LinVTConfig(**given)  # refuses bad numbers before a repository is asked for
     _check_reachable(arguments.base, arguments.revision)
     # what --dry-run refuses
-    config, _, processor = transformers_linvt.planning.check_wrap(arguments.base, **hub, **given)
+    planning = transformers_linvt.planning
+    config, _, processor = planning.check_wrap(arguments.base, **hub, **given)
+    given["num_video_tokens"] = config.num_video_tokens
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
@@ -400,8 +402,11 @@ def _wrap(arguments: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     weights = sum(parameter.numel() for parameter in model.linvt.parameters())
+    of_frame = planning.tokens_of_common_frame(processor.base_processor, processor.base_model_type)
+    height, width = planning.COMMON_FRAME
+    frame = f"; one frame of {height} x {width} pixels is {of_frame}" if of_frame is not None else ""
     print(f"{output}: LinVT with {weights:,} parameters, untrained, around {arguments.base}")
-    print(f"  a video becomes {config.num_video_tokens} tokens of the language model, however long it is")
+    print(f"  a video becomes {config.num_video_tokens} tokens of the language model, however long it is{frame}")
     print(
         "  the base's weights are in the folder too" if arguments.include_base else "  the base is referred to by name"
     )

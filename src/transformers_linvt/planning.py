@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .model.base_adapter import adapter_of
+from .model.base_adapter import COMMON_FRAME, adapter_of, tokens_of_common_frame
 from .model.base_vlm import check_grid_positions, context_length, no_known_architecture
 from .model.configuration_linvt import LinVTConfig
 from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
@@ -78,7 +78,7 @@ class WrapPlan:
 def plan_wrap(
     base: str,
     num_frames: int = 64,
-    frame_size: tuple[int, int] = (360, 640),
+    frame_size: tuple[int, int] = COMMON_FRAME,
     dtype: torch.dtype | str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -95,7 +95,8 @@ def plan_wrap(
             in.
         revision: of the base.
         trust_remote_code: run the code that the base's repository brings.
-        fields: of [`LinVTConfig`].
+        fields: of [`LinVTConfig`]. Without `num_video_tokens` as many as one frame of the base has, see
+            [`LinVTForVideoQA.from_base`].
 
     Raises:
         CheckpointError: nothing there.
@@ -143,6 +144,11 @@ def plan_wrap(
         frames_per_step=processor.frames_per_step,
     )
     plan.notes = tuple(_notes(plan, config, model))
+    common = tokens_of_common_frame(processor.base_processor, processor.base_model_type)
+    if "num_video_tokens" not in fields and common == plan.num_video_tokens:
+        height, width = COMMON_FRAME
+        default = f"{common} video tokens by default: as many as one frame of {height} x {width} pixels has"
+        plan.notes = (default, *plan.notes)
     return plan
 
 
@@ -169,15 +175,15 @@ def check_wrap(
     _linvt_config(fields)  # refuses bad numbers before anything is downloaded
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     base_config = _read_config(base, hub)
-    config = _linvt_config({**fields, "base_config": base_config})
     if dtype == "auto":
         dtype = getattr(base_config, "dtype", None) or torch.float32
     model = _model_without_weights(base, base_config, dtype)
-    if config.video_positions == "grid":
+    if fields.get("video_positions") == "grid":
         check_grid_positions(model)
-    processor = LinVTProcessor.from_base(
-        base, num_video_tokens=config.num_video_tokens, frame_path=config.frame_path, **hub
-    )
+    shared = {name: fields[name] for name in ("num_video_tokens", "frame_path") if name in fields}
+    processor = LinVTProcessor.from_base(base, **shared, **hub)
+    fields = {**fields, "num_video_tokens": processor.num_video_tokens}
+    config = _linvt_config({**fields, "base_config": base_config})
     placeholder = processor.adapter.image_token_id(config.base_config)
     if processor.markers.token_id != placeholder:
         raise LinVTInputError(
@@ -285,6 +291,12 @@ def _bytes_of(cache: Any) -> int | None:
 
 def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[str]:
     notes = list(adapter_of(plan.architecture).family.notes)
+    if plan.tokens_per_frame > plan.num_video_tokens:
+        kind = "frame" if plan.frames_per_step == 1 else "step"
+        notes.append(
+            f"one {kind} is {plan.tokens_per_frame} tokens, more than the {plan.num_video_tokens} video tokens: not "
+            "even a picture fits without loss"
+        )
     if plan.num_steps > config.max_frames:
         kind = "frames" if plan.frames_per_step == 1 else f"steps of {plan.frames_per_step} frames"
         notes.append(f"{plan.num_steps} {kind} are more than max_frames={config.max_frames}: raise it")

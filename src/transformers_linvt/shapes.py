@@ -35,8 +35,9 @@ MAX_OBJECTS = 4  # objects in one picture, so that every count has a word in NUM
 PICTURE_KINDS = ("colour", "shape", "existence", "position", "count", "attribute_count")
 RUN_KINDS = ("colour", "shape", "existence", "position", "order")
 QUESTION_KINDS = PICTURE_KINDS + ("order", "direction", "occurrences", "description")
-CLIP_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "count")
+CLIP_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "count", "moment", "traverse")
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) per step
+OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 # First word of every seed: the streams of two splits never meet. Pictures have "train" and "test", clips the others:
 # "clip" is what figures are reported on, "clip_train" what models are trained on, "clip_choose" what recipes are
@@ -123,11 +124,17 @@ INSTRUCTIONS = (
 
 
 class Question(NamedTuple):
-    """A question with its one right answer, all lower case in the answer, as the embedded model writes it."""
+    """
+    A question with its one right answer, all lower case in the answer, as the embedded model writes it.
+
+    Where a clip shows things that are seen in different ways, `subject` says which of them is asked about: of a
+    `"moment"` clip `"still"`, `"short"`, or `"absent"` for what is not there.
+    """
 
     kind: str
     question: str
     answer: str
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,26 @@ class ClipScript:
                 (thing,) = self.pictures[0]
                 return f"a {thing.colour} {thing.shape} moves {question.answer}"
         return describe(self.pictures)
+
+    def backwards(self) -> "ClipScript":
+        """
+        The clip from its end to its beginning, with the answers that then hold.
+
+        A motion has the opposite direction and what came first comes last; no other answer depends on the order.
+
+        >>> forwards = script_clip("traverse", seed=0, num_frames=8)
+        >>> forwards.questions[0].answer, forwards.backwards().questions[0].answer
+        ('right', 'left')
+        """
+        questions = []
+        for question in self.questions:
+            if question.kind == "direction":
+                question = question._replace(answer=OPPOSITES[question.answer])
+            elif question.kind == "order":
+                (other,) = set(re.findall(r"\w+", question.question)) & set(ANSWERS["order"]) - {question.answer}
+                question = question._replace(answer=other)
+            questions.append(question)
+        return replace(self, pictures=self.pictures[::-1], questions=tuple(questions))
 
 
 def seeded_generator(split: str, seed: int) -> np.random.Generator:
@@ -444,8 +471,19 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _names_of(thing: ShapeObject) -> set[str]:
+    """Every word or phrase by which a question can mean an object."""
+    names = [_name(*pair) for pair in ((thing.colour, thing.shape), (None, thing.shape), (thing.colour, None))]
+    return {thing.shape, thing.colour, *(f"{article} {name}" for name in names for article in ("a", "the"))}
+
+
 def ask(
-    kind: str, pictures: Sequence[Picture], rng: np.random.Generator, answer: str | None = None, plain: bool = False
+    kind: str,
+    pictures: Sequence[Picture],
+    rng: np.random.Generator,
+    answer: str | None = None,
+    plain: bool = False,
+    about: Sequence[ShapeObject] | None = None,
 ) -> Question | None:
     """
     A question of one kind that the pictures answer unambiguously, or `None` when there is none.
@@ -465,6 +503,8 @@ def ask(
             Ask only what has this answer.
         plain (`bool`, defaults to `False`):
             The first wording, without lead-in or instruction.
+        about (`Sequence[ShapeObject]`, *optional*):
+            Ask only about these objects. No question of a kind that names no object is about one.
 
     Raises:
         `LinVTInputError`: for an unknown kind.
@@ -472,11 +512,14 @@ def ask(
     Example:
 
     >>> ask("colour", [(ShapeObject("circle", "red", 0, 3),)], np.random.default_rng(0), plain=True)
-    Question(kind='colour', question='What colour is the circle?', answer='red')
+    Question(kind='colour', question='What colour is the circle?', answer='red', subject='')
     """
     if kind not in _OPTIONS:
         raise LinVTInputError(f"kind={kind!r} is no kind of question. Use one of {', '.join(_OPTIONS)}.")
     options = _OPTIONS[kind](pictures)
+    if about is not None:
+        names = {name for thing in about for name in _names_of(thing)}
+        options = [option for option in options if names & set(option[1].values())]
     answers = sorted({option[0] for option in options} if answer is None else {answer})
     if not options or (answer is not None and all(option[0] != answer for option in options)):
         return None
@@ -760,6 +803,43 @@ def _count(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tu
     return pictures, ("occurrences",)
 
 
+def _moment(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
+    if num_frames < 2:
+        raise LinVTInputError(
+            f"num_frames={num_frames} is too few to show something for a moment only. Ask for 2 frames or more."
+        )
+    cells = rng.permutation(GRID_SIZE**2)[:3]
+    *still, short = (
+        replace(thing, row=int(cell) // GRID_SIZE, column=int(cell) % GRID_SIZE)
+        for thing, cell in zip(_distinct_objects(rng, 3), cells, strict=True)
+    )
+    length = 1 + int(rng.integers(max(1, num_frames // 8)))
+    start = int(rng.integers(num_frames - length + 1))
+    pictures: list[Picture] = [tuple(still)] * num_frames
+    pictures[start : start + length] = [(*still, short)] * length
+    return pictures, ("colour", "shape", "position", "existence")
+
+
+def _traverse(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
+    if num_frames < GRID_SIZE:
+        raise LinVTInputError(
+            f"num_frames={num_frames} is too few to cross a picture of {GRID_SIZE} cells. Ask for {GRID_SIZE} frames "
+            "or more."
+        )
+    (thing,) = random_picture(rng, 1)
+    last = GRID_SIZE - 1
+    # Along a border, so that it starts in a corner: from the middle of a side there is one way only. Where segments
+    # cannot be equal, which of them are longer is drawn, or the cells would say by their number which came first.
+    border, (down, right) = last * int(rng.integers(2)), DIRECTIONS[_pick(rng, tuple(DIRECTIONS))]
+    lengths = [stop - start for start, stop in segment_bounds(num_frames, GRID_SIZE)]
+    pictures: list[Picture] = []
+    for step, length in enumerate(lengths[:: _pick(rng, (1, -1))]):
+        row = border if right else step if down > 0 else last - step
+        column = border if down else step if right > 0 else last - step
+        pictures += [(replace(thing, row=row, column=column),)] * length
+    return pictures, ("direction",)
+
+
 _CLIPS = {
     "scenes": _scenes,
     "static": _static,
@@ -768,6 +848,8 @@ _CLIPS = {
     "order": _order,
     "direction": _direction,
     "count": _count,
+    "moment": _moment,
+    "traverse": _traverse,
 }
 
 
@@ -783,6 +865,30 @@ def _clip_generator(kind: str, seed: int, split: str, stream: int = 0) -> np.ran
     return np.random.default_rng([_SPLITS[split], (stream << 40) + seed, index])
 
 
+class _Wish(NamedTuple):
+    """A question that a clip shall be asked: its kind and, where it matters, its answer and what it is about."""
+
+    kind: str
+    answer: str | None = None
+    subject: str = ""
+    about: Picture | None = None
+
+
+def _wishes(kind: str, question_kinds: Sequence[str], pictures: Sequence[Picture], goals: dict) -> list[_Wish]:
+    """One wish for every kind of question, existence with yes and no; of a moment, for what is still and what not."""
+    if kind != "moment":
+        wishes = [_Wish(name, goals.get(name)) for name in question_kinds if name != "existence"]
+        return wishes + [_Wish("existence", word) for word in ("yes", "no") if "existence" in question_kinds]
+    still, fullest = min(pictures, key=len), max(pictures, key=len)
+    subjects = {"still": still, "short": tuple(thing for thing in fullest if thing not in still)}
+    wishes = [
+        _Wish(name, "yes" if name == "existence" else None, subject, things)
+        for subject, things in subjects.items()
+        for name in question_kinds
+    ]
+    return wishes + [_Wish("existence", "no", "absent")] * len(subjects)
+
+
 def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> ClipScript:
     """
     What a clip shows and what is asked about it, before any pixel is drawn.
@@ -791,9 +897,14 @@ def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> C
     one object for at most an eighth of the clip, else nothing; `"needles"`, four objects without a shape or colour in
     common, one in each quarter, each for at most half of it; `"order"`, one object, then another; `"direction"`, one
     object that moves eight cells one way and comes in again on the other side, so that where it starts and ends says
-    nothing; `"count"`, one object that comes and goes one to four times, for random durations.
+    nothing; `"count"`, one object that comes and goes one to four times, for random durations; `"moment"`, two objects
+    that stand still all along and a third, elsewhere, for at most an eighth of the clip, without a shape or colour in
+    common; `"traverse"`, one object that crosses the picture once, along a border from corner to corner, a quarter of
+    the clip in each cell, so that the first frame alone, and all frames without their order, leave two directions that
+    are equally likely: guesses from those are right in half of the clips.
 
-    One question of every kind the clip answers, two about existence (yes and no), in the same order for every seed.
+    One question of every kind the clip answers, two about existence (yes and no), in the same order for every seed; of
+    a `"moment"`, one of every kind about what stands still, one about what is short, and two about what is absent.
 
     Args:
         kind (`str`), seed (`int`), num_frames (`int`):
@@ -813,14 +924,13 @@ def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> C
     goals = {"count": NUMBERS[count], "attribute_count": NUMBERS[int(rng.integers(max(2, count)))]}
     while True:  # ends: every kind of clip draws answerable pictures with a good chance
         pictures, question_kinds = _CLIPS[kind](rng, num_frames)
-        wanted = [(name, goals.get(name)) for name in question_kinds if name != "existence"]
-        if "existence" in question_kinds:
-            wanted += [("existence", "yes"), ("existence", "no")]
         changes = [now for before, now in zip([None, *pictures], pictures, strict=False) if now != before]
-        asked = [ask(name, changes, rng, answer=answer) for name, answer in wanted]
-        questions = tuple(question for question in asked if question is not None)
-        if len(questions) == len(wanted):
-            return ClipScript(tuple(pictures), random_background(rng), questions)
+        questions = []
+        for wish in _wishes(kind, question_kinds, pictures, goals):
+            question = ask(wish.kind, changes, rng, answer=wish.answer, about=wish.about)
+            questions.append(question and question._replace(subject=wish.subject))
+        if all(questions):
+            return ClipScript(tuple(pictures), random_background(rng), tuple(questions))
 
 
 def make_clip(

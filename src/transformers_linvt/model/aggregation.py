@@ -142,13 +142,16 @@ def gaussian_log_prior(places: torch.Tensor, anchors: torch.Tensor, widths: torc
     return -0.5 * distances.square().sum(dim=-1)
 
 
-def stretch_log_prior(positions: torch.Tensor, shifts: torch.Tensor, log_softness: torch.Tensor) -> torch.Tensor:
+def stretch_log_prior(
+    positions: torch.Tensor, shifts: torch.Tensor, log_softness: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Log of an unnormalised window around every query's stretch of the axis of mass, at every position.
 
     G queries share the axis evenly: query m has the stretch from m / G to (m + 1) / G, flat inside, and falling off
     beyond its edges as a logistic function does. So every query gets the same share of what is new, wherever in the
-    video that is.
+    video that is. Where positions are at least a stretch apart, there are queries enough for each to have its own: a
+    stretch lies around the nearest one then, or a token in reach of two of them would be blurred by the next.
 
     Args:
         positions (`torch.Tensor` of shape `(batch, num_places)`):
@@ -157,6 +160,8 @@ def stretch_log_prior(positions: torch.Tensor, shifts: torch.Tensor, log_softnes
             How far each stretch is moved, in units of its length; 0 for even stretches.
         log_softness (`torch.Tensor` of shape `(num_queries,)`):
             Log of the softness of the edges, in units of the length of a stretch.
+        mask (`torch.Tensor` of shape `(batch, num_places)`, *optional*):
+            True where there is something.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_queries, num_places)`, at most 0.
@@ -168,10 +173,23 @@ def stretch_log_prior(positions: torch.Tensor, shifts: torch.Tensor, log_softnes
     [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]
     """
     num_queries = len(shifts)
-    middles = torch.arange(num_queries, device=shifts.device, dtype=shifts.dtype) + 0.5 + shifts
-    distances = positions.unsqueeze(1) * num_queries - middles.unsqueeze(1)
+    positions = positions * num_queries
+    middles = torch.arange(num_queries, device=shifts.device, dtype=shifts.dtype) + 0.5
+    there = positions if mask is None else positions.masked_fill(~mask, 4.0 * num_queries)
+    middles = _nearest_if_apart(there, middles)
+    distances = positions.unsqueeze(1) - (middles + shifts).unsqueeze(2)
     sharpness = (-log_softness).exp().unsqueeze(1)
     return F.logsigmoid((0.5 + distances) * sharpness) + F.logsigmoid((0.5 - distances) * sharpness)
+
+
+def _nearest_if_apart(positions: torch.Tensor, middles: torch.Tensor) -> torch.Tensor:
+    """For every middle the nearest position, if that is at least 1 from all others, else the middle itself."""
+    ordered = positions.sort(dim=1).values
+    gaps = ordered.diff(dim=1)
+    room = torch.minimum(F.pad(gaps, (1, 0), value=torch.inf), F.pad(gaps, (0, 1), value=torch.inf))
+    nearest = (ordered.unsqueeze(1) - middles.unsqueeze(1)).abs().argmin(dim=2)
+    is_apart = room.gather(1, nearest) > 1 - 1e-3  # as many tokens as queries are 1 apart but for rounding
+    return torch.where(is_apart, ordered.gather(1, nearest), middles)
 
 
 class AggregatorBlock(nn.Module):
@@ -378,7 +396,7 @@ class TextConditionedTokenAggregator(nn.Module):
         )
         states = [self.video_norm(features.to(self.video_norm.weight.dtype)) for features in states]
         queries = self._interact(states, masks, question_embeds, question_mask)
-        priors = self._log_priors(places)
+        priors = self._log_priors(places, masks)
         grouped_queries = self.aggregation_query(self.query_norm(queries)).split(self.group_sizes, dim=1)
         weights = []
         for query, state, significance, prior, mask in zip(
@@ -445,7 +463,7 @@ class TextConditionedTokenAggregator(nn.Module):
             )
             return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 
-    def _log_priors(self, places: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _log_priors(self, places: list[torch.Tensor], masks: list[torch.Tensor]) -> list[torch.Tensor]:
         """For each group `(batch, queries, windows)`: what the start of the queries says about every window."""
         dtype, narrowest, widest = places[0].dtype, *(math.log(limit) for limit in ANCHOR_WIDTH_LIMITS)
         if self.init == "keyframes":
@@ -453,7 +471,7 @@ class TextConditionedTokenAggregator(nn.Module):
             softness = self.stretch_log_softness.to(dtype).clamp(narrowest, widest).split(self.group_sizes)
             return [
                 stretch_log_prior(place.squeeze(-1), *group)
-                for place, *group in zip(places, shifts, softness, strict=True)
+                for place, *group in zip(places, shifts, softness, masks, strict=True)
             ]
         if self.init == "anchored":
             anchors = self.anchors.to(dtype).split(self.group_sizes)

@@ -173,6 +173,8 @@ class AnswerPasses:
                 scale = 1 / doubt.amax(dim=1).clamp(min=_LEAST_DOUBT)
                 # a base may take its visual tokens in deep layers alone (Granite 4 Vision)
                 found = torch.autograd.grad((scale * log_probs.sum(dim=1)).sum(), leaves, allow_unused=True)
+                if all(one is None for one in found):
+                    raise RuntimeError("its logits do not depend on the video tokens")
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # kernels without a backward say so in many ways

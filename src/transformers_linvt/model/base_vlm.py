@@ -839,8 +839,8 @@ def lay_out_positions(
         base: a base of which `has_grid_positions` is true.
         input_ids (`torch.LongTensor` of shape `(batch, length)`).
         video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
-        cells (`torch.Tensor` of shape `(num_videos, num_video_tokens, 3)`): time, row and column of the tokens of every
-            video, one after the other as they stand in the rows, integers.
+        cells (`torch.Tensor` of shape `(num_videos, num_video_tokens, 3)`): time, row and column of the tokens of
+            every video, one after the other as they stand in the rows, integers.
         inputs: the base's other inputs; `attention_mask`, and type ids and grid of pictures where there are any.
 
     Returns:

@@ -98,7 +98,7 @@ class LinVTConfig(PreTrainedConfig):
     num_video_tokens: int = 256  # M, tokens the language model gets per video; the paper's value is not public: ours
     num_kept_tokens: int | None = None  # k, "top-k" of the paper; None: 4 M (1024 of 256 in the authors' code)
     pooling_scales: tuple[int, ...] | list[int] = (1, 2, 4)  # windows of the multi-scale pooling; authors' code
-    # "specific" are the paper's scale-specific queries (Multi-C); only with "single" is a still video its picture: ours
+    # "specific": the paper's scale-specific queries (Multi-C); only with "single" is a still video its picture: ours
     scale_mode: Literal["single", "shared", "specific"] = "single"
     bottleneck_size: int = 512  # d, width of the branch that computes the weights: ours
     num_heads: int = 8  # attention heads inside that branch: ours

@@ -198,23 +198,29 @@ def find_new_tokens(
         found.append(scan.feed(frame_tokens[:, frame], mask[:, frame], allowed))
     novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, T, N, levels)
 
-    rows, columns = places_in_grid(grid_sizes, frame_tokens.shape[2], frame_tokens.device)
-    sides = [2**power for power in range(1 + math.ceil(math.log2(max(max(grid) for grid in grid_sizes))))]
-    sizes = [grid_rows * grid_columns for grid_rows, grid_columns in grid_sizes]
-    of_budget = [BUDGET_PER_TOKEN if size <= num_video_tokens else BUDGET_PER_TOKEN_OF_LARGE_FRAMES for size in sizes]
-    budget = [min(round(share * num_video_tokens), num_kept_tokens) for share in of_budget]
-    least = [_least_side(grid, most, sides) for grid, most in zip(grid_sizes, budget, strict=True)]
-
-    counts = torch.stack(
-        [_count_blocks(is_new, rows // side, columns // side) for side in sides]
-    )  # (sides, B, levels)
     device = frame_tokens.device
-    budget, least = torch.tensor(budget, device=device), torch.tensor(least, device=device)  # `least` as a power
-    video = torch.arange(len(sizes), device=device)
+    rows, columns = places_in_grid(grid_sizes, frame_tokens.shape[2], device)
+    whole = mask.any(dim=1)  # a frame, with what comes after its grid
+    extent = 1 + int(torch.where(whole, torch.maximum(rows, columns), 0).amax())
+    sides = [2**power for power in range(1 + math.ceil(math.log2(extent)))]  # the last one holds a frame
+    budget = torch.where(
+        whole.sum(1) <= num_video_tokens,
+        round(BUDGET_PER_TOKEN * num_video_tokens),
+        round(BUDGET_PER_TOKEN_OF_LARGE_FRAMES * num_video_tokens),
+    ).clamp(max=num_kept_tokens)
+
+    def count_at_every_side(tokens: torch.Tensor) -> torch.Tensor:
+        """`(sides, batch, levels)`: blocks that hold any of the tokens."""
+        return torch.stack([_count_blocks(tokens, rows // side, columns // side) for side in sides])
+
+    counts = count_at_every_side(is_new)
+    one_frame = count_at_every_side(whole[:, None, :, None]).squeeze(-1)
+    least = (one_frame <= budget).int().argmax(0)  # the smallest blocks with which one whole frame fits, as a power
+    video = torch.arange(len(budget), device=device)
     fits = counts[least, video] <= budget.unsqueeze(1)
     level = torch.where(fits.any(1), fits.int().argmax(1), len(NOVELTY_LEVELS) - 1)
     most = mask.any(2).sum(1).clamp(min=num_kept_tokens)
-    enough = counts[:, video, level] <= most  # (sides, B); the last side holds a frame, so it always is
+    enough = counts[:, video, level] <= most  # (sides, B); at the last side it always is
     enough = enough & (torch.arange(len(sides), device=device).unsqueeze(1) >= least)
     power = torch.where(enough.any(0), enough.int().argmax(0), len(sides) - 1)
     return NewTokens(
@@ -223,14 +229,6 @@ def find_new_tokens(
         threshold=torch.tensor(NOVELTY_LEVELS, device=device, dtype=novelty.dtype)[level],
         side=2**power,
     )
-
-
-def _least_side(grid: tuple[int, int], budget: int, sides: Sequence[int]) -> int:
-    """Power of the smallest blocks with which one whole frame fits the budget."""
-    for power, side in enumerate(sides):
-        if math.ceil(grid[0] / side) * math.ceil(grid[1] / side) <= budget:
-            return power
-    return len(sides) - 1
 
 
 def places_in_grid(
@@ -271,8 +269,8 @@ class Runs:
         weights (`torch.Tensor` of the same shape):
             Its weight in that slot, float32, not negative; they sum to 1 in every filled slot.
         starts (`torch.Tensor` of shape `(batch, num_slots)`):
-            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, in reading
-            order, block after block. Empty slots come last and repeat the first.
+            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, in
+            reading order, block after block. Empty slots come last and repeat the first.
         filled (`torch.Tensor` of shape `(batch, num_slots)`):
             True where the slot holds anything.
         mass (`torch.Tensor` of shape `(batch, num_slots)`):
@@ -333,7 +331,8 @@ def gather_runs(
     started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp(min=0)
     slot = slot.gather(1, started).clamp(min=0)
     length = torch.zeros_like(weight).scatter_add_(1, started, exists.to(weight.dtype)).gather(1, started)
-    share = weight.detach().gather(1, started) / length.clamp(min=1) * exists
+    # a score that was learned may be so low that nothing of its significance is left; a slot is an average even so
+    share = weight.detach().clamp(min=1e-30).gather(1, started) / length.clamp(min=1) * exists
     total = share.new_zeros(batch, num_slots).scatter_add_(1, slot.flatten(1), share.flatten(1))
     share = share / total.gather(1, slot.flatten(1)).view_as(share).clamp(min=torch.finfo(share.dtype).tiny)
 

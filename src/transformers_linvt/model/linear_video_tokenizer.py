@@ -308,9 +308,9 @@ class LinearVideoTokenizer(nn.Module):
     Example:
 
     >>> tokenizer = LinearVideoTokenizer(dim=16, num_video_tokens=4, bottleneck_size=8, num_heads=2)
-    >>> output = tokenizer(torch.ones(1, 3, 6, 16))
+    >>> output = tokenizer(torch.ones(1, 3, 6, 16))  # 3 frames that repeat are 6 runs
     >>> output.video_tokens.shape, output.kept_indices.shape
-    (torch.Size([1, 4, 16]), torch.Size([1, 18]))
+    (torch.Size([1, 4, 16]), torch.Size([1, 6]))
     >>> bool((output.weights.dense().sum(-1) - 1).abs().max() < 1e-6)
     True
     """
@@ -395,7 +395,7 @@ class LinearVideoTokenizer(nn.Module):
 
         In training mode `selection_relaxation` in [0, 1] lies between the two on a logarithmic scale: 0 keeps k, 1
         keeps all. A token that is not kept sends no gradient to its score, so training starts from all
-        ([`~training.recipe.SelectionSchedule`]); ours.
+        ([`~training.recipe.SelectionSchedule`]); ours. With key frames nothing is dropped and this plays no role.
         """
         if self.selection == "none":
             return num_tokens
@@ -512,6 +512,8 @@ class LinearVideoTokenizer(nn.Module):
         full_mask = frame_tokens.new_ones(frame_tokens.shape[:3], dtype=torch.bool) if mask is None else mask
         check_timestamps(timestamps, full_mask)
         grids = check_grid_sizes(grid_sizes, mask, batch, tokens_per_frame)
+        if mask is not None:  # what stands in the padding has weight 0, and must not matter even if it is NaN
+            frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
 
         seconds, fractions = frame_times(timestamps, full_mask.any(dim=2))
         places = token_places(grids, tokens_per_frame, frame_tokens.device)
@@ -524,8 +526,6 @@ class LinearVideoTokenizer(nn.Module):
             ],
             dim=-1,
         )
-        if mask is not None:  # what stands in the padding has weight 0, and must not matter even if it is NaN
-            frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
         num_slots = kept.starts.shape[1]
         kept_tokens, kept_features, kept_places = (
             average_runs(values, kept.slots, kept.weights, num_slots) for values in (frame_tokens, hidden, positions)

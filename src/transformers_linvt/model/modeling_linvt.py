@@ -42,7 +42,7 @@ from transformers.utils.hub import resolve_revision
 
 from .aggregation import lattice_cells
 from .attribution import attribute_answers, words_of_answer
-from .base_adapter import BaseAdapter, adapter_at, adapter_of
+from .base_adapter import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
 from .base_vlm import (
     FRAME_PREFIX,
     PICTURES,
@@ -190,6 +190,7 @@ class LinVTModel(LinVTPreTrainedModel):
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
 
@@ -268,7 +269,11 @@ class LinVTModel(LinVTPreTrainedModel):
             question_embeds (`torch.Tensor` of shape `(num_videos, L, D)`, *optional*): the question about each video.
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
             caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
+
+        A video with fewer frame tokens than M gives M tokens all the same, with a warning, once for a model.
         """
+        for video in videos:
+            self._warn_of_few_tokens(*video.tokens.shape[:2])
         tokens, mask = _pad_videos([video.tokens for video in videos])
         weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
         device, dtype = weight.device, weight.dtype
@@ -406,6 +411,7 @@ class LinVTModel(LinVTPreTrainedModel):
         question_mask: torch.Tensor | None = None,
     ) -> CondensedVideos:
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
+        self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
         weight = next(self.linvt.parameters())
         device, dtype = weight.device, weight.dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
@@ -424,6 +430,20 @@ class LinVTModel(LinVTPreTrainedModel):
             outputs=outputs,
             grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
             kept_deepstack=stacked.deepstack,
+        )
+
+    def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
+        """Say, once for a model, that the language model gets more tokens of a video than its frames have."""
+        num_tokens, most = num_frames * tokens_per_frame, self.config.num_video_tokens
+        if num_tokens >= most or self._has_warned_of_few_tokens:
+            return
+        self._has_warned_of_few_tokens = True
+        unit = "frames" if self.config.frame_path == "image" else "steps of time"
+        logger.warning(
+            f"A video has {num_tokens} frame tokens ({unit}: {num_frames}, tokens of each: {tokens_per_frame}) and "
+            f"becomes {most} video tokens (num_video_tokens): LinVT makes it longer, not shorter. Sample "
+            f"{-(-most // tokens_per_frame)} {unit} or more, or make model and processor with num_video_tokens="
+            f"{num_tokens} or less. Further videos like it are not named."
         )
 
     def _check_length(self, input_ids: torch.Tensor) -> None:
@@ -733,6 +753,11 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
                 base's `from_pretrained` (`dtype`, `device_map`, `attn_implementation`, `quantization_config`,
                 `revision`, `token` ...).
 
+        Without `num_video_tokens` a video gets as many tokens as one frame of the base has, so that a still video
+        loses nothing; where that depends on the size of the picture, one of 640 x 360 pixels. The base's processor is
+        loaded to count them, for a loaded model by its `name_or_path`; where it cannot be had, it is 256, with a
+        warning. `LinVTProcessor.from_base` of the same base has the same number.
+
         Raises:
             UnsupportedBaseError: the base cannot take video tokens; the message says why and what would work.
             CheckpointError: the base was not found.
@@ -745,14 +770,17 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
-            base = adapter_at(name, kwargs).load(name, **kwargs)
+            base, loading = adapter_at(name, kwargs).load(name, **kwargs), kwargs
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
             _adapter_of_model(base).check(base)
             name, is_known = named or base.name_or_path or None, named is not None
+            loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
         _adapter_of_model(base).check(base)
+        if "num_video_tokens" not in fields:
+            fields["num_video_tokens"] = default_video_tokens_at(name, loading)
         try:
             config = LinVTConfig(
                 base_config=base.config,

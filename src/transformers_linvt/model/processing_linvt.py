@@ -24,7 +24,7 @@ from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .base_adapter import BaseAdapter, adapter_of, model_type_at
+from .base_adapter import BaseAdapter, adapter_of, default_video_tokens, load_processor_at
 from .base_processor import AddedTexts, VisualMarkers, model_type_of
 from .base_vlm import FRAME_PREFIX
 from .errors import CheckpointError, LinVTInputError, VideoReadError
@@ -1217,7 +1217,9 @@ class LinVTProcessor(ProcessorMixin):
         Args:
             base: repository id, folder, or a loaded processor, which is used as it is and not changed.
             kwargs: `num_video_tokens` (the model's), `num_frames`, `add_timestamps`, `base_model_type`; other
-                arguments such as `revision` and `token` go to the base's `from_pretrained`.
+                arguments such as `revision` and `token` go to the base's `from_pretrained`. Without
+                `num_video_tokens` it is what one frame of the base has, 640 x 360 pixels where that depends on the
+                size, as in [`LinVTForVideoQA.from_base`].
 
         Raises:
             CheckpointError: nothing there.
@@ -1230,12 +1232,13 @@ class LinVTProcessor(ProcessorMixin):
             if is_loaded or _similar(name, _SETTINGS):
                 raise LinVTInputError(_unknown_argument(name, _SETTINGS))
         if not is_loaded:
-            source = os.fspath(base)
-            found = model_type_at(source, kwargs)
-            base = adapter_of(own.get("base_model_type") or found).load_processor(source, **kwargs)
+            base, found = load_processor_at(os.fspath(base), kwargs, own.get("base_model_type"))
             if own.get("base_model_type") is None:
-                own["base_model_type"] = found or model_type_of(base)
-        return cls(base, **own)
+                own["base_model_type"] = found
+        processor = cls(base, **own)
+        if "num_video_tokens" not in own:
+            processor.num_video_tokens = default_video_tokens(base, processor.base_model_type)
+        return processor
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -542,7 +542,7 @@ class SignificanceScorer(nn.Module):
         return scores
 
     def allowance(self, learned: torch.Tensor | None) -> torch.Tensor | None:
-        """How much further than the threshold a token must be from its reference, for a learned score to be 0 there."""
+        """How much further than the threshold a token must be from its reference, so that the learned score counts."""
         return None if learned is None else -learned.detach() / self._gain(learned.dtype)
 
     def score_new_tokens(self, new: NewTokens, learned: torch.Tensor | None) -> torch.Tensor:
