@@ -4,7 +4,7 @@ The pointing game: is the frame token of most attribution one of the object that
     python benchmarks/pointing_game.py --clips 100 --seed 1000
     python benchmarks/pointing_game.py --split clip_choose --seed 0     (what the variant was chosen on)
 
-On generated clips it is known when and where the asked object is. Of every clip the questions that name an object which
+On generated clips it is known when and where the asked object is. Of every clip the questions that name an object that
 is there are asked, and where the answer is right, the frame token of most attribution is looked at: a hit is one whose
 frame and place show the object. Beside the attribution stand simpler variants of it, W alone, a frame token by chance,
 and the attribution of another clip's question about the same clip, which should not point at this one's object.
@@ -29,7 +29,16 @@ from transformers_linvt.model.attribution import (
     attribute_to_slots,
     words_of_answer,
 )
-from transformers_linvt.shapes import CLIP_SPLITS, COLOURS, GRID_SIZE, SHAPES, ClipScript, Question, make_clip, script_clip
+from transformers_linvt.shapes import (
+    CLIP_SPLITS,
+    COLOURS,
+    GRID_SIZE,
+    SHAPES,
+    ClipScript,
+    Question,
+    make_clip,
+    script_clip,
+)
 
 
 KINDS = ("scenes", "needles")

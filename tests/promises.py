@@ -526,7 +526,8 @@ def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int 
     assert [module.training for module in model.modules()] == modes, "asking for evidence changed the mode"
     model.eval()
     assert answers == expected, "asking for evidence changed the answers"
-    assert not [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    left = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert not left, f"parameters that got a grad: {left[:3]}"
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     now = getattr(model.base_vlm.base_model, "rope_deltas", None)

@@ -97,8 +97,8 @@ def test_weights_condense_whatever_is_aligned_with_the_frame_tokens():
 
 def make_attributed(**changes) -> VideoEvidence:
     """
-    With runs and an attribution: slot 0 is places 1 of frames 0 and 1, slot 1 is place 5 of frame 1 alone, slot 2 is the
-    token without a place of frame 2, and slot 3 is place 0 of frames 1 (a quarter) and 2 (three quarters).
+    With runs and an attribution: slot 0 is place 1 of frames 0 and 1, slot 1 is place 5 of frame 1 alone, slot 2 is
+    the token without a place of frame 2, and slot 3 is place 0 of frames 1 (a quarter) and 2 (three quarters).
     """
     slots, shares = np.zeros(FRAMES * TOKENS, dtype=np.int64), np.zeros(FRAMES * TOKENS, dtype=np.float32)
     runs = [(1, 0, 0.5), (TOKENS + 1, 0, 0.5), (TOKENS + 5, 1, 1.0), (2 * TOKENS + 6, 2, 1.0), (TOKENS, 3, 0.25)]
@@ -408,13 +408,21 @@ def test_the_map_of_a_large_frame_is_coloured_where_the_attribution_is_positive(
     image = sheet.draw()
     left, top = sheet.place_of_map(sheet.large.index(1))
     width, height = sheet.large_size
-    found = np.array([
+    found = np.array(
         [
-            colourfulness(np.array(image.getpixel((int(left + width * (column + 0.5) / COLUMNS), int(top + height * (row + 0.5) / ROWS)))))
-            for column in range(COLUMNS)
+            [
+                colourfulness(
+                    np.array(
+                        image.getpixel(
+                            (int(left + width * (column + 0.5) / COLUMNS), int(top + height * (row + 0.5) / ROWS))
+                        )
+                    )
+                )
+                for column in range(COLUMNS)
+            ]
+            for row in range(ROWS)
         ]
-        for row in range(ROWS)
-    ])
+    )
     assert found[1, 2] > 80 and found[0, 1] > 40  # 2.0 and 0.5 nats
     assert max(found[0, 0], found[0, 2], found[1, 0], found[1, 1]) < 10  # the first is -0.25
 
@@ -424,7 +432,7 @@ def test_bars_of_the_time_line_go_up_for_the_answer_and_down_against_it():
     sheet = AnswerSheet(evidence)
     line = pixels(sheet.draw(), (0, sheet.chart_top, 800, sheet.chart_top + 111))
     against = (line == AGAINST).all(axis=-1)
-    warm = (line[..., 0] - line[..., 2] > 60)
+    warm = line[..., 0] - line[..., 2] > 60
     last = slice(700, 800)  # the last frame stands at the right end
     assert against[:, last].any() and not warm[:, last].any() and not against[:, :700].any()
     assert np.argwhere(against)[:, 0].min() > np.argwhere(warm)[:, 0].max()
@@ -432,7 +440,9 @@ def test_bars_of_the_time_line_go_up_for_the_answer_and_down_against_it():
     assert heights[1] / heights[0] == pytest.approx(2.25 / 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(("log_probs", "words"), [((-0.1, -0.12), "does not come from this video"), ((-0.1, -9.0), "shared")])
+@pytest.mark.parametrize(
+    ("log_probs", "words"), [((-0.1, -0.12), "does not come from this video"), ((-0.1, -9.0), "shared")]
+)
 def test_the_picture_says_whether_the_answer_comes_from_the_video(log_probs, words):
     assert words in AnswerSheet(make_attributed(log_probs=log_probs))._summary()
 

@@ -33,7 +33,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"model"},
     {"shapes", "drawing", "embedded", "conversion", "planning"},
-    {"answer_sheet", "weights_sheet", "evidence"},
+    {"answer_sheet", "weights_sheet"},
+    {"evidence"},
     {"pipeline"},
     {"training", "evaluation"},
     {"auto"},

@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -24,10 +24,6 @@ from .drawing import (
 )
 
 
-if TYPE_CHECKING:
-    from .evidence import VideoEvidence
-
-
 WIDTH = 800  # pixels
 _MARGIN, _GAP = 24, 12
 _CHART_HEIGHT = 110
@@ -40,9 +36,9 @@ _LITTLE = 0.1  # nats below which an answer hardly depends on the video
 
 
 class AnswerSheet:
-    """The layout and the drawing of the attribution of one evidence."""
+    """The layout and the drawing of the attribution of one [`VideoEvidence`]."""
 
-    def __init__(self, evidence: "VideoEvidence") -> None:
+    def __init__(self, evidence: Any) -> None:
         self.evidence = evidence
         self.places = np.maximum(evidence.place_attribution, 0.0)
         self.place_scale = max(float(self.places.max()), 1e-12)
@@ -115,7 +111,9 @@ class AnswerSheet:
     def place_of_map(self, number: int) -> tuple[int, int]:
         """Left and top of its map: beside a single one, else below."""
         left, top = self.place_of_large(number)
-        return (left + self.large_size[0] + _GAP, top) if len(self.large) == 1 else (left, top + self.large_size[1] + 4)
+        return (
+            (left + self.large_size[0] + _GAP, top) if len(self.large) == 1 else (left, top + self.large_size[1] + 4)
+        )
 
     def place_of_thumbnail(self, number: int) -> tuple[int, int]:
         """Left and top of a frame of the strip."""

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from .answer_sheet import AnswerSheet
 from .model.errors import LinVTInputError
+from .weights_sheet import WeightsSheet
 
 
 WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
@@ -132,7 +134,7 @@ class VideoEvidence:
                 f"These are not the parts of one video: frames {self.frames.shape}, time stamps "
                 f"{self.timestamps.shape}, significance {self.significance.shape}, grid {self.grid_size}, kept tokens "
                 f"{self.kept_indices.shape}, weights {self.kept_weights.shape}, runs {self.run_slots.shape} and "
-                f"{self.run_weights.shape}, attribution {np.shape(self.attribution)}. Pass what one model call returned."
+                f"{self.run_weights.shape}, attribution {np.shape(self.attribution)}. Pass what one call returned."
             )
 
     @classmethod
@@ -350,22 +352,17 @@ class VideoEvidence:
 
     def draw(self) -> Image.Image:
         """The picture that [`save`](VideoEvidence.save) writes."""
-        if self.attribution is None:
-            from .weights_sheet import WeightsSheet  # drawing is loaded where something is drawn
-
-            return WeightsSheet(self).draw()
-        from .answer_sheet import AnswerSheet
-
-        return AnswerSheet(self).draw()
+        return (WeightsSheet if self.attribution is None else AnswerSheet)(self).draw()
 
     def save(self, path: str | os.PathLike) -> None:
         """
         Draw what the answer depended on as a PNG of 800 pixels width.
 
-        Above, a bar per frame over time: what the answer owes to the frame, below the line what speaks against it. Then
-        the frames it owes most to, large, each over a map of its places; then all frames as a strip. Maps show what is
-        positive; the signed numbers are in `place_attribution`. Without an attribution the weights are drawn instead,
-        and the picture says so. The file is written beside its place and moved there when whole.
+        Above, a bar per frame over time: what the answer owes to the frame, and below the line what speaks against it.
+        Then the frames it owes most to, large, each with a map of its places; then all frames as a strip. Maps show
+        what speaks for the answer; the signed numbers are in `place_attribution`. Without an attribution the weights
+        are drawn instead ([`WeightsSheet`]), and the picture says so. The file is written beside its place and moved
+        there when whole.
 
         Args:
             path (`str` or `os.PathLike`):
@@ -441,5 +438,3 @@ def region_seen(image_processor: Any, height: int, width: int) -> tuple[float, f
 
 def _entry(size: Any, name: str) -> int | None:
     return size.get(name) if hasattr(size, "get") else getattr(size, name, None)
-
-

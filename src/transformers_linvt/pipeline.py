@@ -592,10 +592,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if answered.scores is not None:
                 result["score"] = answered.scores[number]
             if answered.evidence is not None:
-                found = [
-                    replace(one, question=question, answer=result["answer"])
-                    for one in answered.evidence[number]
-                ]
+                found = [replace(one, question=question, answer=result["answer"]) for one in answered.evidence[number]]
                 result["evidence"] = found if is_chat else found[0]
             results.append(result)
         return results

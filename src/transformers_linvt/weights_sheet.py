@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -26,10 +26,6 @@ from .drawing import (
 )
 
 
-if TYPE_CHECKING:
-    from .evidence import VideoEvidence
-
-
 _MAX_WIDTH, _MIN_WIDTH, _MAX_SHEET_HEIGHT = 1600, 1120, 2400  # pixels; the sheet is the part with the frames
 _MAX_THUMBNAIL = 232  # longer side of a frame
 _MARGIN, _GAP = 40, 14
@@ -49,9 +45,9 @@ class _Cell:
 
 
 class WeightsSheet:
-    """The layout and the drawing of the weights of one evidence."""
+    """The layout and the drawing of the weights of one [`VideoEvidence`]."""
 
-    def __init__(self, evidence: "VideoEvidence") -> None:
+    def __init__(self, evidence: Any) -> None:
         self.evidence = evidence
         self.place_scale = max(float(evidence.place_weights.max()), _FULL_HEAT / len(evidence.kept_indices))
         self.frame_scale = max(float(evidence.frame_weights.max()), _FULL_HEAT / evidence.num_frames)
@@ -158,10 +154,12 @@ class WeightsSheet:
         facts = [
             os.path.basename(evidence.source) if evidence.source else None,
             f"{evidence.num_frames} frame{'s' * (evidence.num_frames > 1)} of {evidence.tokens_per_frame} tokens",
-            f"{kept} of {total} frame tokens kept" if evidence.run_weights.astype(bool).sum() <= kept
+            f"{kept} of {total} frame tokens kept"
+            if evidence.run_weights.astype(bool).sum() <= kept
             else f"{total} frame tokens averaged into {kept}",
             f"{evidence.num_video_tokens} video tokens for the language model",
             None if evidence.is_exact else "weights are approximate (nonlinear aggregation)",
+            "no attribution of the answer" if evidence.no_attribution else None,
         ]
         font = font_of(16, evidence.source or "")
         text = wrapped("   |   ".join(fact for fact in facts if fact), font, self.width - 2 * _MARGIN, 1)[0]

@@ -1,20 +1,20 @@
 """
 Which of the video an answer depended on: its log-probability shared among the frame tokens, through W without loss.
 
-The video tokens are `y_m = sum_i W_mi v_i`. The baseline is a video without content: every video token is `c`, the mean
-of the frame tokens. Let `g_m(a)` be the gradient of the answer's log-probability (the sum over its tokens, each given
-those before it) by video token m, with all video tokens at `c + a (y - c)`. Then
+The video tokens are `y_m = sum_i W_mi v_i`. The baseline is a video without content: every video token is `c`, the
+mean of the frame tokens. Let `g_m(t)` be the gradient of the answer's log-probability (the sum over its tokens, each
+given those before it) by video token m, with all video tokens at `c + t (y - c)`. Then
 
-    log p(y) - log p(c) = sum_m <integral of g_m(a) over a from 0 to 1, y_m - c>        (the gradient theorem)
-                        = sum_i a_i,    a_i = sum_m W_mi <integral of g_m, v_i - c>      (W is linear, its rows sum to 1)
+    log p(y) - log p(c) = sum_m <integral of g_m(t) over t from 0 to 1, y_m - c>     (the gradient theorem)
+                        = sum_i a_i,    a_i = sum_m W_mi <integral of g_m, v_i - c>  (rows of W sum to 1)
 
-`a_i` is the attribution of frame token i, in nats: integrated gradients (Sundararajan et al. 2017), taken through W. The
-second line is exact; the integral is a sum over a few points, and how well they add up can be read off `log_probs`. W
-alone says where the video tokens come from; the attribution says which of that the answer depended on.
+`a_i` is the attribution of frame token i, in nats: integrated gradients (Sundararajan et al. 2017), through W. The
+second line is exact; the integral is a sum over a few points, and how well they add up shows in `log_probs`. W alone
+says where the video tokens come from; the attribution says which of that the answer depended on.
 
-Why not the gradient at the video alone (`a = 1`)? Because a sure answer has hardly any, and what it has points anywhere.
-On clips of which it is known when and where the asked object is, the frame token of most attribution was the object's in
-a third of the cases with that gradient, in more than nine of ten with the integral: benchmarks/pointing_game.py.
+Why not the gradient at the video alone (`t = 1`)? A sure answer has hardly any, and what it has points anywhere:
+on clips of which it is known when and where the asked object is, the frame token of most attribution was the object's
+in a third of the cases with that gradient, in more than nine of ten with the integral (benchmarks/pointing_game.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +91,9 @@ def attribute_answers(
         for total, gradient in zip(summed, passes.gradients_at(float(node)), strict=True):
             total += float(share) * gradient
     log_probs = torch.stack([passes.log_probs_at(1.0), passes.log_probs_at(0.0)], dim=1)
-    return AnswerAttribution(attribute_to_slots(condensed.outputs.weights, summed, passes.slots, passes.means), log_probs)
+    return AnswerAttribution(
+        attribute_to_slots(condensed.outputs.weights, summed, passes.slots, passes.means), log_probs
+    )
 
 
 def attribute_to_slots(
@@ -300,4 +302,11 @@ def _as_found(model: Any) -> Iterator[None]:
             backbone.rope_deltas = offsets
 
 
-__all__ = ["AnswerAttribution", "AnswerPasses", "attribute_answers", "attribute_to_slots", "tokens_of_answer", "words_of_answer"]
+__all__ = [
+    "AnswerAttribution",
+    "AnswerPasses",
+    "attribute_answers",
+    "attribute_to_slots",
+    "tokens_of_answer",
+    "words_of_answer",
+]
