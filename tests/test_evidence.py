@@ -453,8 +453,9 @@ def test_an_answer_can_be_drawn_for_any_shape_and_number_of_frames(height, width
     evidence = evidence_of(num_frames, height, width)
     generator = np.random.default_rng(1)
     evidence.attribution = generator.standard_normal(len(evidence.kept_indices)).astype(np.float32)
-    image = evidence.draw()
+    image, sheet = evidence.draw(), AnswerSheet(evidence)
     assert image.width == 800 and image.height <= 3000
+    assert set(sheet.large) <= set(sheet.strip) and len(sheet.strip) >= min(num_frames, 48)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------

@@ -101,8 +101,10 @@ class AnswerSheet:
         return float(owed[nearest == frame].sum()) / self.positive
 
     def _frames_of_strip(self) -> list[int]:
+        """All, or as many as fit, evenly, and those that are large."""
         count = min(self.evidence.num_frames, _MAX_STRIP)
-        return [self.evidence.num_frames * i // count for i in range(count)]
+        evenly = {self.evidence.num_frames * i // count for i in range(count)}
+        return sorted(evenly | set(self.large))
 
     def place_of_large(self, number: int) -> tuple[int, int]:
         """Left and top of the picture of a large frame."""
@@ -222,7 +224,7 @@ class AnswerSheet:
     def _draw_strip(self) -> None:
         evidence, size = self.evidence, self.thumbnail
         shown, every = len(self.strip), evidence.num_frames
-        title = "All frames" if shown == every else f"{shown} of all {every} frames, evenly"
+        title = "All frames" if shown == every else f"{shown} of {every} frames: spread evenly, and those above"
         self._text((_MARGIN, self.strip_top - 24), title, 16, INK, "lm")
         for number, frame in enumerate(self.strip):
             left, top = self.place_of_thumbnail(number)

@@ -25,6 +25,7 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
 
 
 def font_of(size: int, text: str = "") -> Any:
+    """A font of `size` pixels that has the letters of a text: the one inside Pillow, or one of this system."""
     if any(ord(letter) > 0x17F for letter in text):
         for name in _FONTS:
             try:
@@ -64,6 +65,7 @@ def tick_step(span: float, max_ticks: int) -> float:
 
 
 def percent(share: float) -> str:
+    """A share in per cent, with a digit behind the point where it is small."""
     return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
