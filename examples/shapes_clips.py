@@ -124,7 +124,7 @@ def draw(arguments: argparse.Namespace) -> None:
 
 def draw_captions(folder: Path, arguments: argparse.Namespace, rng: np.random.Generator) -> None:
     """Write what stage 1 reads."""
-    kinds = [kind for kind in CAPTION_KINDS if kind in arguments.kinds]
+    kinds = [kind for kind in CAPTION_KINDS if kind in arguments.kinds] or arguments.kinds
     with (folder / "align.jsonl").open("w", encoding="utf-8") as file:
         for index in range(arguments.captions):
             kind = kinds[index % len(kinds)]
@@ -137,7 +137,7 @@ def draw_captions(folder: Path, arguments: argparse.Namespace, rng: np.random.Ge
 
 def draw_questions(folder: Path, arguments: argparse.Namespace, pictures: dict, rng: np.random.Generator) -> None:
     """Write what stage 2 reads: questions about clips, and among them about pictures."""
-    mix = [row for row in MIX if row[0] in arguments.kinds]
+    mix = [row for row in MIX if row[0] in arguments.kinds] or [(kind, None, 1) for kind in arguments.kinds]
     kinds, weights = list(PICTURE_MIX), np.array(list(PICTURE_MIX.values()), float)
     shares = np.array([share for _, _, share in mix], float)
     with (folder / "instruct.jsonl").open("w", encoding="utf-8") as file:

@@ -70,7 +70,6 @@ def make_trainer(stage: str, folder: Path, gradients: Gradients) -> LinVTSFTTrai
         "max_steps": 1,
         "per_device_train_batch_size": BATCH // int(os.environ.get("WORLD_SIZE", "1")),
         "max_grad_norm": 0.0,
-        "selection_warmup_ratio": 0.0,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

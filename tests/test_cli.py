@@ -272,7 +272,7 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "wrap nowhere out": (1, "nowhere"),
     "wrap nowhere full": (1, "full exists already"),
     "wrap nowhere missing/out": (1, "does not exist"),
-    "wrap nowhere out --num-video-tokens 2": (1, "num_video_tokens=2"),
+    "wrap nowhere out --num-video-tokens 2 --scale-mode specific": (1, "num_video_tokens=2"),
     "demo --output clip.mp4": (1, "clip.mp4"),
 }
 

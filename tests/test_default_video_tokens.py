@@ -62,6 +62,7 @@ def test_a_video_has_as_many_tokens_as_one_frame_gives_when_run(name: str, tmp_p
     processor.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     assert again[0].config.num_video_tokens == again[1].num_video_tokens == processor.num_video_tokens
+    assert f"into {processor.num_video_tokens} tokens" in (tmp_path / "README.md").read_text()
 
     family = Wrapped(name, model, processor, folder)
     inputs = family.inputs(user(common_video(2), QUESTION))

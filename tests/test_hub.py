@@ -29,7 +29,8 @@ from promises import (
     wrapped,
 )
 from training_runs import examples, stream
-from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTProcessor, embedded_model_path
+from transformers_linvt import CheckpointError, LinVTConfig, LinVTForVideoQA, LinVTProcessor, embedded_model_path
+from transformers_linvt.model.model_card import make_card
 from transformers_linvt.training import model_card
 from transformers_linvt.training.adapters import lora_config, push_instructed
 from transformers_linvt.training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
@@ -280,6 +281,8 @@ def test_the_card_names_the_base_and_how_to_load_the_model(hub: HubServer, famil
     assert {"linvt", "mine"} <= set(card.data.tags) and "lora" not in card.data.tags
     assert f'model="{REPOSITORY}"' in card.text and f"`{hub.repositories[BASE].find('main')}`" in card.text
     assert f"{NUM_VIDEO_TOKENS} tokens" in card.text
+    unsaid = make_card(LinVTConfig(num_kept_tokens=None)).text  # it once spoke of "the None frame tokens"
+    assert "256 tokens" in unsaid and "None" not in unsaid
 
 
 def test_a_card_that_somebody_wrote_stays(hub: HubServer, family: Wrapped):

@@ -44,7 +44,13 @@ def model() -> LinVTForVideoQA:
     torch.manual_seed(0)
     base, _ = build("llava_phi")
     return LinVTForVideoQA.from_base(
-        base, num_video_tokens=VIDEO_TOKENS, num_kept_tokens=20, bottleneck_size=8, num_heads=2, init="free"
+        base,
+        num_video_tokens=VIDEO_TOKENS,
+        num_kept_tokens=20,
+        bottleneck_size=8,
+        num_heads=2,
+        scale_mode="specific",
+        init="free",
     )
 
 

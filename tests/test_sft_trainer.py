@@ -16,14 +16,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import IA3Config
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoModel
 
 from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, snapshot, user, wrapped
 from training_runs import CAPTIONS, FRAMES, ROUNDING, examples, relative_error, step, stream
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
 from transformers_linvt.training.adapters import load_for_training, lora_config
-from transformers_linvt.training.recipe import find_linvt
 from transformers_linvt.training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer, find_whole_checkpoint
 from transformers_linvt.training.stages import STAGES, Stage, apply_stage
 
@@ -154,18 +153,6 @@ def test_text_pictures_and_videos_train_in_one_batch(family: Wrapped, tmp_path: 
     only = [step(trainer, [row])[0] for row in rows]
     counts = [sum(label != -100 for label in trainer.data_collator([row])["labels"][0].tolist()) for row in rows]
     assert loss == pytest.approx(sum(a * b for a, b in zip(only, counts, strict=True)) / sum(counts), rel=1e-4)
-
-
-def test_k_shrinks_while_training_and_not_in_evaluation(family: Wrapped, tmp_path: Path):
-    seen = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            seen.append(find_linvt(kwargs["model"]).selection_relaxation)
-
-    trainer_of(family, tmp_path, max_steps=8, callbacks=[Watch()]).train()
-    assert seen == [1.0, 0.75, 0.5, 0.25, 0, 0, 0, 0]
-    assert find_linvt(family.model).selection_relaxation == 0
 
 
 def test_words_alone_move_nothing_where_there_is_no_lora(family: Wrapped, tmp_path: Path):
@@ -414,7 +401,7 @@ def test_an_answer_that_leaves_no_room_is_refused_with_both_numbers(family: Wrap
         ({"stage": "third"}, ("'third'", "'instruct'")),
         ({"packing": True}, ("packing",)),
         ({"num_frames": 4, "fps": 2.0}, ("num_frames and fps",)),
-        ({"selection_warmup_ratio": 1.5}, ("selection_warmup_ratio=1.5",)),
+        ({"max_unreadable_share": 1.5}, ("max_unreadable_share=1.5",)),
         ({"push_to_hub": True, "hub_strategy": "every_save"}, ("every_save", "pickle")),
     ],
 )

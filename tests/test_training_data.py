@@ -359,9 +359,72 @@ def test_clips_are_drawn_evaluated_and_embedded(tmp_path: Path, monkeypatch: pyt
     run("evaluate", model, "--frames", "6", "--kinds", "needle", "--clips", "3", "--report", str(tmp_path / "r.json"))
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["clips"]["needle | colour | T=6"][1] == 3 and "needle" in capsys.readouterr().out
+    assert report["ceilings"] == {}  # of a needle nothing depends on the order
     run("embed", model, "--output", str(tmp_path / "embedded"))
     assert (tmp_path / "embedded" / "lora" / "adapter_model.safetensors").exists()
     assert not list((tmp_path / "embedded").glob("*.py"))
+
+
+class WatchedModel:
+    """Stands in for a model and its processor: it remembers what it was shown, and always says the same."""
+
+    def __init__(self, answer: str) -> None:
+        self.said, self.shown = answer, []
+
+    def video_inputs(self, frames, fps: float, max_frames: int) -> dict[str, Any]:
+        assert len(frames) == max_frames
+        return {"frames": frames}
+
+    def encode_video(self, frames):
+        self.shown.append(frames)
+
+    def answer(self, features, questions: list[str], processor, max_new_tokens: int) -> list[str]:
+        return [self.said] * len(questions)
+
+
+def test_evaluation_shows_clips_in_other_ways_and_knows_the_answers(monkeypatch: pytest.MonkeyPatch):
+    module = script("shapes_clips", monkeypatch)
+    split, num_clips, num_frames = "clip_choose", 7, 9
+    seeds = range(module.FIRST_CLIP, module.FIRST_CLIP + num_clips)
+    scripts = [module.shapes.script_clip("traverse", seed, num_frames, split) for seed in seeds]
+    answers = [script.questions[0].answer for script in scripts]
+    model = WatchedModel(answers[0])
+    frames = {}
+    for variant in module.variants("traverse"):
+        right = module.answer_clips(model, model, "traverse", num_clips, num_frames, variant, split)
+        opposite = module.shapes.OPPOSITES[answers[0]] if variant == "backwards" else answers[0]
+        assert right == {("", "direction"): [answer == opposite for answer in answers]}
+        frames[variant], model.shown = model.shown, []
+    assert list(frames) == ["", "shuffled", "backwards"]
+    for as_they_are, shuffled, backwards in zip(*frames.values(), strict=True):
+        assert (backwards == as_they_are[::-1]).all()
+        assert sorted(map(bytes, shuffled)) == sorted(map(bytes, as_they_are))
+
+
+def test_a_still_clip_is_asked_about_beside_its_first_frame(monkeypatch: pytest.MonkeyPatch):
+    module = script("shapes_clips", monkeypatch)
+    assert module.variants("static") == ("", "as a picture") and module.variants("needle") == ("",)
+    asked = []
+
+    def answer_pictures(model, processor, frames, questions):
+        asked.append((frames, questions))
+        return ["yes"] * len(questions)
+
+    monkeypatch.setattr(module, "answer_pictures", answer_pictures)
+    right = module.answer_clips(None, None, "static", 2, 5, "as a picture", "clip_choose")
+    assert right["", "existence"] == [True, False] * 2  # "yes" is one of two answers, for every clip
+    for seed, (frames, questions) in enumerate(asked, start=module.FIRST_CLIP):
+        clip, expected = make_clip("static", seed, 5, split="clip_choose")
+        assert questions == [question for question, _ in expected]
+        assert all((frame == clip[0]).all() for frame in frames)
+
+
+def test_guesses_without_the_order_reach_half_of_the_directions(monkeypatch: pytest.MonkeyPatch):
+    module = script("shapes_clips", monkeypatch)
+    for kind, seen in (("traverse", "shuffled"), ("traverse", "first"), ("direction", "shuffled")):
+        assert 49 < module.ceiling(kind, 800, 8, seen) < 56
+    assert module.ceiling("direction", 800, 8, "first") < 40  # a quarter, fitted to the clips it is counted on
+    assert 38 < module.ceiling("count", 800, 16) < 48
 
 
 # --- files of other people -------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ class ClipScript:
 
         >>> forwards = script_clip("traverse", seed=0, num_frames=8)
         >>> forwards.questions[0].answer, forwards.backwards().questions[0].answer
-        ('right', 'left')
+        ('down', 'up')
         """
         questions = []
         for question in self.questions:

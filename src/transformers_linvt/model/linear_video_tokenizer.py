@@ -361,7 +361,6 @@ class LinearVideoTokenizer(nn.Module):
         self.text_conditioned = text_conditioned
         self.init = init
         self.shift_windows = shift_windows
-        self.selection_relaxation = 0.0  # state of a training run, not of the model: see count_kept
         self.scorer = SignificanceScorer(
             dim, self.bottleneck_size, num_heads, num_scorer_layers, temporal_window, selection, init
         )
@@ -388,21 +387,6 @@ class LinearVideoTokenizer(nn.Module):
     def aggregator_blocks(self) -> nn.ModuleList:
         """The blocks of TTA."""
         return self.aggregator.blocks
-
-    def count_kept(self, num_tokens: int) -> int:
-        """
-        k for videos of (at most) `num_tokens` tokens: `num_kept_tokens`, or all there are.
-
-        In training mode `selection_relaxation` in [0, 1] lies between the two on a logarithmic scale: 0 keeps k, 1
-        keeps all. A token that is not kept sends no gradient to its score, so training starts from all
-        ([`~training.recipe.SelectionSchedule`]); ours. With key frames nothing is dropped and this plays no role.
-        """
-        if self.selection == "none":
-            return num_tokens
-        num_kept = min(self.num_kept_tokens, num_tokens)
-        if self.training and self.selection_relaxation:
-            num_kept = round(num_kept * (num_tokens / num_kept) ** self.selection_relaxation)
-        return num_kept
 
     def init_weights(self) -> None:
         """
@@ -561,7 +545,8 @@ class LinearVideoTokenizer(nn.Module):
         if new is not None and self.selection != "none":
             return log_significance, gather_runs(new, log_significance.exp(), mask, grids, self.num_video_tokens)
         flat_mask = mask.flatten(1)
-        num_slots = self.count_kept(flat_mask.shape[1])
+        num_tokens = flat_mask.shape[1]
+        num_slots = num_tokens if self.selection == "none" else min(self.num_kept_tokens, num_tokens)
         if self.selection in ("uniform", "none"):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:

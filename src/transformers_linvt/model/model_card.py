@@ -17,8 +17,8 @@ TAGS = ("linvt", "video", "video-question-answering", "token-compression")
 _PROSE = """
 # {name}
 
-{what} LinVT condenses each video into {num_video_tokens} tokens, each a weighted average of the {num_kept_tokens}
-frame tokens that its scorer finds significant, and passes them to the base's own language model.
+{what} LinVT condenses each video into {num_video_tokens} tokens, each a weighted average of frame tokens, and passes
+them to the base's own language model.
 
 ## Use
 
@@ -88,7 +88,6 @@ def make_card(
         name=(repo_id or "LinVT").rpartition("/")[2],
         what=_what_it_is(config, base),
         num_video_tokens=config.num_video_tokens,
-        num_kept_tokens=config.num_kept_tokens,
         library=LIBRARY,
         place=repo_id or "path/to/this/folder",
         adapter=_ADAPTER.format(subfolder=config.adapter_subfolder) if config.adapter_subfolder else "",

@@ -17,8 +17,8 @@ from ..model.errors import LinVTInputError
 from .adapters import unwrap
 from .collator import IGNORED
 from .contrastive import ContrastiveLoss, info_nce
-from .recipe import find_linvt
 from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+from .stages import find_linvt
 
 
 logger = logging.get_logger(__name__)

@@ -26,7 +26,6 @@ from . import model_card
 from .adapters import save_instructed, unwrap
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
 from .examples import check_dataset
-from .recipe import SelectionSchedule
 from .stages import apply_stage, find_stage
 
 
@@ -59,8 +58,6 @@ class LinVTSFTConfig(SFTConfig):
         max_unreadable_share (`float`, defaults to 0.05): stop when more than this share of the videos was unreadable.
         linvt_learning_rate (`float`, *optional*): of LinVT; `learning_rate` by default, which is LoRA's.
         scorer_learning_rate (`float`, *optional*): of SVR's scorer; that of LinVT by default.
-        selection_warmup_ratio (`float`, defaults to 0.5): share of the steps in which k shrinks from all tokens to
-            `num_kept_tokens`; see [`SelectionSchedule`]. 0 keeps `num_kept_tokens` from the start.
     """
 
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of an example; only answers are cut."})
@@ -86,9 +83,6 @@ class LinVTSFTConfig(SFTConfig):
     scorer_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the scorer (SVR); that of LinVT by default."}
     )
-    selection_warmup_ratio: float = field(
-        default=0.5, metadata={"help": "Share of the steps in which k shrinks from all tokens to num_kept_tokens."}
-    )
 
     def __post_init__(self) -> None:
         """Set what has to be set; refuse what cannot work."""
@@ -106,9 +100,8 @@ class LinVTSFTConfig(SFTConfig):
                 "packing and padding_free do not go together with videos: every example has its own frames. Leave "
                 "them off."
             )
-        for name in ("max_unreadable_share", "selection_warmup_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise LinVTInputError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+        if not 0 <= self.max_unreadable_share <= 1:
+            raise LinVTInputError(f"max_unreadable_share={self.max_unreadable_share} must lie between 0 and 1.")
         if self.num_frames is not None and self.fps is not None:
             raise LinVTInputError("num_frames and fps are alternatives. Give one of them.")
         super().__post_init__()
@@ -176,9 +169,6 @@ class LinVTSFTTrainer(SFTTrainer):
             raise LinVTInputError("There is no train_dataset.")
         for dataset in (train_dataset, *_datasets_of(eval_dataset)):
             check_dataset(dataset, args.video_root, args.max_unreadable_share)
-        callbacks = list(callbacks or [])
-        if args.selection_warmup_ratio:
-            callbacks.append(SelectionSchedule(args.selection_warmup_ratio))
         if data_collator is None:
             data_collator = self.make_collator(args, processing_class)
         inner.linvt.float()  # before PEFT copies it: small updates are lost in half precision

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError
+from ..model.linear_video_tokenizer import LinearVideoTokenizer
 
 
 logger = logging.get_logger(__name__)
@@ -101,3 +102,17 @@ def apply_stage(model: nn.Module, stage: "str | Stage") -> dict[str, int]:
             )
     logger.info(f"Stage {stage.name}: {trainable:,} of {total:,} parameters move.")
     return {"trainable": trainable, "total": total}
+
+
+def find_linvt(model: nn.Module) -> LinearVideoTokenizer:
+    """
+    The tokenizer that trains inside a model, whatever wraps it (PEFT keeps a frozen twin beside it; DDP, FSDP).
+
+    Raises:
+        `ValueError`: if there is none.
+    """
+    found = [module for module in model.modules() if isinstance(module, LinearVideoTokenizer)]
+    training = [module for module in found if any(parameter.requires_grad for parameter in module.parameters())]
+    if not found:
+        raise ValueError(f"{type(model).__name__} holds no LinearVideoTokenizer. Pass a LinVTForVideoQA.")
+    return (training or found)[-1]
