@@ -414,7 +414,7 @@ def test_single_tokens_are_runs_of_one_frame():
     assert torch.equal(averages[1, :2], values[1].flatten(0, 1)[[0, 3]]) and averages[1, 2].count_nonzero() == 0
 
 
-def test_averages_do_not_depend_on_the_chunks_and_are_summed_in_float32(monkeypatch):
+def test_averages_do_not_depend_on_the_chunks(monkeypatch):
     runs = Runs(*[None] * 5)
     values, runs.slots = random(2, 70, 3, 4), torch.randint(0, 5, (2, 210), generator=torch.Generator().manual_seed(3))
     runs.weights = uniform(2, 210)
@@ -423,6 +423,9 @@ def test_averages_do_not_depend_on_the_chunks_and_are_summed_in_float32(monkeypa
         monkeypatch.setattr(keyframes, "FRAMES_PER_CHUNK", size)
         averages = average_runs(values, runs.slots, runs.weights, 5)
         torch.testing.assert_close(averages, matrix @ values.flatten(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_averages_of_low_precision_are_summed_in_float32():
     long = (100 + random(1, 3000, 1, 40)).half()  # a sum in float16 is off by several tenths at the end
     mean = average_runs(long, torch.zeros(1, 3000, dtype=torch.long), torch.full((1, 3000), 1 / 3000), 1)
     assert mean.dtype == torch.float16
@@ -900,6 +903,20 @@ def test_a_learned_score_moves_which_tokens_start_a_run():
         tokenizer.scorer.score_bias.data.fill_(score)
         found[score] = tokenizer(video).kept_indices[0].tolist()
     assert found == {-100.0: [0], -8.0: [0], 0.0: [0, 3, 4], 8.0: [0, 1, 2, 3, 4]}
+
+
+def test_scores_are_the_excess_over_the_threshold_times_the_gain_within_soft_bounds():
+    """By hand, with a gain of 16: 0.1 beyond 0.5 is 1.6, bounded to 1.52; 0.9 beyond 0.6 is 14.4, bounded to 3.99."""
+    scorer = make_tokenizer(4, 4).scorer
+    novelty = torch.tensor([[[0.6, 0.0]], [[1.5, 2.0]]])
+    new = NewTokens(novelty, novelty > 0.5, torch.tensor([0.5, 0.6]), torch.ones(2, dtype=torch.long))
+    by_hand = [[[4 * math.tanh(0.4), 4 * math.tanh(-2.0)]], [[4 * math.tanh(3.6), 4 * math.tanh(5.6)]]]
+    scores = scorer.score_new_tokens(new, None)
+    torch.testing.assert_close(scores, torch.tensor(by_hand))
+    scores.sum().backward()
+    assert scorer.novelty_gain.grad.abs() > 1e-2  # what is surely new has a gradient too
+    learned = torch.tensor([[[0.3, -0.2]], [[2.0, 0.0]]])
+    torch.testing.assert_close(scorer.score_new_tokens(new, learned), scores + learned)
 
 
 def test_a_score_that_is_learned_for_one_token_moves_that_one_alone():
