@@ -21,13 +21,13 @@ NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES = 2.0
 
 class CellLattices:
     """
-    All the lattices that the frames of a batch of videos can be divided into: at step 0 every place is a cell of its own,
-    at the last one the whole frame is one.
+    All the lattices that the frames of a batch of videos can be divided into: at step 0 every place is a cell of its
+    own, at the last one the whole frame is one.
 
     Args:
         grid_sizes (sequence of `(rows, columns)`):
-            Grid of each video, tokens in reading order. What comes after the grid (a newline token) is in its last cell,
-            but for step 0.
+            Grid of each video, tokens in reading order. What comes after the grid (a newline token) is in its last
+            cell, but for step 0.
         whole (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
             True at places that exist in any frame.
 
@@ -44,7 +44,7 @@ class CellLattices:
         self.cells_of_frame = (self.shares * whole).sum(2).round()  # (steps, batch)
 
     def shares_within(self, budget: torch.Tensor) -> torch.Tensor:
-        """The shares `(batch, tokens_per_frame)` of the smallest cells of which a frame has at most `budget (batch,)`."""
+        """Shares `(batch, tokens_per_frame)` of the smallest cells of which a frame has at most `budget (batch,)`."""
         step = (self.cells_of_frame <= budget).int().argmax(0)
         return self.shares[step, torch.arange(len(step), device=step.device)]
 
@@ -58,8 +58,8 @@ class Cells:
         cell (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
             Number of the cell of every place, in reading order.
         part (`torch.Tensor` of the same shape):
-            Number of the part of the frame that the place shares a slot with; parts lie inside of cells, and are single
-            places unless more are new than can be kept.
+            Number of the part of the frame that the place shares a slot with; parts lie inside of cells, and are
+            single places unless more are new than can be kept.
         share (`torch.Tensor` of the same shape):
             One over the number of places in the cell: a cell that is all new has mass 1.
     """
@@ -121,7 +121,7 @@ def _lattice_counts(grid_sizes: Sequence[tuple[int, int]], device: torch.device)
 
 def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tensor:
     """
-    Number of the cell of every place, `(batch, places)`, where `grid` is divided into `counts` cells, both `(batch, 2)`.
+    Number of the cell of every place, `(batch, places)`, of a `grid` of `counts` cells, both `(batch, 2)`.
 
     Cells are as equal as whole places allow: of twice as many, each lies inside of one.
     """
