@@ -370,6 +370,8 @@ def test_every_way_to_give_a_video_gives_the_same_frames(llava: LinVTProcessor, 
         {"video": str(h264)},
         {"path": str(h264)},
         {"path": h264},
+        {"path": h264.as_uri()},
+        {"url": f"data:video/mp4;base64,{base64.b64encode(h264.read_bytes()).decode()}"},
         {"video": h264.read_bytes()},
         {"video": {"path": str(h264), "bytes": None}},
         {"video": video},
@@ -571,7 +573,7 @@ def test_messages_are_not_changed(llava: LinVTProcessor):
     assert list(user_of_pictures[0]["content"][0]) == ["type", "image"]
 
 
-@pytest.mark.parametrize("form", ["path", "pathlib", "bytes", "openai", "datasets", "base64"])
+@pytest.mark.parametrize("form", ["path", "pathlib", "bytes", "openai", "file address", "datasets", "base64"])
 def test_a_picture_may_be_given_as_a_file(llava: LinVTProcessor, tmp_path: Path, form: str):
     path = tmp_path / "picture.png"
     picture().save(path)
@@ -580,7 +582,8 @@ def test_a_picture_may_be_given_as_a_file(llava: LinVTProcessor, tmp_path: Path,
         "path": {"type": "image", "path": str(path)},
         "pathlib": {"type": "image", "image": path},
         "bytes": {"type": "image", "image": path.read_bytes()},
-        "openai": {"type": "image_url", "image_url": {"url": str(path)}},
+        "openai": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}", "detail": "auto"}},
+        "file address": {"type": "image", "path": path.as_uri()},
         "datasets": {"type": "image", "image": {"path": None, "bytes": path.read_bytes()}},
         "base64": {"type": "image", "base64": encoded},
     }
