@@ -19,7 +19,7 @@ PYTEST = $(RUN)/python -m pytest
 SHAPES = outputs
 SEED = 31
 
-.PHONY: help demo test test-bases test-slow train-shapes-vlm train-linvt-shapes format clean
+.PHONY: help demo test test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
+	@echo "make coverage            what of the clips in LINVT_TEST_VIDEOS an untrained LinVT covers: docs/coverage.md"
 	@echo "make format              let ruff mend and format the sources"
 	@echo "make clean               remove .venv, caches and builds"
 
@@ -70,6 +71,13 @@ train-linvt-shapes: .venv/installed-dev
 	    --pictures 1000 --report $(SHAPES)/report.json
 	@echo "To make it the one that the package carries: $(BIN)/python examples/shapes_clips.py embed $(SHAPES)/stage_2"
 
+# One thread: the figures of docs/coverage.md are made so
+coverage: THREADS = 1
+coverage: .venv/installed-coverage
+	@test -n "$(LINVT_TEST_VIDEOS)" || { \
+	    echo "LINVT_TEST_VIDEOS is not set: make LINVT_TEST_VIDEOS=FOLDER coverage, see CONTRIBUTING.md"; exit 1; }
+	$(RUN)/python benchmarks/coverage.py "$(LINVT_TEST_VIDEOS)" $(ARGS)
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format --quiet .
@@ -87,6 +95,11 @@ clean:
 .venv/installed-dev: pyproject.toml constraints.txt .venv/python-found
 	@echo "Installing transformers-linvt with its tools for tests and training into .venv (once, a minute or more)"
 	@$(PIP_INSTALL) --editable ".[dev,training]"
+	@touch .venv/installed $@
+
+.venv/installed-coverage: pyproject.toml constraints.txt .venv/python-found
+	@echo "Installing transformers-linvt with an ImageNet network into .venv (once, a minute or more)"
+	@$(PIP_INSTALL) --editable ".[coverage]"
 	@touch .venv/installed $@
 
 # Some architectures need torchvision and timm, whose wheels fit some builds of torch only: an environment of its own

@@ -28,7 +28,8 @@ from transformers import AutoModel, DynamicCache, PreTrainedModel
 
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
-from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFrames
+from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFeatures, VideoFrames
+from transformers_linvt.model.attribution import AnswerPasses, attribute_to_slots, words_of_answer
 from transformers_linvt.model.base_vlm import flat_rows
 
 
@@ -498,6 +499,63 @@ def language_linears(model: LinVTForVideoQA) -> list[str]:
     # An indexer (GLM-5, MiniMax-M3) chooses what is attended to and gets no gradient, from a video or from text; Llama
     # 4's router is a layer that returns two things, and PEFT knows layers that return one.
     return [name for name in linears if ".indexer." not in name and not name.endswith(".router")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evidence of the answer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int = 4) -> torch.Tensor:
+    """
+    Asking for evidence changes no answer and nothing of the model; the probability whose gradient is taken is the one
+    that generate() had; at any point between mean and video, attributions sum to the derivative on the way there, and
+    those of the integral to the whole difference.
+
+    Returns:
+        The attributions `(2, num_kept)` of two questions.
+    """
+    model, processor, questions = family.model, family.processor, [QUESTION, OTHER_QUESTION]
+    length = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens, "do_sample": False}
+    expected = model.answer(features, questions, processor, **length)
+    before, offsets = snapshot(model), getattr(model.base_vlm.base_model, "rope_deltas", None)
+    model.train()
+    model.base_vlm.eval()
+    modes = [module.training for module in model.modules()]
+    answers, evidence = model.answer_with_evidence(features, questions, processor, **length)
+    assert [module.training for module in model.modules()] == modes, "asking for evidence changed the mode"
+    model.eval()
+    assert answers == expected, "asking for evidence changed the answers"
+    left = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert not left, f"parameters that got a grad: {left[:3]}"
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    now = getattr(model.base_vlm.base_model, "rope_deltas", None)
+    assert (now is None) == (offsets is None) and (now is None or torch.equal(now, offsets))
+
+    with torch.no_grad():
+        prompts = processor.question_inputs(questions)
+        prepared, condensed = model.model.prepare(**prompts, video_features=[features] * 2)
+        model.base_vlm.generation_config = model.generation_config
+        made = model.model.adapter.generate(
+            model.base_vlm, **prepared, **length, output_logits=True, return_dict_in_generate=True
+        )
+    tokens = made.sequences[:, prompts["input_ids"].shape[1] :]
+    words = words_of_answer(tokens, model.generation_config.eos_token_id, model.generation_config.pad_token_id)
+    passes = AnswerPasses(model, prompts, condensed, tokens, words)
+    of_tokens = torch.stack(made.logits, dim=1).float().log_softmax(-1).gather(-1, tokens.unsqueeze(-1))[..., 0]
+    generated = of_tokens.masked_fill(~passes.counted, 0.0).sum(dim=1)
+    torch.testing.assert_close(evidence.answer_log_probs[:, 0], generated, atol=1e-3, rtol=1e-4)
+
+    weights, step = condensed.outputs.weights, 0.004
+    for position in (0.4, 0.9):
+        summed = attribute_to_slots(weights, passes.gradients_at(position), passes.slots, passes.means).sum(dim=1)
+        slope = (passes.log_probs_at(position + step) - passes.log_probs_at(position - step)) / (2 * step)
+        torch.testing.assert_close(summed, slope, atol=2e-3, rtol=2e-2)
+    difference = evidence.answer_log_probs[:, 0] - evidence.answer_log_probs[:, 1]
+    torch.testing.assert_close(evidence.attribution.sum(dim=1), difference, atol=1e-3, rtol=1e-2)
+    assert bool((difference.abs() > 1e-3).all()), "an answer that does not depend on the video tests nothing"
+    return evidence.attribution
 
 
 # ---------------------------------------------------------------------------------------------------------------------

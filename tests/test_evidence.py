@@ -1,8 +1,8 @@
 """
-The evidence says what W says: hand-computed weights, padded batches, and the pixels of the picture.
+The evidence says what W and the attribution say: values computed by hand, padded batches, and pixels of the pictures.
 
-The picture is checked by what can be read from it (which bar is longer, what is bright, what is dim), at places that
-the layout itself names.
+The pictures are checked by what can be read from them (which bar is longer, what is bright, what is dim), at places
+that the layout itself names.
 """
 
 import json
@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 
 from transformers_linvt import LinearVideoTokenizer, LinVTInputError, VideoEvidence
-from transformers_linvt.evidence import _Sheet, _tick_step, _wrapped, check_picture_path, region_seen
+from transformers_linvt.answer_sheet import AnswerSheet
+from transformers_linvt.drawing import AGAINST, tick_step, wrapped
+from transformers_linvt.evidence import check_picture_path, region_seen
+from transformers_linvt.weights_sheet import WeightsSheet
 
 
 FRAMES, HEIGHT, WIDTH, ROWS, COLUMNS, EXTRA, VIDEO_TOKENS = 3, 40, 60, 2, 3, 1, 2
@@ -67,7 +70,7 @@ def test_weights_of_frames_are_those_computed_by_hand():
     assert evidence.frame_weights_per_token.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.75, 0.25]]
     assert evidence.frame_weights.tolist() == [0.25, 0.625, 0.125]
     assert [share.index for share in evidence.top_frames(2)] == [1, 0]
-    assert evidence.top_frames(1)[0] == (1, 1.25, 0.625)
+    assert evidence.top_frames(1)[0] == (1, 1.25, 0.625, None)
     assert evidence.top_frames(0) == []
 
 
@@ -90,6 +93,55 @@ def test_weights_condense_whatever_is_aligned_with_the_frame_tokens():
     assert evidence.apply(values).ravel().tolist() == [first, second]
     with pytest.raises(LinVTInputError, match=r"\(3, 7, width\)"):
         evidence.apply(values[:, 1:])
+
+
+def make_attributed(**changes) -> VideoEvidence:
+    """
+    With runs and an attribution: slot 0 is place 1 of frames 0 and 1, slot 1 is place 5 of frame 1 alone, slot 2 is
+    the token without a place of frame 2, and slot 3 is place 0 of frames 1 (a quarter) and 2 (three quarters).
+    """
+    slots, shares = np.zeros(FRAMES * TOKENS, dtype=np.int64), np.zeros(FRAMES * TOKENS, dtype=np.float32)
+    runs = [(1, 0, 0.5), (TOKENS + 1, 0, 0.5), (TOKENS + 5, 1, 1.0), (2 * TOKENS + 6, 2, 1.0), (TOKENS, 3, 0.25)]
+    for token, slot, share in [*runs, (2 * TOKENS, 3, 0.75)]:
+        slots[token], shares[token] = slot, share
+    attributed = {
+        "kept_indices": np.array([1, TOKENS + 5, 2 * TOKENS + 6, TOKENS]),
+        "run_slots": slots,
+        "run_weights": shares,
+        "attribution": np.array([1.0, 2.0, -0.5, -1.0], dtype=np.float32),
+        "log_probs": (-0.01, -1.51),
+    }
+    return make_evidence(**{**attributed, **changes})
+
+
+def test_attribution_of_frames_and_places_is_that_computed_by_hand():
+    evidence = make_attributed()
+    assert evidence.frame_attribution.tolist() == [0.5, 0.5 + 2.0 - 0.25, -0.5 - 0.75]
+    assert evidence.place_attribution[0].tolist() == [[0, 0.5, 0], [0, 0, 0]]
+    assert evidence.place_attribution[1].tolist() == [[-0.25, 0.5, 0], [0, 0, 2.0]]
+    assert evidence.place_attribution[2].tolist() == [[-0.75, 0, 0], [0, 0, 0]]  # the newline token has no place
+    assert evidence.frame_attribution.sum() == evidence.attribution.sum()
+    assert [(one.index, one.attribution) for one in evidence.top_frames(3)] == [(1, 2.25), (0, 0.5), (2, -1.25)]
+    assert make_evidence().frame_attribution is None and make_evidence().place_attribution is None
+
+
+def test_weights_of_runs_are_those_computed_by_hand():
+    evidence = make_attributed()
+    assert evidence.place_weights[1].tolist() == [[0.125 * 0.25, 0.125, 0], [0, 0, 0.25]]
+    np.testing.assert_allclose(evidence.frame_weights_per_token[0], [0.25, 0.25 + 0.25, 0.25])
+    np.testing.assert_allclose(evidence.frame_weights, evidence.frame_weights_per_token.mean(axis=0), atol=1e-7)
+    values = np.arange(FRAMES * TOKENS, dtype=np.float32).reshape(FRAMES, TOKENS, 1)
+    second = 0.25 * (TOKENS + 5) + 0.5 * (2 * TOKENS + 6) + 0.25 * (0.25 * TOKENS + 0.75 * 2 * TOKENS)
+    assert evidence.apply(values).ravel()[1] == second
+
+
+def test_dictionary_holds_the_signed_attribution():
+    plain = json.loads(json.dumps(make_attributed().to_dict(with_places=True)))
+    assert plain["frame_attribution"] == [0.5, 2.25, -1.25] and plain["log_probs"] == [-0.01, -1.51]
+    assert plain["place_attribution"][2] == [[-0.75, 0, 0], [0, 0, 0]]
+    without = make_evidence(no_attribution="No attribution: none.").to_dict(with_places=True)
+    assert without["frame_attribution"] is without["place_attribution"] is without["log_probs"] is None
+    assert without["no_attribution"] == "No attribution: none."
 
 
 def test_there_is_no_video_token_beyond_the_last():
@@ -120,8 +172,10 @@ def test_dictionary_survives_json_and_holds_the_maps_on_request():
         {"kept_indices": np.array([-1, 1, 2, 3])},
         {"grid_size": (ROWS + 1, COLUMNS)},
         {"frames": np.zeros((FRAMES - 1, HEIGHT, WIDTH, 3), dtype=np.uint8)},
+        {"attribution": np.zeros(3)},
+        {"run_slots": np.zeros(3, dtype=int), "run_weights": np.zeros(3)},
     ],
-    ids=["timestamps", "fewer kept", "index too high", "index below 0", "grid", "frames"],
+    ids=["timestamps", "fewer kept", "index too high", "index below 0", "grid", "frames", "attribution", "runs"],
 )
 def test_parts_that_do_not_fit_together_are_refused(change):
     with pytest.raises(LinVTInputError, match="not the parts of one video"):
@@ -175,7 +229,7 @@ def test_region_is_the_whole_frame_unless_the_image_processor_crops():
 
 def test_places_outside_the_region_are_drawn_as_not_kept():
     grid = np.ones((2, 2), dtype=np.float32)
-    sheet = _Sheet(make_evidence(region=(0.25, 0.5, 0.75, 1.0)))
+    sheet = WeightsSheet(make_evidence(region=(0.25, 0.5, 0.75, 1.0)))
     stretched = sheet._over_pixels(grid)
     width, height = sheet.thumbnail
     assert stretched[height // 2, width // 4] == 0
@@ -197,7 +251,7 @@ def colourfulness(colours: np.ndarray) -> np.ndarray:
 
 def test_bars_are_as_long_as_the_weights_of_their_frames():
     evidence = make_evidence()
-    sheet = _Sheet(evidence)
+    sheet = WeightsSheet(evidence)
     image = sheet.draw()
     lengths = []
     for index in range(FRAMES):
@@ -210,7 +264,7 @@ def test_bars_are_as_long_as_the_weights_of_their_frames():
 
 
 def test_a_frame_with_more_weight_has_the_darker_bar():
-    sheet = _Sheet(make_evidence())
+    sheet = WeightsSheet(make_evidence())
     image = sheet.draw()
     brightness = [pixels(image, sheet.cell(index).bar)[5, 1].sum() for index in range(FRAMES)]
     assert brightness[1] < brightness[0] < brightness[2]
@@ -218,7 +272,7 @@ def test_a_frame_with_more_weight_has_the_darker_bar():
 
 def test_kept_places_keep_their_colour_and_the_others_are_dimmed():
     evidence = make_evidence()
-    sheet = _Sheet(evidence)
+    sheet = WeightsSheet(evidence)
     image = sheet.draw()
     width, height = sheet.thumbnail
     for index in range(FRAMES):
@@ -234,7 +288,7 @@ def test_kept_places_keep_their_colour_and_the_others_are_dimmed():
 
 
 def test_kept_places_are_outlined():
-    sheet = _Sheet(make_evidence())
+    sheet = WeightsSheet(make_evidence())
     image = sheet.draw()
     left, top, *_ = sheet.cell(0).picture
     width, height = sheet.thumbnail
@@ -245,7 +299,7 @@ def test_kept_places_are_outlined():
 
 def test_the_map_of_places_is_darkest_where_the_weight_is():
     evidence = make_evidence()
-    sheet = _Sheet(evidence)
+    sheet = WeightsSheet(evidence)
     assert sheet.panels == 2
     image = sheet.draw()
     left, top, *_ = sheet.cell(1).heat
@@ -262,7 +316,7 @@ def test_equal_weights_look_equal_and_not_like_a_peak():
     equal = make_evidence(
         kept_indices=np.array([0, TOKENS, 2 * TOKENS]), kept_weights=np.full((1, 3), 1 / 3, dtype=np.float32)
     )
-    sheet = _Sheet(equal)
+    sheet = WeightsSheet(equal)
     image = sheet.draw()
     colours = {tuple(pixels(image, sheet.cell(index).bar)[5, 1]) for index in range(FRAMES)}
     assert len(colours) == 1
@@ -271,7 +325,7 @@ def test_equal_weights_look_equal_and_not_like_a_peak():
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 16, 100, 1024])
 def test_picture_has_a_bearable_size_for_any_number_of_frames(num_frames):
-    sheet = _Sheet(evidence_of(num_frames, height=36, width=64))
+    sheet = WeightsSheet(evidence_of(num_frames, height=36, width=64))
     image = sheet.draw()
     assert 1000 <= image.width <= 1600 and image.height <= 3000
     boxes = [sheet.cell(index) for index in range(num_frames)]
@@ -294,7 +348,7 @@ def make_drawing(num_frames: int, height: int, width: int) -> Image.Image:
 
 def test_frames_keep_their_shape():
     for height, width in ((36, 64), (64, 36)):
-        thumbnail = _Sheet(evidence_of(9, height, width)).thumbnail
+        thumbnail = WeightsSheet(evidence_of(9, height, width)).thumbnail
         assert abs(thumbnail[0] / thumbnail[1] - width / height) < 0.02
 
 
@@ -316,15 +370,92 @@ def test_any_question_and_answer_can_be_drawn(question, answer):
 
 def test_text_is_wrapped_at_the_width_and_cut_with_dots():
     font = SimpleNamespace(getlength=lambda text: 10 * len(text))
-    assert _wrapped("one two three", font, 70, 3) == ["one two", "three"]
-    assert _wrapped("aaaaaaaaaaaa", font, 50, 9) == ["aaaa", "aaaa", "aaaa"]
-    assert _wrapped("one two three four five", font, 80, 2) == ["one two", "three..."]
+    assert wrapped("one two three", font, 70, 3) == ["one two", "three"]
+    assert wrapped("aaaaaaaaaaaa", font, 50, 9) == ["aaaa", "aaaa", "aaaa"]
+    assert wrapped("one two three four five", font, 80, 2) == ["one two", "three..."]
 
 
 def test_ticks_are_round_and_few():
-    assert [_tick_step(span, 12) for span in (0.1, 1.9, 4.0, 59.0, 3600.0)] == [0.01, 0.2, 0.5, 5, 300]
+    assert [tick_step(span, 12) for span in (0.1, 1.9, 4.0, 59.0, 3600.0)] == [0.01, 0.2, 0.5, 5, 300]
     for span in np.geomspace(0.01, 1e6, 50):
-        assert span / _tick_step(span, 12) <= 12 + 1e-9
+        assert span / tick_step(span, 12) <= 12 + 1e-9
+
+
+# --- the picture of an answer ----------------------------------------------------------------------------------------
+
+
+def test_an_attribution_is_drawn_800_pixels_wide_and_weights_where_there_is_none():
+    assert make_attributed().draw().width == 800
+    assert np.array_equal(np.asarray(make_evidence().draw()), np.asarray(WeightsSheet(make_evidence()).draw()))
+
+
+def test_frames_that_the_answer_owes_most_to_are_large_and_of_a_run_one():
+    assert AnswerSheet(make_attributed()).large == [0, 1]
+    assert AnswerSheet(make_attributed(attribution=np.array([1.0, 0.0, 0.0, 0.0]))).large == [0]  # a run of 0 and 1
+    assert AnswerSheet(make_attributed(attribution=-np.ones(4))).large == [0]
+
+
+def test_a_large_frame_stands_for_those_that_are_like_it():
+    sheet = AnswerSheet(make_attributed(attribution=np.array([1.0, 0.0, 0.0, 0.25])))
+    assert sheet.large == [1, 2]  # the map of frame 0 is nearly that of frame 1, which has a quarter of slot 3, too
+    assert sheet.share_with_alike(1) == pytest.approx((0.5 + 0.5 + 0.0625) / 1.25)
+    assert sheet.share_with_alike(2) == pytest.approx(0.1875 / 1.25)
+
+
+def test_the_map_of_a_large_frame_is_coloured_where_the_attribution_is_positive():
+    evidence = make_attributed()
+    sheet = AnswerSheet(evidence)
+    image = sheet.draw()
+    left, top = sheet.place_of_map(sheet.large.index(1))
+    width, height = sheet.large_size
+    found = np.array(
+        [
+            [
+                colourfulness(
+                    np.array(
+                        image.getpixel(
+                            (int(left + width * (column + 0.5) / COLUMNS), int(top + height * (row + 0.5) / ROWS))
+                        )
+                    )
+                )
+                for column in range(COLUMNS)
+            ]
+            for row in range(ROWS)
+        ]
+    )
+    assert found[1, 2] > 80 and found[0, 1] > 40  # 2.0 and 0.5 nats
+    assert max(found[0, 0], found[0, 2], found[1, 0], found[1, 1]) < 10  # the first is -0.25
+
+
+def test_bars_of_the_time_line_go_up_for_the_answer_and_down_against_it():
+    evidence = make_attributed()
+    sheet = AnswerSheet(evidence)
+    line = pixels(sheet.draw(), (0, sheet.chart_top, 800, sheet.chart_top + 111))
+    against = (line == AGAINST).all(axis=-1)
+    warm = line[..., 0] - line[..., 2] > 60
+    last = slice(700, 800)  # the last frame stands at the right end
+    assert against[:, last].any() and not warm[:, last].any() and not against[:, :700].any()
+    assert np.argwhere(against)[:, 0].min() > np.argwhere(warm)[:, 0].max()
+    heights = [warm[:, columns].any(axis=1).sum() for columns in (slice(0, 60), slice(60, 700))]
+    assert heights[1] / heights[0] == pytest.approx(2.25 / 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "words"), [((-0.1, -0.12), "does not come from this video"), ((-0.1, -9.0), "shared")]
+)
+def test_the_picture_says_whether_the_answer_comes_from_the_video(log_probs, words):
+    assert words in AnswerSheet(make_attributed(log_probs=log_probs))._summary()
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 400), (400, 10), (4, 4), (31, 47), (1, 2000)])
+@pytest.mark.parametrize("num_frames", [1, 9, 300])
+def test_an_answer_can_be_drawn_for_any_shape_and_number_of_frames(height, width, num_frames):
+    evidence = evidence_of(num_frames, height, width)
+    generator = np.random.default_rng(1)
+    evidence.attribution = generator.standard_normal(len(evidence.kept_indices)).astype(np.float32)
+    image, sheet = evidence.draw(), AnswerSheet(evidence)
+    assert image.width == 800 and image.height <= 3000
+    assert set(sheet.large) <= set(sheet.strip) and len(sheet.strip) >= min(num_frames, 48)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------

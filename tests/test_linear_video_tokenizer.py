@@ -20,6 +20,7 @@ from transformers_linvt.model.errors import LinVTError, LinVTInputError
 from transformers_linvt.model.keyframes import average_runs
 from transformers_linvt.model.linear_video_tokenizer import (
     CHOICES,
+    FactoredWeights,
     LinearVideoTokenizer,
     LinearVideoTokenizerOutput,
     bottleneck_width,
@@ -433,11 +434,59 @@ def test_the_weights_move_anything_aligned_with_the_frame_tokens(video, mask):
         output.weights.apply(deepstack[:, :, :6])
 
 
-@pytest.mark.parametrize("scale_mode", CHOICES["scale_mode"])
-def test_weights_per_frame_add_up_the_weights_of_the_frames_tokens(video, mask, scale_mode):
-    weights = make_tokenizer(init="keyframes", scale_mode=scale_mode)(video, mask).weights
-    expected = weights.dense().unflatten(-1, (FRAMES, TOKENS)).sum(dim=-1)
-    torch.testing.assert_close(weights.per_frame(), expected)
+def dense_factors(weights: FactoredWeights, video: int, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A, P and R of one group of video tokens as plain matrices, entry by entry: aggregation, pooling and runs."""
+    num_slots = weights.kept_indices.shape[1]
+    runs = torch.zeros(num_slots, weights.run_slots.shape[1])
+    for token, (slot, weight) in enumerate(
+        zip(weights.run_slots[video].tolist(), weights.run_weights[video].tolist(), strict=True)
+    ):
+        runs[slot, token] += weight
+    windows = []
+    for scale in weights.scales_of_groups[group]:
+        pooling, before = weights.pooling[weights.scales.index(scale)][video], scale // 2 if weights.shift else 0
+        for start in range(-before, num_slots, scale):
+            window = torch.zeros(num_slots)
+            window[max(start, 0) : start + scale] = pooling[max(start, 0) : start + scale]
+            windows.append(window)
+    return weights.aggregation[group][video], torch.stack(windows), runs
+
+
+def assert_weights_are_their_factors(output: LinearVideoTokenizerOutput, video: torch.Tensor):
+    """W = A P R for every group, per frame and dense, and apply() moves what is aligned as W does."""
+    weights, dense = output.weights, output.weights.dense()
+    for row in range(BATCH):
+        groups = []
+        for group in range(len(weights.aggregation)):
+            aggregation, pooling, runs = dense_factors(weights, row, group)
+            groups.append(aggregation @ pooling @ runs)
+        torch.testing.assert_close(dense[row], torch.cat(groups), atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(
+        weights.per_frame(), dense.unflatten(-1, (FRAMES, TOKENS)).sum(dim=-1), atol=1e-7, rtol=1e-5
+    )
+    times = torch.arange(FRAMES).view(1, -1, 1, 1).expand(BATCH, -1, TOKENS, 1).float()
+    by_hand = (weights.per_frame() * torch.arange(FRAMES)).sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(weights.apply(times), by_hand, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights.apply(video), output.video_tokens, atol=0, rtol=0)
+
+
+@every_combination
+def test_weights_compose_exactly_from_aggregation_pooling_and_runs(video, mask, changes):
+    frames = video.clone()
+    frames[0, 2:4] = frames[0, 1]  # something that repeats
+    assert_weights_are_their_factors(make_tokenizer(**changes)(frames, mask), frames.masked_fill(~mask[..., None], 0))
+
+
+def test_the_check_of_factors_notices_runs_that_are_left_out(video):
+    """Weights as they were before runs: all of a slot on the token that it starts with."""
+    frames = video[:, :1] + 0.1 * video
+    output = make_tokenizer(init="keyframes")(frames)
+    assert_weights_are_their_factors(output, frames)
+    runs = torch.zeros_like(output.weights.run_weights).scatter_(1, output.weights.kept_indices, 1.0)
+    per_frame, output.weights.run_weights = output.weights.per_frame(), runs
+    assert (per_frame - output.weights.per_frame()).abs().max() > 0.1
+    with pytest.raises(AssertionError):
+        assert_weights_are_their_factors(output, frames)
 
 
 def test_weights_compose_from_their_factors_by_hand(video):

@@ -32,7 +32,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
     {"model"},
-    {"shapes", "evidence", "embedded", "conversion", "planning"},
+    {"shapes", "drawing", "embedded", "conversion", "planning"},
+    {"answer_sheet", "weights_sheet"},
+    {"evidence"},
     {"pipeline"},
     {"training", "evaluation"},
     {"auto"},

@@ -146,7 +146,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="linvt", description="Questions about videos for image-text models, with the evidence.")
+    parser = _Parser(
+        prog="linvt",
+        description="Questions about videos for image-text models, and the frames and places answers depended on.",
+    )
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -165,12 +168,15 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--evidence",
         metavar="OUT.png",
-        help="draw where the answer comes from; for several questions OUT-1.png, OUT-2.png, ...",
+        help="draw which frames and places the answer depended on (integrated gradients through the exact weights, a "
+        "dozen more passes of the language model); for several questions OUT-1.png, OUT-2.png, ...",
     )
-    ask.add_argument("--json", action="store_true", help="print one JSON object")
+    ask.add_argument("--json", action="store_true", help="print one JSON object, with the evidence as numbers")
     ask.set_defaults(run=_ask)
 
-    inspect = commands.add_parser("inspect", help="draw what is kept of a video, and how much weight each frame gets")
+    inspect = commands.add_parser(
+        "inspect", help="draw what is kept of a video, and how much of each frame is in the video tokens"
+    )
     inspect.add_argument("video", metavar="VIDEO", help="a video file, or a URL with --allow-urls")
     inspect.add_argument("output", metavar="OUT.png", help="the picture to write")
     inspect.add_argument("--question", type=_question, metavar="Q", help="what the video tokens are to be weighed for")
@@ -340,9 +346,19 @@ def _ask(arguments: argparse.Namespace) -> None:
             print(result["answer"])
         if pictures:
             print(f"  evidence: {pictures[number]}")
+            for line in _owed(result["evidence"]):
+                print(f"  {line}")
     sys.stdout.flush()
     if arguments.model is None:
         _complain(f"{EMBEDDED_MODEL_KNOWS} Name another with --model.")
+
+
+def _owed(evidence: Any) -> list[str]:
+    """The frames that an answer owes most to; why nothing is known of it; or nothing, of chats."""
+    if evidence.attribution is None:
+        return [evidence.no_attribution] if evidence.no_attribution else []
+    top = [share for share in evidence.top_frames(3) if share.attribution > 0]
+    return [f"{share.seconds:8.2f} s  {share.attribution:6.3f} nats of the answer's log-probability" for share in top]
 
 
 def _print_json(arguments: argparse.Namespace, results: list[dict[str, Any]], pictures: list[Path]) -> None:
@@ -369,7 +385,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         f"{evidence.num_video_tokens} video tokens"
     )
     for share in evidence.top_frames(3):
-        print(f"  {share.seconds:8.2f} s  {100 * share.weight:5.1f} % of the weight")
+        print(f"  {share.seconds:8.2f} s  {100 * share.weight:5.1f} % of the weight in the video tokens")
 
 
 def _wrap(arguments: argparse.Namespace) -> None:

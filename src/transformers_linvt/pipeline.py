@@ -32,8 +32,9 @@ from transformers import (
 from transformers.utils import logging
 
 from .evidence import VideoEvidence, region_seen
+from .model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from .model.base_vlm import FRAME_PREFIX
-from .model.errors import LinVTError, LinVTInputError
+from .model.errors import AttributionError, LinVTError, LinVTInputError
 from .model.media_address import is_data_url, name_of_address
 from .model.messages import (
     SAMPLING_ARGUMENTS,
@@ -105,8 +106,18 @@ class _Answered:
     scores: list[float] | None = None
     num_frame_tokens: int = 0
     num_video_tokens: int = 0
-    evidence: list[list[VideoEvidence]] | None = None  # per question, per video
+    evidence: list[list[VideoEvidence]] | None = None  # per text, per video
     error: LinVTError | None = None
+
+
+@dataclass
+class _Generated:
+    """What `generate()` made of prompts: `num_return_sequences` rows for each."""
+
+    texts: list[str]
+    scores: list[float] | None
+    tokens: torch.Tensor
+    words: torch.Tensor  # True at the tokens that are an answer's words
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -135,7 +146,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
         return_evidence (`bool`, *optional*, defaults to `False`):
-            Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps and weights.
+            Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
+            that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
+            the language model, with backward, over prompt and answer. Where a base gives no gradient, the evidence
+            says so, a warning is logged, and the weights are all there is.
         return_score (`bool`, *optional*, defaults to `False`):
             Add `"score"`: the geometric mean of the probabilities that the model gave the tokens of its answer. It
             says how sure the model was, not how right.
@@ -420,12 +434,13 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             chunk = questions[start : start + rows_at_once]
             prompts = self._on_device(self.processor.question_inputs(chunk))
             prepared, condensed = model.model.prepare(**prompts, video_features=[features] * len(chunk))
-            texts, scores = self._generate(prepared, **how)
-            result.texts += texts
-            result.scores = None if scores is None else [*(result.scores or []), *scores]
+            made = self._generate(prepared, **how)
+            result.texts += made.texts
+            result.scores = None if made.scores is None else [*(result.scores or []), *made.scores]
             if return_evidence:
                 grid = (features.grid_size, features.refined.tokens_per_frame)
-                result.evidence += [[self._evidence(condensed, row, video, grid)] for row in range(len(chunk))]
+                seen = [[(row, video, grid)] for row in range(len(chunk))]
+                result.evidence += self._evidence_of_answers(prompts, condensed, made, seen)
         return result
 
     def _answer_one_by_one(self, read: _Read, **how: Any) -> _Answered:
@@ -453,31 +468,35 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return_tensors="pt",
             padding_side="left",
         )
-        prepared, condensed = self._linvt.model.prepare(**self._on_device(inputs))
-        texts, scores = self._generate(prepared, **how)
-        per_chat = len(texts) // len(chats)
-        results, first = [], 0
+        inputs = self._on_device(inputs)
+        prepared, condensed = self._linvt.model.prepare(**inputs)
+        made = self._generate(prepared, **how)
+        per_chat = len(made.texts) // len(chats)
+        firsts = [0, *itertools.accumulate(len(chat.videos) for chat in chats)]
+        evidence = []
+        if return_evidence:
+            seen = [
+                [(first + i, video, self._grid_of(video)) for i, video in enumerate(chat.videos)]
+                for first, chat in zip(firsts, chats, strict=False)
+            ]
+            evidence = self._evidence_of_answers(inputs, condensed, made, seen)
+        results = []
         for number, chat in enumerate(chats):
             rows = slice(number * per_chat, (number + 1) * per_chat)
-            result = _Answered(texts[rows], scores[rows] if scores is not None else None)
-            videos = range(first, first + len(chat.videos))
-            first = videos.stop
+            result = _Answered(made.texts[rows], made.scores[rows] if made.scores is not None else None)
+            videos = range(firsts[number], firsts[number + 1])
             if chat.videos:
                 # SVR gives every token that exists a significance above 0, padding exactly 0
                 result.num_frame_tokens = int((condensed.outputs.significance[list(videos)] > 0).sum())
                 result.num_video_tokens = len(videos) * condensed.tokens.shape[1]
             if return_evidence:
-                found = [
-                    self._evidence(condensed, row, video, self._grid_of(video))
-                    for row, video in zip(videos, chat.videos, strict=True)
-                ]
-                result.evidence = [found]
+                result.evidence = evidence[rows]
             results.append(result)
         return results
 
     def _generate(
         self, prepared: Mapping[str, Any], generate_kwargs: dict[str, Any] | None = None, return_score: bool = False
-    ) -> tuple[list[str], list[float] | None]:
+    ) -> _Generated:
         """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
         model = self._linvt
         kwargs = dict(self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True))
@@ -487,14 +506,59 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         output = model.model.adapter.generate(model.base_vlm, **prepared, **kwargs)
         new_tokens = output.sequences[:, prepared["input_ids"].shape[1] :]
         texts = [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
+        settings = self._get_set_generation_params(kwargs)
+        ends, pad = settings.get("eos_token_id"), settings.get("pad_token_id")
+        words = words_of_answer(new_tokens, ends, pad)
         if not return_score:
-            return texts, None
+            return _Generated(texts, None, new_tokens, words)
         log_probs = model.compute_transition_scores(
             output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
         )
-        counts = _belongs_to_answer(new_tokens, self._get_set_generation_params(kwargs)) & log_probs.isfinite()
+        counts = tokens_of_answer(new_tokens, ends, pad) & log_probs.isfinite()
         mean = log_probs.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
-        return texts, mean.exp().tolist()
+        return _Generated(texts, mean.exp().tolist(), new_tokens, words)
+
+    def _evidence_of_answers(
+        self,
+        inputs: Mapping[str, Any],
+        condensed: Any,
+        made: _Generated,
+        seen: Sequence[Sequence[tuple[int, Any, tuple[tuple[int, int], int]]]],
+    ) -> list[list[VideoEvidence]]:
+        """
+        Per text, per video of its prompt: the weights, and what of the video the answer depended on.
+
+        Args:
+            inputs: of the prompts.
+            condensed: their videos.
+            made: the answers.
+            seen: per prompt its videos: place in `condensed`, frames, and grid and number of the tokens of a frame.
+        """
+        if condensed is None:  # prompts without a video
+            return [[] for _ in made.texts]
+        per_prompt = len(made.texts) // len(seen)
+        columns = []
+        for nth in range(per_prompt):
+            about: dict[str, Any] = {}
+            try:
+                found = attribute_answers(
+                    self._linvt, inputs, condensed, made.tokens[nth::per_prompt], made.words[nth::per_prompt]
+                )
+            except AttributionError as error:
+                logger.warning(str(error))
+                found, about = None, {"no_attribution": str(error)}
+            columns.append((found, about))
+        result = []
+        for number in range(len(made.texts)):
+            row, (found, about) = number // per_prompt, columns[number % per_prompt]
+            if found is not None:
+                about = {"log_probs": tuple(found.log_probs[row].tolist())}
+            videos = []
+            for index, video, grid in seen[row]:
+                values = None if found is None else found.values[index]
+                videos.append(self._evidence(condensed, index, video, grid, attribution=values, **about))
+            result.append(videos)
+        return result
 
     def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors on the model's device; pixels in its precision, times and masks as they are."""
@@ -516,7 +580,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         (encoded,) = self._linvt.model.encode_videos([1], frame)
         return encoded.grid_size, encoded.tokens.shape[1]
 
-    def _evidence(self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int]) -> VideoEvidence:
+    def _evidence(
+        self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int], **about: Any
+    ) -> VideoEvidence:
         video = self.processor.steps_of(video)
         height, width = video.frames.shape[1:3]
         return VideoEvidence.from_output(
@@ -528,6 +594,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             tokens_per_frame=grid[1],
             source=video.source,
             region=region_seen(self.processor.image_processor, height, width),
+            **about,
         )
 
     def postprocess(self, outputs: tuple[_Read, _Answered], on_error: str = "raise") -> list[dict[str, Any]]:
@@ -562,10 +629,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if answered.scores is not None:
                 result["score"] = answered.scores[number]
             if answered.evidence is not None:
-                found = [
-                    replace(one, question=question, answer=result["answer"])
-                    for one in answered.evidence[number // per_question]
-                ]
+                found = [replace(one, question=question, answer=result["answer"]) for one in answered.evidence[number]]
                 result["evidence"] = found if is_chat else found[0]
             results.append(result)
         return results
@@ -853,19 +917,6 @@ def _name_of(video: Any) -> str:
 
 def _is_continued(messages: Sequence[Mapping[str, Any]] | None) -> bool:
     return bool(messages) and messages[-1]["role"] == "assistant"
-
-
-def _belongs_to_answer(tokens: torch.Tensor, generation: Mapping[str, Any]) -> torch.Tensor:
-    """True up to and with the token that ended each row of `(rows, length)`; what follows fills the batch."""
-    ends, pad = generation.get("eos_token_id"), generation.get("pad_token_id")
-    ends = [] if ends is None else torch.as_tensor(ends).flatten().tolist()
-    is_end = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
-    before_end = is_end.long().cumsum(dim=1) - is_end.long() == 0
-    if pad is None or pad in ends:
-        return before_end
-    # a row that a stop string ended has no end token, only padding behind it
-    is_filled = (tokens != pad).long().flip(1).cumsum(dim=1).flip(1) > 0
-    return before_end & is_filled
 
 
 def _as_chats(read: _Read) -> list[_Read]:

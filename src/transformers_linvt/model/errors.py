@@ -23,6 +23,10 @@ class CheckpointError(LinVTError, OSError):
     """A LinVT checkpoint that is incomplete, or whose base model cannot be found."""
 
 
+class AttributionError(LinVTError, RuntimeError):
+    """An answer whose gradient cannot be had, and so no attribution; the message says why, and what would work."""
+
+
 def check_folder(name_or_path: str) -> None:
     """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
     if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .precision import accumulation_dtype
+from .precision import accumulation_dtype, without_autocast
 
 
 # Levels that the threshold of novelty is chosen from, in the unit of `relative_distance`. Measured with an ImageNet
@@ -62,7 +62,8 @@ def relative_distance(tokens: torch.Tensor, others: torch.Tensor) -> torch.Tenso
     """
     dtype = accumulation_dtype(tokens.dtype)
     tokens, others = tokens.to(dtype), others.to(dtype)
-    products = torch.einsum("...d,...d->...", tokens, others)
+    with without_autocast(tokens.device):
+        products = torch.einsum("...d,...d->...", tokens, others)
     return _distance(products, tokens.square().sum(-1), others.square().sum(-1))
 
 
@@ -75,8 +76,8 @@ class NoveltyScan:
     """
     The state of looking at a video frame after frame: for every place, the token that last was new.
 
-    Frames may come one by one or in chunks of any size, with the same result. The references are kept for several
-    thresholds at once, because the right one is known only when the video has been seen.
+    Frames come one by one; a video may be left and gone on with. The references are kept for several thresholds at
+    once, because the right one is known only when the video has been seen.
 
     Args:
         levels (`Sequence[float]`, *optional*, defaults to `NOVELTY_LEVELS`):
@@ -123,7 +124,8 @@ class NoveltyScan:
             self.references = tokens.new_zeros(batch, places, len(self.levels), dim)
             self.squares = tokens.new_zeros(batch, places, len(self.levels))
             self.seen = torch.zeros(batch, places, dtype=torch.bool, device=tokens.device)
-        products = (self.references @ tokens.unsqueeze(-1)).squeeze(-1)
+        with without_autocast(tokens.device):  # in bfloat16 equal tokens would be a tenth of their length apart
+            products = (self.references @ tokens.unsqueeze(-1)).squeeze(-1)
         novelty = _distance(products, squares.unsqueeze(-1), self.squares)
         novelty = torch.where(self.seen.unsqueeze(-1), novelty, 2.0)
         levels = torch.tensor(self.levels, dtype=dtype, device=tokens.device)

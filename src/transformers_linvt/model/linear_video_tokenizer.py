@@ -167,14 +167,21 @@ class FactoredWeights:
         Raises:
             `LinVTInputError`: if the values are not aligned with the frame tokens.
         """
+        return self.apply_to_kept(self.average(values))
+
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        The first factor of `apply`: the average of every slot, `(batch, num_kept, width)`.
+
+        Args and errors: as `apply`.
+        """
         expected = (self.kept_indices.shape[0], self.num_frames, self.tokens_per_frame)
         if values.dim() != 4 or values.shape[:3] != expected:
             raise LinVTInputError(
                 f"Values must have one row per frame token, shape ({', '.join(map(str, expected))}, width), got "
                 f"{tuple(values.shape)}. Pad them as the frame tokens were padded."
             )
-        slots = average_runs(values, self.run_slots, self.run_weights, self.kept_indices.shape[1])
-        return self.apply_to_kept(slots)
+        return average_runs(values, self.run_slots, self.run_weights, self.kept_indices.shape[1])
 
     def apply_to_kept(self, values: torch.Tensor) -> torch.Tensor:
         """`apply` for values `(batch, num_kept, width)` that were averaged over the runs of the slots before."""
@@ -223,6 +230,14 @@ class LinearVideoTokenizerOutput:
             `W`.
         contrast (`ContrastiveEmbeddings`, *optional*):
             Of videos and captions, where captions were given.
+        kept_tokens (`torch.Tensor` of shape `(batch, num_kept, dim)`, *optional*):
+            What the video tokens are averages of, `weights.kept() @ kept_tokens`.
+        attribution (`torch.Tensor` of shape `(batch, num_kept)`, *optional*):
+            How much of an answer's log-probability is due to each slot, in nats, float32; 0 where the slot is empty.
+            Filled where there is an answer, see `attribution.py`.
+        answer_log_probs (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+            Log-probability of the answer with the video, and with the mean frame token in place of every video token;
+            the attribution sums to the difference.
     """
 
     video_tokens: torch.Tensor
@@ -230,6 +245,9 @@ class LinearVideoTokenizerOutput:
     significance: torch.Tensor
     weights: FactoredWeights
     contrast: ContrastiveEmbeddings | None = None
+    kept_tokens: torch.Tensor | None = None
+    attribution: torch.Tensor | None = None
+    answer_log_probs: torch.Tensor | None = None
 
 
 class LinearVideoTokenizer(nn.Module):
@@ -583,7 +601,13 @@ class LinearVideoTokenizer(nn.Module):
             video_tokens = weights.apply_to_kept(refined.kept_tokens)
         else:
             video_tokens = self.aggregator.resample(refined.kept_tokens, pools, aggregation)
-        return LinearVideoTokenizerOutput(video_tokens, refined.kept_indices, refined.significance, weights)
+        return LinearVideoTokenizerOutput(
+            video_tokens,
+            refined.kept_indices,
+            refined.significance,
+            weights,
+            kept_tokens=refined.kept_tokens,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from transformers.utils import (
 from transformers.utils.hub import resolve_revision
 
 from .aggregation import lattice_cells
+from .attribution import attribute_answers, words_of_answer
 from .base_adapter import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
 from .base_vlm import (
     FRAME_PREFIX,
@@ -62,7 +63,7 @@ from .base_vlm import (
 )
 from .configuration_linvt import LinVTConfig
 from .contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
-from .errors import CheckpointError, LinVTInputError
+from .errors import AttributionError, CheckpointError, LinVTInputError
 from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
 from .model_card import card_for_upload, is_local, make_card
 from .video_features import VideoFeatures
@@ -93,6 +94,7 @@ class CondensedVideos:
         container (`str`): how the base packs visual tokens.
         outputs (`LinearVideoTokenizerOutput`): kept indices, significance and the weights, for all videos.
         grid_sizes (`list[tuple[int, int]]`): rows and columns of a frame's tokens, of each video.
+        kept_deepstack (`list` of `torch.Tensor` of shape `(num_videos, k, D)`): what `deepstack` are averages of.
     """
 
     tokens: torch.Tensor
@@ -100,6 +102,7 @@ class CondensedVideos:
     container: str
     outputs: LinearVideoTokenizerOutput
     grid_sizes: list[tuple[int, int]]
+    kept_deepstack: list[torch.Tensor]
 
 
 @dataclass
@@ -285,12 +288,14 @@ class LinVTModel(LinVTPreTrainedModel):
             caption_mask=caption_mask.to(device).bool() if caption_mask is not None else None,
         )
         layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
+        kept = [outputs.weights.average(layer.to(device)) for layer in layers]
         return CondensedVideos(
             tokens=outputs.video_tokens,
-            deepstack=[outputs.weights.apply(layer.to(device)) for layer in layers],
+            deepstack=[outputs.weights.apply_to_kept(layer) for layer in kept],
             container=videos[0].container,
             outputs=outputs,
             grid_sizes=[video.grid_size for video in videos],
+            kept_deepstack=kept,
         )
 
     def question_embeddings(
@@ -322,7 +327,8 @@ class LinVTModel(LinVTPreTrainedModel):
 
         Without a video everything goes through as it came, so that pictures and text give the base's own result bit by
         bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_mask`, `question_mask`,
-        `video_features`, `encoded_frames` and `caption_mask` are consumed here.
+        `video_features`, `encoded_frames`, `condensed_videos` (what this returned before, for the same videos) and
+        `caption_mask` are consumed here.
 
         Returns:
             The base's keyword arguments, and the condensed videos (None without a video).
@@ -337,13 +343,14 @@ class LinVTModel(LinVTPreTrainedModel):
             "question_mask",
             "video_features",
             "encoded_frames",
+            "condensed_videos",
             "caption_mask",
         )
         given = {name: inputs.pop(name, None) for name in own}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
         }
-        if given["frames_per_video"] is None and given["video_features"] is None:
+        if all(given[name] is None for name in ("frames_per_video", "video_features", "condensed_videos")):
             if frame_inputs:
                 raise LinVTInputError(
                     f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
@@ -358,6 +365,9 @@ class LinVTModel(LinVTPreTrainedModel):
 
         self._check_length(input_ids)
         video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
+        if (condensed := given["condensed_videos"]) is not None:
+            self._rows_of_videos(video_mask, len(condensed.tokens))
+            return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
         features = given["video_features"]
         num_videos = len(features) if features is not None else len(given["frames_per_video"])
         rows = self._rows_of_videos(video_mask, num_videos)
@@ -419,6 +429,7 @@ class LinVTModel(LinVTPreTrainedModel):
             container=stacked.container,
             outputs=outputs,
             grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
+            kept_deepstack=stacked.deepstack,
         )
 
     def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
@@ -462,6 +473,12 @@ class LinVTModel(LinVTPreTrainedModel):
                 "after the processor, or does the processor belong to another base?"
             )
         return video_mask
+
+    def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
+        """Of a batch of prompts: the row that each video stands in."""
+        return self._rows_of_videos(
+            self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs), num_videos
+        )
 
     def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int) -> list[int]:
         counts = video_mask.sum(1).tolist()
@@ -678,22 +695,48 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         Returns:
             The answer, or one per question.
         """
-        answers, _ = self.answer_with_evidence(features, question, processor, **generate_kwargs)
-        return answers
+        return self._answer(features, question, processor, generate_kwargs)[0]
 
     @torch.no_grad()
     def answer_with_evidence(
         self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
     ) -> tuple[str | list[str], LinearVideoTokenizerOutput]:
-        """As [`answer`], and the weights behind the video tokens of each question."""
+        """
+        As [`answer`], and what each answer depended on.
+
+        Costs a dozen passes of the language model, with backward, over prompt and answer ([`attribute_answers`]); the
+        answer itself is generated once.
+
+        Returns:
+            The answer or answers, and the output of the linear video tokenizer, one row per question: `weights` are W,
+            where the video tokens came from; `attribution` of shape `(num_questions, num_kept)` is what of it the
+            answer depended on, in nats, and `answer_log_probs` of shape `(num_questions, 2)` what it sums to. Both are
+            None where they cannot be had, and a warning says why.
+        """
+        texts, inputs, condensed, answers = self._answer(features, question, processor, generate_kwargs)
+        config = generate_kwargs.get("generation_config") or self.generation_config
+        ends, pad = (
+            generate_kwargs.get(name, getattr(config, name, None)) for name in ("eos_token_id", "pad_token_id")
+        )
+        try:
+            found = attribute_answers(self, inputs, condensed, answers, words_of_answer(answers, ends, pad))
+        except AttributionError as error:
+            logger.warning(str(error))
+            return texts, condensed.outputs
+        return texts, replace(condensed.outputs, attribution=found.values, answer_log_probs=found.log_probs)
+
+    def _answer(
+        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
+    ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
+        """The answers, the prompts and videos they were given to, and the ids of the answers."""
         questions = [question] if isinstance(question, str) else list(question)
         inputs = processor.question_inputs(questions).to(self.device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         self.base_vlm.generation_config = self.generation_config
         generated = self.model.adapter.generate(self.base_vlm, **prepared, **generate_kwargs)
-        texts = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        texts = [text.strip() for text in texts]
-        return (texts[0] if isinstance(question, str) else texts), condensed.outputs
+        answers = generated[:, inputs["input_ids"].shape[1] :]
+        texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+        return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
 
     # -- make, save, load --
 

@@ -1,0 +1,930 @@
+"""
+Proves the start from key frames and what changes: a still video is its picture however long it is, what differs is
+not lost, noise and drift are told apart, no frame eats the budget of the others, and slots stand in the order of time.
+Each promise is also broken on purpose (no threshold, novelty against the frame before, no averaging of runs, a cut by
+rank, rows in place of blocks), and its check has to notice.
+"""
+
+import doctest
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from base_specs import ALL_BASES, QUICK
+from promises import LINVT, QUESTION, Wrapped, base_folder, relative_difference, user
+from transformers_linvt import LinVTForVideoQA, LinVTProcessor
+from transformers_linvt.model import keyframes, linear_video_tokenizer
+from transformers_linvt.model.keyframes import (
+    NOVELTY_LEVELS,
+    NewTokens,
+    NoveltyScan,
+    Runs,
+    average_runs,
+    find_new_tokens,
+    gather_runs,
+    places_in_grid,
+    positions_on_mass,
+    relative_distance,
+    single_tokens,
+)
+from transformers_linvt.model.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from transformers_linvt.model.video_reading import read_video
+from transformers_linvt.shapes import write_clip
+
+
+CPU = torch.device("cpu")
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def uniform(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def all_true(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.bool)
+
+
+def make_tokenizer(num_video_tokens: int, dim: int, **changes) -> LinearVideoTokenizer:
+    torch.manual_seed(0)
+    settings = dict(bottleneck_size=8, num_heads=2, num_scorer_layers=1, num_aggregator_layers=1, temporal_window=4)
+    return LinearVideoTokenizer(dim, num_video_tokens, **{**settings, **changes})
+
+
+@torch.no_grad()
+def tokenize(video: torch.Tensor, num_video_tokens: int, **changes) -> LinearVideoTokenizerOutput:
+    """One video, `(frames, places, dim)`, by an untrained tokenizer with the default start."""
+    grids = changes.pop("grid", None)
+    tokenizer = make_tokenizer(num_video_tokens, video.shape[-1], **changes)
+    return tokenizer(video[None], grid_sizes=None if grids is None else [grids])
+
+
+def of_frames(output: LinearVideoTokenizerOutput) -> torch.Tensor:
+    """Weight of every frame in every video token."""
+    return output.weights.per_frame()[0]
+
+
+def of_start_frames(output: LinearVideoTokenizerOutput) -> torch.Tensor:
+    """Weight of the slots that start in every frame, in every video token."""
+    frames = output.weights.kept_indices[0] // output.weights.tokens_per_frame
+    return output.weights.kept()[0] @ F.one_hot(frames, output.weights.num_frames).float()
+
+
+# ---- what the start would be without one of its parts
+
+
+def always_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No threshold: whatever is not exactly the same is new."""
+    levels = (1e-6,) * len(NOVELTY_LEVELS)
+    monkeypatch.setattr(keyframes, "NoveltyScan", functools.partial(NoveltyScan, levels=levels))
+    monkeypatch.setattr(keyframes, "NOVELTY_LEVELS", levels)
+
+
+def never_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold that nothing passes: the first frame and nothing else."""
+    monkeypatch.setattr(keyframes, "NoveltyScan", functools.partial(NoveltyScan, levels=(3.0,) * len(NOVELTY_LEVELS)))
+
+
+class ScanOfTheFrameBefore(NoveltyScan):
+    """Novelty against the frame before, which the first product and the trial had."""
+
+    def feed(self, tokens, mask=None, allowance=None):
+        found = super().feed(tokens, mask, allowance)
+        self.references = tokens.unsqueeze(2).expand_as(self.references).clone()
+        self.squares = tokens.square().sum(-1, keepdim=True).expand_as(self.squares).clone()
+        return found
+
+
+def against_the_frame_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyframes, "NoveltyScan", ScanOfTheFrameBefore)
+
+
+def without_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not new is dropped and not averaged."""
+
+    def gather_starts(new, significance, *args):
+        runs = gather_runs(new, significance, *args)
+        weights = runs.weights * new.is_new.flatten(1)
+        total = torch.zeros_like(runs.mass).scatter_add_(1, runs.slots, weights)
+        runs.weights = weights / total.gather(1, runs.slots).clamp(min=1e-9)
+        return runs
+
+    monkeypatch.setattr(linear_video_tokenizer, "gather_runs", gather_starts)
+
+
+def cut_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first k new tokens of the video instead of blocks in all frames alike."""
+
+    def find_the_first(tokens, mask, grids, num_video_tokens, num_kept_tokens, allowance=None):
+        new = find_new_tokens(tokens, mask, grids, num_video_tokens, num_kept_tokens, allowance=allowance)
+        rank = new.is_new.flatten(1).long().cumsum(1).view_as(new.is_new)
+        new.is_new = new.is_new & (rank <= num_kept_tokens)
+        new.side = torch.ones_like(new.side)
+        return new
+
+    monkeypatch.setattr(linear_video_tokenizer, "find_new_tokens", find_the_first)
+
+
+def rows_for_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots in reading order, so that a video token holds a strip of a row."""
+
+    def reading_order(new, significance, grids, num_video_tokens):
+        order = torch.arange(new.is_new.shape[2]).expand(len(new.is_new), -1)
+        return order, order
+
+    monkeypatch.setattr(keyframes, "_order_of_places", reading_order)
+
+
+def assert_notices(check: Callable[[], None], break_it: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check holds, and does not when the start is broken."""
+    check()
+    with monkeypatch.context() as patch:
+        break_it(patch)
+        with pytest.raises(AssertionError):
+            check()
+    check()
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(keyframes)
+    assert result.attempted > 5 and result.failed == 0
+
+
+# ---- how far apart tokens are
+
+
+def test_distance_is_in_units_of_the_root_mean_square_of_both_lengths():
+    """By hand: (3, 0) and (0, 4) are 5 apart, and their lengths are sqrt((9 + 16) / 2) in the root mean square."""
+    a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    assert relative_distance(a, b).item() == pytest.approx(5 / math.sqrt(12.5))
+    tokens, others = random(3, 5, 7), random(3, 5, 7, seed=2)
+    expected = (tokens - others).norm(dim=-1) / ((tokens.square().sum(-1) + others.square().sum(-1)) / 2).sqrt()
+    torch.testing.assert_close(relative_distance(tokens, others), expected)
+    torch.testing.assert_close(relative_distance(tokens * 1e-3, others * 1e-3), expected)
+    assert relative_distance(tokens, tokens).max() < 2e-3 and relative_distance(tokens, -tokens).min() > 2 - 1e-6
+    assert relative_distance(torch.zeros(2), torch.zeros(2)) == 0
+    assert relative_distance(torch.zeros(2), b).item() == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_distances_are_computed_in_at_least_float32(dtype):
+    tokens, others = (300 * random(4, 33, seed=seed).to(dtype) for seed in (1, 2))  # squares overflow in float16
+    distance = relative_distance(tokens, others)
+    assert distance.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(distance.double(), relative_distance(tokens.double(), others.double()))
+
+
+# ---- what is new
+
+
+def turned(angles: torch.Tensor, dim: int = 4) -> torch.Tensor:
+    """One place, `(1, frames, 1, dim)`, whose token is turned; by an angle `a` further it is `2 sin(a / 2)` away."""
+    return F.pad(torch.stack([angles.cos(), angles.sin()], dim=-1), (0, dim - 2))[None, :, None]
+
+
+def new_frames(video: torch.Tensor) -> list[int]:
+    mask = all_true(*video.shape[:3])
+    return find_new_tokens(video, mask, [(1, 1)], 100, 400).is_new[0, :, 0].nonzero().flatten().tolist()
+
+
+def test_a_slow_drift_becomes_new_when_it_has_added_up(monkeypatch):
+    """0.05 rad per frame: 10 steps are 0.495 away from where they started, 11 steps are 0.544."""
+    drift = turned(torch.arange(60) * 0.05)
+    assert_notices(lambda: check(new_frames(drift) == [0, 11, 22, 33, 44, 55]), against_the_frame_before, monkeypatch)
+
+
+def check(condition: bool) -> None:
+    assert condition
+
+
+def test_noise_around_a_token_never_becomes_new(monkeypatch):
+    """To and fro by 0.2 rad, 0.4 apart: against the frame before nothing adds up either, without a threshold all."""
+    shaking = turned(torch.tensor([0.0, 0.2, -0.2, 0.2, -0.2, 0.1] * 20))
+    assert_notices(lambda: check(new_frames(shaking) == [0]), always_new, monkeypatch)
+
+
+def test_what_comes_back_is_new_again_and_novelty_is_the_distance_to_what_was_new():
+    video = turned(torch.tensor([0.0, 0.1, 1.0, 1.1, 0.0, 0.0]))
+    new = find_new_tokens(video, all_true(1, 6, 1), [(1, 1)], 100, 400)
+    assert new.is_new.flatten().tolist() == [True, False, True, False, True, False]
+    by_hand = [2.0, *(2 * math.sin(a / 2) for a in (0.1, 1.0, 0.1, 1.0, 0.0))]
+    torch.testing.assert_close(new.novelty.flatten(), torch.tensor(by_hand), atol=1e-3, rtol=0)
+
+
+def test_a_scan_goes_on_where_it_was_left():
+    """A state per video and place: fed frame after frame, with pauses, in parts of the batch, it finds the same."""
+    video, mask = random(3, 9, 5, 4), uniform(3, 9, 5) > 0.2
+    together = NoveltyScan()
+    found = [together.feed(video[:, frame], mask[:, frame]) for frame in range(9)]
+    for row in range(3):
+        alone = NoveltyScan()
+        for frame in range(9):
+            novelty, is_new = alone.feed(video[row : row + 1, frame], mask[row : row + 1, frame])
+            torch.testing.assert_close(novelty[0], found[frame][0][row])
+            assert torch.equal(is_new[0], found[frame][1][row])
+    assert not together.references.requires_grad
+
+
+def test_every_level_has_references_of_its_own():
+    """Turned by 0.6 and 1.2 rad: new twice at 0.5; at 0.7 the second time only, against the first token."""
+    scan, video = NoveltyScan(levels=(0.5, 0.7)), turned(torch.tensor([0.0, 0.6, 1.2]))
+    found = torch.stack([scan.feed(video[:, frame])[1][0, 0] for frame in range(3)])
+    assert found.tolist() == [[True, True], [True, False], [True, True]]
+
+
+def test_the_first_token_of_a_place_is_new_whenever_it_comes():
+    """A place that exists from frame 3 on, one that has a hole, and one that never exists."""
+    video = random(1, 1, 3, 8).expand(1, 6, 3, 8).clone()
+    mask = all_true(1, 6, 3)
+    mask[0, :3, 0], mask[0, 2:4, 1], mask[0, :, 2] = False, False, False
+    video[~mask] = torch.nan
+    new = find_new_tokens(video, mask, [(1, 3)], 4, 16)
+    assert new.is_new[0].nonzero().tolist() == [[0, 1], [3, 0]]
+    runs = gather_runs(new, all_true(1, 6, 3).float(), mask, [(1, 3)], 4)
+    assert runs.starts.tolist() == [[1, 9]] and runs.filled.all()
+    by_hand = torch.zeros(6, 3)
+    by_hand[3:, 0], by_hand[[0, 1, 4, 5], 1] = 1 / 3, 1 / 4
+    torch.testing.assert_close(runs.weights.view(6, 3), by_hand)
+
+
+# ---- which threshold, which blocks
+
+
+def video_with(num_changes: int, angle: float, places: int = 8) -> torch.Tensor:
+    """Two frames of `places` tokens; in the second so many are turned by an angle."""
+    first = turned(torch.zeros(places)).transpose(1, 2)
+    second = turned(torch.where(torch.arange(places) < num_changes, angle, 0.0)).transpose(1, 2)
+    return torch.cat([first, second], dim=1)
+
+
+def angle_of(distance: float) -> float:
+    return 2 * math.asin(distance / 2)
+
+
+@pytest.mark.parametrize(
+    ("num_changes", "distance", "level", "num_new", "side"),
+    [
+        (0, 0.0, 0, 8, 1),
+        (4, 0.55, 0, 12, 1),  # the budget of 8 video tokens for frames of 8 tokens is 12
+        (5, 0.55, 1, 8, 1),  # one more and the next level is taken, 0.591, which none of them passes
+        (5, 0.8, 3, 8, 1),  # 0.824
+        (5, 0.9, 4, 8, 1),  # 0.974
+        (5, 1.4, 5, 13, 1),  # really different: the highest level, and more than the budget
+        (8, 1.4, 5, 16, 1),
+    ],
+)
+def test_the_lowest_threshold_is_taken_with_which_what_is_new_fits_the_budget(
+    num_changes, distance, level, num_new, side
+):
+    video = video_with(num_changes, angle_of(distance))
+    new = find_new_tokens(video, all_true(1, 2, 8), [(2, 4)], num_video_tokens=8, num_kept_tokens=32)
+    assert new.threshold.item() == pytest.approx(0.5 * 2.3 ** (level / 5))
+    assert (int(new.is_new.sum()), new.side.item()) == (num_new, side)
+
+
+def test_large_frames_have_the_larger_budget():
+    """4 video tokens for frames of 8 tokens: 16 may be new, 8 of the first frame and 8 more; with 3, 12."""
+    for num_video_tokens, level in ((4, 0), (3, 1)):
+        video = video_with(8, angle_of(0.55))
+        new = find_new_tokens(video, all_true(1, 2, 8), [(2, 4)], num_video_tokens, 4 * num_video_tokens)
+        assert new.threshold.item() == pytest.approx(0.5 * 2.3 ** (level / 5))
+
+
+def test_blocks_grow_in_all_frames_alike_until_what_is_new_fits():
+    """7 frames that have nothing in common, 6 x 6 tokens: blocks of 1, 2, 4, 8 make 36, 9, 4, 1 slots per frame."""
+    video = random(1, 7, 36, 256)  # no two of which are similar
+    for num_kept, side, slots in ((252, 1, 252), (251, 2, 63), (63, 2, 63), (62, 4, 28), (27, 8, 7), (1, 8, 7)):
+        new = find_new_tokens(video, all_true(1, 7, 36), [(6, 6)], 36, num_kept)
+        runs = gather_runs(new, all_true(1, 7, 36).float(), all_true(1, 7, 36), [(6, 6)], 36)
+        frames = runs.starts[0] // 36
+        assert new.side.item() == side and runs.starts.shape[1] == slots and new.is_new.all()
+        assert frames.bincount(minlength=7).tolist() == [slots // 7] * 7
+
+
+def test_a_newline_token_does_not_raise_the_threshold():
+    """
+    The budget of 4 video tokens was 16 for 4 x 4 tokens and a newline token, 17: no level fitted, the highest was
+    taken, and a change by 0.55 was nothing.
+    """
+    video = torch.cat([video_with(2, angle_of(0.55), 16), turned(torch.zeros(1)).expand(1, 2, 1, 4)], dim=2)
+    new = find_new_tokens(video, all_true(1, 2, 17), [(4, 4)], 4, 16)
+    assert new.threshold.item() == 0.5 and int(new.is_new[0, 1].sum()) == 2
+
+
+def test_blocks_of_a_video_do_not_depend_on_the_grids_beside_it():
+    """More frames than k and a newline token: blocks ended at the side of the largest grid of the batch."""
+    small, large = random(1, 4, 5, 16), random(1, 4, 16, 16, seed=2)
+    alone = find_new_tokens(small, all_true(1, 4, 5), [(2, 2)], 4, 4)
+    together = find_new_tokens(
+        torch.cat([F.pad(small, (0, 0, 0, 11)), large]),
+        torch.cat([F.pad(all_true(1, 4, 5), (0, 11)), all_true(1, 4, 16)]),
+        [(2, 2), (4, 4)],
+        4,
+        4,
+    )
+    assert together.side[0] == alone.side[0] == 4
+    runs = gather_runs(alone, all_true(1, 4, 5).float(), all_true(1, 4, 5), [(2, 2)], 4)
+    assert (runs.starts[0] // 5).tolist() == [0, 1, 2, 3]
+
+
+def test_places_beyond_the_grid_start_a_row_of_their_own():
+    rows, columns = places_in_grid([(2, 3), (3, 2)], 7, CPU)
+    assert rows.tolist() == [[0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 2, 2, 3]]
+    assert columns.tolist() == [[0, 1, 2, 0, 1, 2, 0], [0, 1, 0, 1, 0, 1, 0]]
+
+
+# ---- runs and slots
+
+
+def hand_made(is_new: torch.Tensor, side: int = 1) -> NewTokens:
+    batch = len(is_new)
+    return NewTokens(is_new.float(), is_new, torch.full((batch,), 0.5), torch.full((batch,), side))
+
+
+def test_a_run_is_averaged_from_one_new_token_to_the_next():
+    """2 places, 5 frames: place 0 is new at 0 and 3, place 1 at 0 and 1."""
+    is_new = torch.tensor([[[1, 1], [0, 1], [0, 0], [1, 0], [0, 0]]]).bool()
+    runs = gather_runs(hand_made(is_new), torch.full((1, 5, 2), 0.9), all_true(1, 5, 2), [(1, 2)], 4)
+    assert runs.starts.tolist() == [[0, 1, 3, 6]]
+    assert runs.slots.view(5, 2).tolist() == [[0, 1], [0, 2], [0, 2], [3, 2], [3, 2]]
+    thirds, halves, quarters = 1 / 3, 1 / 2, 1 / 4
+    by_hand = [[thirds, 1.0], [thirds, quarters], [thirds, quarters], [halves, quarters], [halves, quarters]]
+    torch.testing.assert_close(runs.weights.view(5, 2), torch.tensor(by_hand))
+    torch.testing.assert_close(runs.mass, torch.full((1, 4), 0.9))
+    values = random(1, 5, 2, 3)
+    averages = average_runs(values, runs.slots, runs.weights, 4)[0]
+    torch.testing.assert_close(averages[0], values[0, :3, 0].mean(0))
+    torch.testing.assert_close(averages[2], values[0, 1:, 1].mean(0))
+
+
+def test_runs_of_a_block_share_a_slot_by_the_significance_of_their_starts():
+    """A grid of 2 x 4 in blocks of 2: left and right. On the left three tokens are new, significance 0.6, 0.3, 0.1."""
+    is_new = torch.tensor([[[1, 1, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0]]]).bool()
+    weight = torch.zeros(1, 2, 8)
+    weight[0, 0, [0, 1, 4, 3]], weight[0, 1, 6] = torch.tensor([0.6, 0.3, 0.1, 0.8]), 0.5
+    mask = all_true(1, 2, 8)
+    mask[0, :, [2, 5, 7]] = False
+    mask[0, 0, 6] = False
+    runs = gather_runs(hand_made(is_new, side=2), weight, mask, [(2, 4)], 8)
+    assert runs.starts.tolist() == [[0, 3, 14]]
+    torch.testing.assert_close(runs.mass, torch.tensor([[1.0, 0.8, 0.5]]))
+    by_hand = torch.zeros(2, 8)
+    by_hand[:, 0], by_hand[:, 1], by_hand[:, 4], by_hand[:, 3], by_hand[1, 6] = 0.3, 0.15, 0.05, 0.5, 1.0
+    torch.testing.assert_close(runs.weights.view(2, 8), by_hand)
+    assert runs.slots.view(2, 8).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 2, 0]]
+
+
+def test_empty_slots_come_last_and_repeat_the_first():
+    is_new = torch.zeros(2, 2, 3, dtype=torch.bool)
+    is_new[0, 0], is_new[1, 0, 1:] = True, True
+    mask = all_true(2, 2, 3)
+    mask[1, :, 0] = False
+    runs = gather_runs(hand_made(is_new), torch.full((2, 2, 3), 0.5), mask, [(1, 3)] * 2, 3)
+    assert runs.starts.tolist() == [[0, 1, 2], [1, 2, 1]]
+    assert runs.filled.tolist() == [[True] * 3, [True, True, False]]
+    assert runs.mass[1].tolist() == [0.5, 0.5, 0.0]
+
+
+def test_single_tokens_are_runs_of_one_frame():
+    indices, filled = torch.tensor([[1, 4, 5], [0, 3, 0]]), torch.tensor([[True] * 3, [True, True, False]])
+    significance = uniform(2, 6)
+    runs = single_tokens(indices, filled, significance)
+    assert runs.weights.tolist() == [[0, 1, 0, 0, 1, 1], [1, 0, 0, 1, 0, 0]]
+    assert (runs.slots * runs.weights.long()).tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 0, 0]]
+    torch.testing.assert_close(runs.mass[1], torch.stack([significance[1, 0], significance[1, 3], torch.tensor(0.0)]))
+    values = random(2, 2, 3, 4)
+    averages = average_runs(values, runs.slots, runs.weights, 3)
+    assert torch.equal(averages[0], values[0].flatten(0, 1)[indices[0]])
+    assert torch.equal(averages[1, :2], values[1].flatten(0, 1)[[0, 3]]) and averages[1, 2].count_nonzero() == 0
+
+
+def test_averages_do_not_depend_on_the_chunks_and_are_summed_in_float32(monkeypatch):
+    runs = Runs(*[None] * 5)
+    values, runs.slots = random(2, 70, 3, 4), torch.randint(0, 5, (2, 210), generator=torch.Generator().manual_seed(3))
+    runs.weights = uniform(2, 210)
+    matrix = torch.zeros(2, 5, 210).scatter_(1, runs.slots.unsqueeze(1), runs.weights.unsqueeze(1))
+    for size in (1, 32, 33, 1000):
+        monkeypatch.setattr(keyframes, "FRAMES_PER_CHUNK", size)
+        averages = average_runs(values, runs.slots, runs.weights, 5)
+        torch.testing.assert_close(averages, matrix @ values.flatten(1, 2), atol=1e-5, rtol=1e-5)
+    ones = torch.ones(1, 3000, 1, 1, dtype=torch.float16)  # a sum in float16 stops growing at 2048 / 3000
+    mean = average_runs(ones, torch.zeros(1, 3000, dtype=torch.long), torch.full((1, 3000), 1 / 3000), 1)
+    assert mean.dtype == torch.float16 and mean.item() == 1.0
+
+
+def test_positions_on_the_axis_of_mass_are_the_middles_of_what_each_slot_has():
+    log_mass = torch.tensor([[0.5, 0.25, 1.0, 0.25], [1.0, 3.0, 7.0, 7.0]]).log()
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    positions = positions_on_mass(log_mass, mask)
+    torch.testing.assert_close(positions, torch.tensor([[0.125, 0.3125, 0.625, 0.9375], [0.125, 0.625, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize(("num_video_tokens", "side"), [(16, 2), (4, 4)])
+def test_what_shares_a_video_token_is_a_patch_and_no_strip(num_video_tokens, side, monkeypatch):
+    """8 x 8 tokens for 16 video tokens, by hand: each is a block of 2 x 2, blocks in reading order."""
+    frame, per_row = random(64, 32), 8 // side
+
+    def check_patches() -> None:
+        weights = tokenize(frame[None], num_video_tokens, grid=(8, 8)).weights.dense()[0]
+        for block, token in enumerate(weights):
+            top, left = block // per_row * side, block % per_row * side
+            patch = token.view(8, 8)[top : top + side, left : left + side]
+            # the edges of a stretch are soft: a token beside one gives a little to the next
+            assert patch.sum() > 0.95 and patch.min() > 0.7 / side**2
+
+    assert_notices(check_patches, rows_for_blocks, monkeypatch)
+
+
+@pytest.mark.parametrize(("num_video_tokens", "side"), [(7, 4), (13, 2), (24, 2)])
+def test_where_the_division_is_not_even_a_video_token_holds_parts_of_few_blocks(num_video_tokens, side):
+    """4.9 tokens each lie in at most three blocks of 4, 2.7 tokens in two."""
+    weights = tokenize(random(1, 64, 32), num_video_tokens, grid=(8, 8)).weights.dense()[0]
+    for token in weights:
+        places = (token > 0.05).nonzero().flatten()
+        blocks = {(place // 8 // side, place % 8 // side) for place in places.tolist()}
+        assert len(blocks) <= (3 if num_video_tokens == 13 else 2)
+
+
+# ---- a still video is its picture
+
+
+def assert_is_the_picture(tokens: torch.Tensor, picture: torch.Tensor, error: float) -> None:
+    """Token for token, with an error relative to the tokens' length."""
+    lengths = picture.norm(dim=-1)
+    assert tokens.shape == picture.shape
+    assert ((tokens - picture).norm(dim=-1) / lengths).max() <= error
+
+
+LENGTHS_OF_CLIPS = [1, 2, 16, 300]
+
+
+@pytest.mark.parametrize("num_frames", LENGTHS_OF_CLIPS)
+@pytest.mark.parametrize(("grid", "extra"), [((2, 3), 0), ((3, 4), 1), ((1, 1), 0)])
+def test_copies_of_a_picture_are_the_picture(num_frames, grid, extra):
+    picture = random(grid[0] * grid[1] + extra, 16)
+    tokens = tokenize(picture.expand(num_frames, -1, -1), len(picture), grid=grid).video_tokens[0]
+    torch.testing.assert_close(tokens, picture, atol=1e-5 * picture.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("init", ["anchored", "free"])
+def test_the_check_of_stills_notices_the_other_starts(init):
+    picture = random(6, 16)
+    tokens = tokenize(picture.expand(16, -1, -1), 6, init=init, grid=(2, 3)).video_tokens[0]
+    with pytest.raises(AssertionError):
+        assert_is_the_picture(tokens, picture, 0.1)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+@pytest.mark.parametrize("num_frames", LENGTHS_OF_CLIPS)
+def test_copies_with_noise_are_the_picture_within_the_noise_of_their_average(num_frames, noise, monkeypatch):
+    picture = F.normalize(random(6, 256), dim=-1)
+    clip = picture + noise * F.normalize(random(num_frames, 6, 256, seed=2), dim=-1)
+
+    def check_still() -> None:
+        tokens = tokenize(clip, 6, grid=(2, 3)).video_tokens[0]
+        assert_is_the_picture(tokens, picture, 1.2 * noise / num_frames**0.5)
+
+    check_still()
+    if num_frames > 2:
+        assert_notices(check_still, without_runs, monkeypatch)
+        assert_notices(check_still, always_new, monkeypatch)
+
+
+@pytest.mark.parametrize("num_frames", LENGTHS_OF_CLIPS)
+@pytest.mark.parametrize("num_video_tokens", [7, 8, 11, 60])
+def test_with_tokens_to_spare_every_token_of_the_picture_is_there_in_reading_order(num_frames, num_video_tokens):
+    """7 for 6: edges between stretches fell on tokens, and some came out half blurred with their neighbour."""
+    picture = random(6, 16)
+    tokens = tokenize(picture.expand(num_frames, -1, -1), num_video_tokens, grid=(2, 3)).video_tokens[0]
+    distances = (tokens.unsqueeze(1) - picture).norm(dim=-1)  # (video tokens, tokens of the picture)
+    assert distances.amin(dim=0).max() < 1e-3
+    assert (distances.argmin(dim=1).diff() >= 0).all()
+
+
+def test_with_one_token_to_spare_none_is_blurred_also_in_a_large_picture():
+    picture = random(243, 16)
+    for num_video_tokens in (244, 256):
+        tokens = tokenize(picture[None], num_video_tokens, num_scorer_layers=0).video_tokens[0]
+        assert (tokens.unsqueeze(1) - picture).norm(dim=-1).amin(dim=0).max() < 1e-3
+
+
+def patches_of(frames: np.ndarray, side: int = 32) -> torch.Tensor:
+    """Every patch of the pixels as a token, around medium grey: an encoder that hides nothing of what a codec does."""
+    pixels = torch.from_numpy(frames).float() / 127.5 - 1
+    rows, columns = pixels.shape[1] // side, pixels.shape[2] // side
+    pixels = pixels[:, : rows * side, : columns * side].unflatten(1, (rows, side)).unflatten(3, (columns, side))
+    return pixels.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+@pytest.fixture(scope="module")
+def still_file(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of a textured picture and of 16 copies of it that have been through H.264."""
+    path = tmp_path_factory.mktemp("stills") / "still.mp4"
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    write_clip(path, [picture] * 16)
+    frames = read_video(path, num_frames=16).frames
+    return patches_of(picture.repeat(4, 0).repeat(4, 1)[None])[0], patches_of(np.asarray(frames))
+
+
+def test_copies_that_went_through_a_codec_are_the_picture(still_file, monkeypatch):
+    picture, clip = still_file
+    error = ((clip - picture).norm(dim=-1) / picture.norm(dim=-1)).mean().item()
+    assert clip.shape == (16, 12, 3072) and 0.02 < error < 0.4 and clip.std(dim=0).max() > 1e-3
+
+    def check_still() -> None:
+        output = tokenize(clip, 12, grid=(3, 4))
+        assert output.kept_indices.tolist() == [list(range(12))]
+        torch.testing.assert_close(output.video_tokens[0], clip.mean(dim=0), atol=1e-4, rtol=0)
+        assert_is_the_picture(output.video_tokens[0], picture, 1.5 * error)
+
+    assert_notices(check_still, always_new, monkeypatch)
+
+
+def as_many_as_places(name: str) -> Wrapped:
+    """A family with an untrained LinVT whose M is the number of tokens of a frame."""
+    folder, num_tokens = base_folder(name), ALL_BASES[name].tokens_per_frame
+    torch.manual_seed(0)
+    model = LinVTForVideoQA.from_base(folder, **{**LINVT, "num_video_tokens": num_tokens, "num_kept_tokens": None})
+    return Wrapped(name, model.eval(), LinVTProcessor.from_base(folder, num_video_tokens=num_tokens), folder)
+
+
+# bases whose prompt has the same placeholders for a picture and for a video of as many tokens; the others cut a
+# picture into tiles or put marks around it
+PICTURE_IS_ONE_TILE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_phi", "gemma3", "paligemma", "blip-2")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", QUICK)
+def test_a_still_video_is_answered_as_its_picture_by_every_base(name):
+    family = as_many_as_places(name)
+    picture, still = family.clip(1), family.clip(5)
+    still.frames = picture.frames.repeat(5, axis=0)
+    generate = {"max_new_tokens": 4, "do_sample": False}
+    asked = [family.inputs(user(video, QUESTION)) for video in (picture, still)]
+    assert torch.equal(asked[0]["input_ids"], asked[1]["input_ids"])
+    logits = [family.model(**inputs).logits for inputs in asked]
+    assert relative_difference(logits[1], logits[0]) < 1e-4
+    answers = [family.model.generate(**inputs, **generate) for inputs in asked]
+    assert torch.equal(answers[0], answers[1])
+    itself = family.inputs(user(family.picture(0), QUESTION))
+    same_prompt = torch.equal(itself["input_ids"], asked[0]["input_ids"])
+    assert same_prompt == (name in PICTURE_IS_ONE_TILE)
+    if same_prompt:
+        difference = relative_difference(logits[1], family.model(**itself).logits)
+        # a picture is laid out by rows and columns there, video tokens one after the other, as text is
+        assert (difference < 1e-4) == (name not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"))
+
+
+# ---- what differs is not lost
+
+
+def scene_with(needle: torch.Tensor, num_frames: int, at: slice | int, places: slice | int = slice(None)):
+    """A still scene, unrelated to the needle that takes some of its places for some frames."""
+    clip = random(needle.shape[-2] if needle.dim() > 1 else 9, needle.shape[-1], seed=5)
+    clip = clip.expand(num_frames, -1, -1).clone()
+    clip[at, places] = needle
+    return clip
+
+
+@pytest.mark.parametrize("frame", [0, 200, 511])
+@pytest.mark.parametrize("num_video_tokens", [4, 9, 20])
+def test_one_frame_of_512_gets_a_video_token(frame, num_video_tokens, monkeypatch):
+    clip = scene_with(random(9, 32), 512, frame)
+
+    def check_needle() -> None:
+        assert of_frames(tokenize(clip, num_video_tokens, grid=(3, 3)))[:, frame].max() > 0.5
+
+    check_needle()
+    if frame == 200:
+        assert_notices(check_needle, never_new, monkeypatch)
+
+
+@pytest.mark.parametrize("frame", [0, 200, 511])
+@pytest.mark.parametrize("num_video_tokens", [9, 12, 20])
+def test_one_token_of_one_frame_of_512_gets_a_video_token(frame, num_video_tokens, monkeypatch):
+    clip = scene_with(random(32), 512, frame, places=4)
+
+    def check_needle() -> None:
+        weights = tokenize(clip, num_video_tokens, grid=(3, 3)).weights.dense()[0]
+        assert weights[:, frame * 9 + 4].max() > 0.5
+
+    check_needle()
+    if frame == 200:
+        assert_notices(check_needle, never_new, monkeypatch)
+
+
+def test_beside_a_moment_the_key_frame_keeps_its_tokens():
+    """16 tokens of a scene, 4 that differ in frame 30 and the same 4 when they are back: 24 slots for 24 tokens."""
+    places = slice(5, 9)
+    moment = random(4, 32)
+    clip = random(16, 32, seed=5).expand(64, -1, -1).clone()
+    scene = clip[0].clone()
+    clip[30, places] = moment
+    tokens = tokenize(clip, 24, grid=(4, 4)).video_tokens[0]
+    expected = torch.cat([scene, moment, scene[places]])
+    torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=0)
+
+
+# ---- what takes place in every clip does not eat the budget
+
+
+def fade(scene: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """To black, which is a token too, and back."""
+    black = F.normalize(random(1, 1, scene.shape[-1], seed=6), dim=-1)
+    share = (torch.arange(num_frames) / (num_frames - 1) * 2 - 1).abs()[:, None, None]
+    return share * scene + (1 - share) * black
+
+
+def camera_shake(scene: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """The whole picture moves by up to 0.3 of a token: mixtures of neighbours."""
+    grid = scene.unflatten(0, (4, 4))
+    down, right = (0.3 * uniform(num_frames, 1, 1, 1, seed=seed) for seed in (7, 8))
+    moved = (1 - down) * grid + down * grid.roll(1, 0)
+    return ((1 - right) * moved + right * moved.roll(1, 2)).flatten(1, 2)
+
+
+def flicker(scene: torch.Tensor, num_frames: int) -> torch.Tensor:
+    return scene * torch.tensor([0.9, 1.1]).repeat(num_frames // 2 + 1)[:num_frames, None, None]
+
+
+def sensor_noise(scene: torch.Tensor, num_frames: int) -> torch.Tensor:
+    return scene + 0.3 * F.normalize(random(num_frames, *scene.shape, seed=9), dim=-1)
+
+
+@pytest.mark.parametrize("disturb", [fade, camera_shake, flicker, sensor_noise])
+def test_a_moment_gets_its_token_whatever_else_goes_on(disturb, monkeypatch):
+    scene, moment = (F.normalize(random(16, 64, seed=seed), dim=-1) for seed in (10, 11))
+    clip = disturb(scene, 256)
+    clip[180] = moment
+
+    def check_moment() -> None:
+        assert of_frames(tokenize(clip, 16, grid=(4, 4)))[:, 180].max() >= 0.5
+
+    assert_notices(check_moment, always_new, monkeypatch)
+
+
+@pytest.mark.parametrize("disturb", [camera_shake, flicker, sensor_noise])
+def test_what_shakes_or_flickers_is_hardly_ever_new(disturb):
+    scene = F.normalize(random(16, 64, seed=10), dim=-1)
+    new = find_new_tokens(disturb(scene, 256)[None], all_true(1, 256, 16), [(4, 4)], 16, 64)
+    assert int(new.is_new.sum()) <= 24 and new.is_new[0, 0].all()
+
+
+# ---- order and shares
+
+
+def unrelated_frames(num_frames: int, grid: tuple[int, int], extra: int = 0, dim: int = 16) -> torch.Tensor:
+    return random(num_frames, grid[0] * grid[1] + extra, dim, seed=num_frames)
+
+
+def scenes_and_moments(num_frames: int = 40, places: int = 12) -> torch.Tensor:
+    """Three scenes of different lengths with noise, a moment in two of them, and something that moves."""
+    clip = random(3, places, 24, seed=12)[torch.arange(num_frames).mul(3 * 7).div(num_frames * 7).int().clamp(max=2)]
+    clip = clip + 0.05 * random(num_frames, places, 24, seed=13)
+    clip[5, 2:7], clip[33, :3] = random(5, 24, seed=14), random(3, 24, seed=15)
+    clip[torch.arange(14, 26), torch.arange(12) % places] = random(24, seed=16)
+    return clip
+
+
+@pytest.mark.parametrize("num_video_tokens", [1, 5, 12, 31, 100])
+@pytest.mark.parametrize("name", ["unrelated", "mixed", "still"])
+def test_video_tokens_stand_in_the_order_of_what_they_start_with(name, num_video_tokens):
+    clip = {
+        "unrelated": unrelated_frames(9, (3, 4), dim=256),
+        "mixed": scenes_and_moments(),
+        "still": random(12, 16).expand(40, -1, -1),
+    }[name]
+    output = tokenize(clip, num_video_tokens, grid=(3, 4))
+    starts = of_start_frames(output) @ torch.arange(len(clip)).float()
+    assert (starts.diff() >= -1e-3).all()
+    if name == "unrelated":  # every run is one frame long
+        times = of_frames(output) @ torch.arange(len(clip)).float()
+        assert (times.diff() >= -1e-3).all() and times[-1] - times[0] > (4 if num_video_tokens > 1 else -1)
+
+
+def test_the_check_of_order_notices_slots_that_are_not_in_the_order_of_time():
+    output = tokenize(scenes_and_moments(), 12, grid=(3, 4))
+    output.weights.aggregation = (output.weights.aggregation[0].flip(1),)
+    starts = of_start_frames(output) @ torch.arange(40).float()
+    assert not (starts.diff() >= -1e-3).all()
+
+
+@pytest.mark.parametrize("num_video_tokens", [3, 8, 30])
+def test_the_share_of_a_frame_is_its_share_of_what_is_new(num_video_tokens, monkeypatch):
+    clip = scenes_and_moments()
+    mask = all_true(1, 40, 12)
+
+    def check_shares() -> None:
+        of_new = find_new_tokens(clip[None], mask, [(3, 4)], num_video_tokens, 4 * num_video_tokens).is_new[0].sum(1)
+        shares = of_start_frames(tokenize(clip, num_video_tokens, grid=(3, 4))).mean(dim=0)
+        assert (shares - of_new / of_new.sum()).abs().max() < 0.1
+
+    check_shares()
+    if num_video_tokens == 3:
+        assert_notices(check_shares, cut_by_rank, monkeypatch)
+
+
+GRIDS = {"8x8": ((8, 8), 0), "16x16": ((16, 16), 0), "27x27 and a newline": ((27, 27), 1), "26x46": ((26, 46), 0)}
+
+
+@pytest.mark.parametrize("num_frames", [2, 8, 32, 64])
+@pytest.mark.parametrize("name", GRIDS)
+def test_no_frame_eats_the_budget_of_frames_that_have_nothing_in_common(name, num_frames, monkeypatch):
+    """720p on Qwen2-VL is 26 x 46: the first product kept 1,023 tokens of the first frame and one of the others."""
+    grid, extra = GRIDS[name]
+    clip = unrelated_frames(num_frames, grid, extra)
+
+    def check_frames() -> None:
+        output = tokenize(clip, 256, grid=grid, num_scorer_layers=0)
+        for shares in (of_frames(output).mean(dim=0), of_start_frames(output).mean(dim=0)):
+            assert shares.min() > 0.5 / num_frames and (num_frames == 2 or shares.max() <= 2 / num_frames)
+
+    check_frames()
+    if (name, num_frames) == ("26x46", 8):
+        assert_notices(check_frames, cut_by_rank, monkeypatch)
+
+
+# ---- batches, padding, odd sizes
+
+
+def odd_clips() -> list[tuple[torch.Tensor, torch.Tensor, tuple[int, int]]]:
+    """Clips with their masks and grids: short last row, newline token, one token, holes in time and place."""
+    masks = [all_true(7, 7), all_true(4, 10), all_true(1, 1), all_true(9, 6)]
+    masks[3][:3, 4], masks[3][5], masks[3][7:, 1] = False, False, False
+    grids = [(2, 4), (3, 3), (1, 1), (2, 3)]
+    clips = [random(*mask.shape, 12, seed=20 + i) for i, mask in enumerate(masks)]
+    clips[0][3:] = clips[0][2]
+    clips[3][4:] = clips[3][4] + 0.05 * random(5, 6, 12)
+    for clip, mask in zip(clips, masks, strict=True):
+        clip[~mask] = torch.nan
+    return list(zip(clips, masks, grids, strict=True))
+
+
+@pytest.mark.parametrize("num_video_tokens", [1, 5, 7, 300])
+@pytest.mark.parametrize("scale_mode", ["single", "shared", "specific"])
+def test_a_batch_of_odd_clips_equals_each_alone_whatever_stands_in_the_padding(num_video_tokens, scale_mode):
+    clips = odd_clips()
+    tokenizer = make_tokenizer(max(num_video_tokens, 3 if scale_mode == "specific" else 1), 12, scale_mode=scale_mode)
+    frames, places = 11, 13
+    batch = torch.full((4, frames, places, 12), torch.nan)
+    mask = torch.zeros(4, frames, places, dtype=torch.bool)
+    for row, (clip, valid, _) in enumerate(clips):
+        batch[row, : clip.shape[0], : clip.shape[1]], mask[row, : clip.shape[0], : clip.shape[1]] = clip, valid
+    together = tokenizer(batch, mask, grid_sizes=[grid for *_, grid in clips])
+    for row, (clip, valid, grid) in enumerate(clips):
+        alone = tokenizer(clip[None], valid[None], grid_sizes=[grid])
+        torch.testing.assert_close(together.video_tokens[row], alone.video_tokens[0], atol=2e-6, rtol=2e-6)
+        weights = together.weights.dense()[row].unflatten(-1, (frames, places))
+        torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(len(weights)), atol=1e-6, rtol=0)
+        assert weights[:, ~mask[row]].count_nonzero() == 0
+        assert (weights.sum(dim=0)[mask[row]] > 0).all() or num_video_tokens < 7  # no token is left unseen
+        torch.testing.assert_close(
+            weights[:, : clip.shape[0], : clip.shape[1]].flatten(1), alone.weights.dense()[0], atol=2e-6, rtol=2e-6
+        )
+
+
+@pytest.mark.parametrize("places", [1, 5])
+@pytest.mark.parametrize("num_frames", [1, 3])
+@pytest.mark.parametrize("num_video_tokens", [1, 40])
+def test_one_frame_one_place_and_one_token(places, num_frames, num_video_tokens):
+    clip = random(num_frames, places, 12)
+    output = tokenize(clip, num_video_tokens)
+    torch.testing.assert_close(output.weights.dense()[0] @ clip.flatten(0, 1), output.video_tokens[0])
+    if num_video_tokens == 1 and num_frames == 1:  # one token of everything is nearly the mean
+        assert output.weights.dense().min() > 0.8 / places
+
+
+def test_a_slot_is_an_average_also_where_nothing_of_its_significance_is_left():
+    """Below e^-87 the weights of a run summed to less than 1, and with them the rows of W."""
+    tokenizer, clip = make_tokenizer(4, 12), random(1, 5, 6, 12)
+    tokenizer.scorer.score_bias.data.fill_(-95.0)
+    output = tokenizer(clip, grid_sizes=[(2, 3)])
+    torch.testing.assert_close(output.weights.dense().sum(-1), torch.ones(1, 4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_picture_comes_out_in_every_precision(dtype):
+    picture = random(6, 16).to(dtype)
+    tokenizer = make_tokenizer(6, 16)
+    if dtype == torch.float64:
+        tokenizer = tokenizer.double()
+    tokens = tokenizer(picture.expand(1, 50, -1, -1), grid_sizes=[(2, 3)]).video_tokens[0]
+    assert tokens.dtype == dtype
+    torch.testing.assert_close(
+        tokens, picture, atol=1e-5 * picture.abs().max().item() + 1e-5, rtol=torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing_of_what_is_new_and_how_it_is_averaged(dtype):
+    clip = scenes_and_moments()
+    tokenizer = make_tokenizer(12, 24)
+    exact = tokenizer(clip[None], grid_sizes=[(3, 4)])
+    with torch.autocast("cpu", dtype=dtype):
+        output = tokenizer(clip[None], grid_sizes=[(3, 4)])
+    assert torch.equal(output.kept_indices, exact.kept_indices)
+    torch.testing.assert_close(output.video_tokens, exact.video_tokens, atol=1e-5, rtol=1e-5)
+
+
+# ---- cost
+
+
+class CountElements(TorchDispatchMode):
+    """Sums up the elements of everything that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        self.total += sum(part.numel() for part in torch.utils._pytree.tree_leaves(output) if torch.is_tensor(part))
+        return output
+
+
+def elements(num_frames: int) -> int:
+    """To find what is new in a clip, gather its runs and average them; always 9 slots."""
+    clip, mask = random(9, 8).expand(1, num_frames, -1, -1).contiguous(), all_true(1, num_frames, 9)
+    with CountElements() as count:
+        new = keyframes.find_new_tokens(clip, mask, [(3, 3)], 9, 36)
+        runs = gather_runs(new, mask.float(), mask, [(3, 3)], 9)
+        average_runs(clip, runs.slots, runs.weights, 9)
+    return count.total
+
+
+class ScanOfAllFramesBefore(NoveltyScan):
+    """Novelty against every frame before, which is quadratic."""
+
+    def feed(self, tokens, mask=None, allowance=None):
+        self.before = [*getattr(self, "before", []), tokens]
+        torch.stack(self.before)
+        return super().feed(tokens, mask, allowance)
+
+
+def test_the_work_is_linear_in_the_number_of_frames(monkeypatch):
+    def check_work() -> None:
+        at_32, at_64, at_96 = elements(32), elements(64), elements(96)
+        assert abs((at_96 - at_64) - (at_64 - at_32)) < 0.001 * at_32
+
+    assert_notices(
+        check_work, lambda patch: patch.setattr(keyframes, "NoveltyScan", ScanOfAllFramesBefore), monkeypatch
+    )
+
+
+# ---- what a learned score does
+
+
+def test_a_learned_score_moves_which_tokens_start_a_run():
+    """The gain is 16: a score of 8 lowers every threshold by 0.5, one of -8 raises it as much."""
+    video = turned(torch.tensor([0.0, 0.3, 0.0, angle_of(0.9), 0.0]))  # 0.3, 0.9 away from the first
+    found = {}
+    for score in (-8.0, 0.0, 8.0):
+        tokenizer = make_tokenizer(100, 4)
+        tokenizer.scorer.score_bias.data.fill_(score)
+        found[score] = tokenizer(video).kept_indices[0].tolist()
+    assert found == {-8.0: [0], 0.0: [0, 3, 4], 8.0: [0, 1, 2, 3, 4]}
+
+
+def test_a_score_that_is_learned_for_one_token_moves_that_one_alone():
+    video = turned(torch.full((4,), 0.3)).repeat(1, 1, 5, 1)
+    video[0, 2] = turned(torch.zeros(1))[0, 0]
+    allowance = torch.zeros(1, 4, 5)
+    mask = all_true(1, 4, 5)
+    assert find_new_tokens(video, mask, [(1, 5)], 9, 36, allowance).is_new[0].nonzero().tolist()[5:] == []
+    allowance[0, 2, 3] = -0.4
+    assert find_new_tokens(video, mask, [(1, 5)], 9, 36, allowance).is_new[0].nonzero().tolist()[5:] == [[2, 3]]
+
+
+def gradients(clip: torch.Tensor, **changes) -> dict[str, torch.Tensor | None]:
+    tokenizer = make_tokenizer(5, clip.shape[-1], **changes)
+    tokens = tokenizer(clip[None], grid_sizes=[(3, 4)], question_embeds=random(1, 3, clip.shape[-1])).video_tokens
+    (tokens * random(*tokens.shape, seed=30)).sum().backward()
+    return {name: parameter.grad for name, parameter in tokenizer.named_parameters()}
+
+
+@pytest.mark.parametrize("selection", ["learned", "novelty", "none"])
+def test_gain_and_scores_get_a_gradient_where_something_changes(selection):
+    found = gradients(scenes_and_moments(), selection=selection)
+    assert [name for name, gradient in found.items() if gradient is None] == []
+    assert found["scorer.novelty_gain"].abs().max() > 1e-8
+    assert found["aggregator.stretch_shifts"].abs().min() > 0
+    if selection != "novelty":
+        assert found["scorer.score_weight"].abs().max() > 1e-6
+
+
+def test_the_check_of_gradients_notices_mass_without_a_gradient(monkeypatch):
+    def detached(*args):
+        runs = gather_runs(*args)
+        runs.mass = runs.mass.detach()
+        return runs
+
+    monkeypatch.setattr(linear_video_tokenizer, "gather_runs", detached)
+    assert gradients(scenes_and_moments())["scorer.score_weight"] is None
