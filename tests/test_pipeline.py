@@ -555,6 +555,13 @@ def test_generation_arguments_reach_generate(pipe, clips, monkeypatch):
     assert seen["num_beams"] == 2
 
 
+def test_stop_strings_need_no_tokenizer_of_the_caller(pipe, clips):
+    whole = pipe(video=clips["a"], question="Who?")[0]["answer"]
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, stop_strings=[whole[:1]])
+    for stop in ({"stop_strings": [whole[:1]]}, {"generation_config": config}):
+        assert len(pipe(video=clips["a"], question="Who?", **stop)[0]["answer"]) < len(whole)
+
+
 def test_at_most_256_tokens_are_generated_if_nothing_is_said(model, processor, clips, monkeypatch):
     seen: dict = {}
     generate = model.base_vlm.generate

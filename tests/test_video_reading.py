@@ -436,6 +436,17 @@ def test_a_string_that_holds_no_video_is_refused_without_repeating_it(head: str,
     assert "<data:" in message and "GZ0eXBpc29t" not in message and "does not exist" not in message
 
 
+def test_a_file_object_that_was_read_before_is_not_called_empty(files: Path) -> None:
+    data = (files / "clip.mp4").read_bytes()
+    stream = io.BytesIO(data)
+    assert len(read_video(stream, num_frames=2)) == 2
+    message = refusal(stream)
+    assert f"stands at byte {len(data)}, its end. Call seek(0)" in message and "is empty" not in message
+    stream.seek(0)
+    assert len(read_video(stream, num_frames=3)) == 3
+    assert "is empty (0 bytes)" in refusal(io.BytesIO())
+
+
 def test_a_file_address_is_a_path(files: Path, tmp_path: Path) -> None:
     odd = write(tmp_path, "a b#c?d%20é.mp4", (files / "clip.mp4").read_bytes())
     expected = read_video(odd, num_frames=2)

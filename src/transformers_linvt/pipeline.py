@@ -500,6 +500,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
         model = self._linvt
         kwargs = dict(self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True))
+        configs = (kwargs.get("generation_config"), model.generation_config)
+        if kwargs.get("stop_strings") or any(getattr(config, "stop_strings", None) for config in configs):
+            kwargs.setdefault("tokenizer", self.processor.tokenizer)
         if return_score:
             kwargs["output_logits"] = True
         model.base_vlm.generation_config = model.generation_config

@@ -22,7 +22,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -437,6 +437,7 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
             if isinstance(chunk, str):
                 raise VideoReadError(f"{name} delivers text, not bytes. Open the file in binary mode ('rb').")
             if not chunk:
+                _check_position(reader, name, num_bytes)
                 return
             num_bytes += len(chunk)
             if limits.max_bytes is not None and num_bytes > limits.max_bytes:
@@ -445,6 +446,18 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
                     "pass limits=VideoLimits(max_bytes=...)."
                 )
             file.write(chunk)
+
+
+def _check_position(reader: Any, name: str, num_bytes: int) -> None:
+    """Say of a file object that was read before that it was: it is not empty, it stands at its end."""
+    position = 0
+    with suppress(Exception):  # a reader from anywhere may know no position, or raise anything
+        position = int(reader.tell())
+    if num_bytes == 0 and position > 0:
+        raise VideoReadError(
+            f"{name} has nothing left to read: it stands at byte {position}, its end. Call seek(0) before giving it "
+            "again."
+        )
 
 
 @contextmanager
