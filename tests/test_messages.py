@@ -271,7 +271,15 @@ def test_a_data_address_holds_its_bytes_up_to_the_limit(num_bytes: int):
             with pytest.raises(VideoReadError, match=f"over the limit of {num_bytes - 1}"):
                 read_data_url(f"data:image/png;base64,{body}", max_bytes=num_bytes - 1)
     with pytest.raises(VideoReadError, match="not base64"):
-        read_data_url("data:image/png;base64,AAA!", max_bytes=None)
+        read_data_url("data:image/png;base64,AAAA!!!!", max_bytes=None)
+
+
+def test_a_data_address_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch):
+    decoded: list[Any] = []
+    monkeypatch.setattr(base64, "b64decode", lambda text, **_: decoded.append(text))
+    with pytest.raises(VideoReadError, match="over the limit of 50"):
+        read_data_url("data:video/mp4;base64," + "AAAA" * 20, max_bytes=50)
+    assert decoded == []
 
 
 # --- the same from every door ----------------------------------------------------------------------------------------

@@ -564,6 +564,18 @@ def test_keys_without_a_value_are_no_keys(processor: LinVTProcessor):
     same(processor.apply_chat_template(sparse, **CHAT), processor.apply_chat_template(user(clip(3), QUESTION), **CHAT))
 
 
+@pytest.mark.parametrize("has_video", [False, True])
+def test_a_turn_that_calls_a_tool_may_go_without_content(processor: LinVTProcessor, has_video: bool):
+    """SmolVLM's template looks into the first part of every turn and fails where there is none."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    chats = [
+        [*user(*[clip(2)] * has_video, "Who?"), {"role": "assistant", **silent, "tool_calls": [call]}, *user(QUESTION)]
+        for silent in ({"content": None}, {})
+    ]
+    same(*[processor.apply_chat_template(chat, **CHAT) for chat in chats])
+    assert QUESTION in processor.apply_chat_template(chats[0], add_generation_prompt=True)
+
+
 def test_messages_are_not_changed(llava: LinVTProcessor):
     chat = user(clip(2), picture(), QUESTION)
     before = [dict(one) for one in chat[0]["content"]]

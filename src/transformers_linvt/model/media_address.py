@@ -106,7 +106,7 @@ def read_data_url(text: str, max_bytes: int | None) -> bytes:
 
 def _too_many(name: str, num_bytes: int, max_bytes: int) -> str:
     return (
-        f"{name} holds {num_bytes} bytes, over the limit of {max_bytes}. Cut or re-encode it, or pass "
+        f"{name} holds at least {num_bytes} bytes, over the limit of {max_bytes}. Cut or re-encode it, or pass "
         "limits=VideoLimits(max_bytes=...)."
     )
 

@@ -51,6 +51,24 @@ def read_picture(source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
         raise LinVTInputError(f"{name} could not be read as a picture: {first_line(error)}") from error
 
 
+def read_named_pictures(images: Any, sampling: Mapping[str, Any]) -> Any:
+    """
+    Pictures in the lists that they were given in, with those read that a path or an address names.
+
+    Anything else is left to the base's processor, which would open a path or an address itself, whatever it leads to.
+
+    Args:
+        images: one picture or nested lists of them.
+        sampling: `allow_urls` and `limits`, for addresses.
+
+    Raises:
+        LinVTInputError: see [`read_picture`].
+    """
+    if isinstance(images, list | tuple):
+        return type(images)([read_named_pictures(one, sampling) for one in images])
+    return read_picture(images, sampling) if isinstance(images, str | os.PathLike) else images
+
+
 def _opened_address(text: str, sampling: Mapping[str, Any]) -> str | bytes:
     """The bytes or the path that an address leads to; any other text as it is."""
     scheme, limits = scheme_of(text), sampling.get("limits") or VideoLimits(max_bytes=_MAX_PICTURE_BYTES)

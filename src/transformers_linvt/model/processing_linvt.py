@@ -27,6 +27,7 @@ from .errors import CheckpointError, LinVTError, LinVTInputError, first_line, sh
 from .messages import (
     PICTURE_KEYS,
     SAMPLING_ARGUMENTS,
+    Messages,
     nearest_name,
     parse_conversations,
     parse_messages,
@@ -37,7 +38,7 @@ from .messages import (
     texts_of,
     unknown_argument,
 )
-from .picture_reading import read_picture
+from .picture_reading import read_named_pictures, read_picture
 from .video_reading import VideoFrames, VideoLimits, read_video
 
 
@@ -565,7 +566,7 @@ class LinVTProcessor(ProcessorMixin):
         sources = _nested_videos(videos)
         num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
         if not any(sources) and not num_placeholders:
-            images = self._loaded(images, arguments)
+            images = read_named_pictures(images, arguments.sampling)
             return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
         if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
@@ -703,24 +704,13 @@ class LinVTProcessor(ProcessorMixin):
         if is_answer and behind.startswith(before + self.added.last):
             before += self.added.last  # which the base's processor would write there
         if is_answer and not behind.startswith(before):
-            before = self._up_to_text(render(turn), behind, messages[turn])
+            before = _up_to_text(render(turn), behind, messages[turn])
         if not (behind.startswith(before) and prompt.startswith(behind)):
             raise LinVTInputError(
                 f"The chat template writes message {turn + 1} differently when other messages follow, so its tokens "
                 "cannot be told. Pass a chat template with {% generation %} tags and assistant_only_loss=True."
             )
         return len(before), len(behind)
-
-    @staticmethod
-    def _up_to_text(before: str, behind: str, message: Mapping[str, Any]) -> str:
-        """
-        `behind` up to the words of its last message, for templates that open an answer in two ways.
-
-        LLaVA-OneVision's asks for an answer with `assistant\\n` and writes one that is there as `assistant \\n`.
-        """
-        words = next(iter(texts_of([message])), "").strip()
-        place = behind.find(words, len(before)) if behind.startswith(before) else -1
-        return behind[:place] if words and place >= 0 else before
 
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""
@@ -753,12 +743,6 @@ class LinVTProcessor(ProcessorMixin):
         """
         return read_picture(source, sampling)
 
-    def _loaded(self, images: Any, arguments: _Arguments) -> Any:
-        """Pictures as they were nested; the base would open a path or an address itself, whatever it leads to."""
-        if isinstance(images, list | tuple):
-            return type(images)([self._loaded(one, arguments) for one in images])
-        return self.load_picture(images, arguments.sampling) if isinstance(images, str | os.PathLike) else images
-
     # -- prompts --
 
     def _chat_without_video(
@@ -779,14 +763,18 @@ class LinVTProcessor(ProcessorMixin):
         text = dict(arguments.text)
         if len(conversations) > 1 and given["return_tensors"] not in (None, "auto"):
             text.setdefault("padding", True)
-        return self._foreign(
-            "The base's processor refused the conversation",
-            self.base_processor.apply_chat_template,
-            conversations if is_batched else conversations[0],
-            chat_template=template,
-            processor_kwargs={**text, **arguments.pictures},
-            **given,
-        )
+
+        def make(chats: Sequence[Messages]) -> Any:
+            return self._foreign(
+                "The base's processor refused the conversation",
+                self.base_processor.apply_chat_template,
+                chats if is_batched else chats[0],
+                chat_template=template,
+                processor_kwargs={**text, **arguments.pictures},
+                **given,
+            )
+
+        return _made_of_silent_turns(make, conversations)
 
     def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
         refused = "The base's processor refused the inputs"
@@ -805,36 +793,7 @@ class LinVTProcessor(ProcessorMixin):
         self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
     ) -> _Conversation:
         """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
-        result, frames = _Conversation(), iter([self.steps_of(video) for video in videos or ()])
-        asked = _question_turn(messages)
-        for number, message in enumerate(messages):
-            mark = _marked if number == asked else str
-            content = message.get("content")
-            if isinstance(content, str):
-                result.questions += [content] if number == asked else []
-                plain, marked = content, mark(content)
-            else:
-                plain, marked, times = [], [], ""
-                for part in content or ():
-                    if part["type"] == "text":
-                        # Times and text are one part: a template that strips texts would glue two together.
-                        plain.append({**part, "text": times + part["text"]})
-                        marked.append({**part, "text": times + mark(part["text"])})
-                        result.questions += [part["text"]] if number == asked else []
-                        times = ""
-                        continue
-                    for target in (plain, marked):
-                        target += [{"type": "text", "text": times}] if times else []
-                        target.append({"type": "image"})
-                    result.visuals.append("video" if part["type"] == "video" else "picture")
-                    is_timed = part["type"] == "video" and videos is not None
-                    times = _times_in_words(next(frames)) if is_timed else ""
-                for target in (plain, marked):
-                    target += [{"type": "text", "text": times}] if times else []
-            has_content = "content" in message
-            result.messages.append({**message, "content": plain} if has_content else dict(message))
-            result.marked_messages.append({**message, "content": marked} if has_content else dict(message))
-        return result
+        return _rewritten(messages, None if videos is None else [self.steps_of(video) for video in videos])
 
     def _render(
         self,
@@ -852,7 +811,11 @@ class LinVTProcessor(ProcessorMixin):
         def write(messages: list[dict[str, Any]]) -> str:
             refused = "The chat template refused the conversation"
             render = self.base_processor.apply_chat_template
-            return self._foreign(refused, render, messages, chat_template=template, tokenize=False, **flags)
+
+            def make(chats: Sequence[Messages]) -> str:
+                return self._foreign(refused, render, chats[0], chat_template=template, tokenize=False, **flags)
+
+            return _made_of_silent_turns(make, [messages])
 
         text = write(conversation.messages)
         spans: list[_Span] = []
@@ -1224,12 +1187,57 @@ class LinVTProcessor(ProcessorMixin):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames] | None) -> _Conversation:
+    """Messages with a picture for every video; with the steps of time of each, their times stand behind it in words."""
+    result, frames = _Conversation(), iter(steps or ())
+    asked = _question_turn(messages)
+    for number, message in enumerate(messages):
+        mark = _marked if number == asked else str
+        content = message.get("content")
+        if isinstance(content, str):
+            result.questions += [content] if number == asked else []
+            plain, marked = content, mark(content)
+        else:
+            plain, marked, times = [], [], ""
+            for part in content or ():
+                if part["type"] == "text":
+                    # Times and text are one part: a template that strips texts would glue two together.
+                    plain.append({**part, "text": times + part["text"]})
+                    marked.append({**part, "text": times + mark(part["text"])})
+                    result.questions += [part["text"]] if number == asked else []
+                    times = ""
+                    continue
+                for target in (plain, marked):
+                    target += [{"type": "text", "text": times}] if times else []
+                    target.append({"type": "image"})
+                result.visuals.append("video" if part["type"] == "video" else "picture")
+                is_timed = part["type"] == "video" and steps is not None
+                times = _times_in_words(next(frames)) if is_timed else ""
+            for target in (plain, marked):
+                target += [{"type": "text", "text": times}] if times else []
+        has_content = "content" in message
+        result.messages.append({**message, "content": plain} if has_content else dict(message))
+        result.marked_messages.append({**message, "content": marked} if has_content else dict(message))
+    return result
+
+
 def _question_turn(messages: Sequence[Mapping[str, Any]]) -> int | None:
     """The last turn of the user that has text."""
     turns = [
         i for i, one in enumerate(messages) if one["role"] == "user" and any(text.strip() for text in texts_of([one]))
     ]
     return turns[-1] if turns else None
+
+
+def _made_of_silent_turns(make: Callable[[Sequence[Messages]], Any], conversations: Sequence[Messages]) -> Any:
+    """What is made of conversations; turns without content get an empty text where a template needs one (SmolVLM)."""
+    try:
+        return make(conversations)
+    except LinVTInputError:
+        if all("content" in message for messages in conversations for message in messages):
+            raise
+        empty = {"content": [{"type": "text", "text": ""}]}
+        return make([[{**empty, **message} for message in messages] for messages in conversations])
 
 
 def _warn_of_lost_tool_calls(conversations: Sequence[Sequence[Mapping[str, Any]]], template: str) -> None:
@@ -1239,6 +1247,17 @@ def _warn_of_lost_tool_calls(conversations: Sequence[Sequence[Mapping[str, Any]]
             "The chat template of this base does not write tool calls, so the model does not see which were made. Put "
             "them into the text of the turn, or pass a chat_template that writes message.tool_calls."
         )
+
+
+def _up_to_text(before: str, behind: str, message: Mapping[str, Any]) -> str:
+    """
+    `behind` up to the words of its last message, for templates that open an answer in two ways.
+
+    LLaVA-OneVision's asks for an answer with `assistant\\n` and writes one that is there as `assistant \\n`.
+    """
+    words = next(iter(texts_of([message])), "").strip()
+    place = behind.find(words, len(before)) if behind.startswith(before) else -1
+    return behind[:place] if words and place >= 0 else before
 
 
 def _marked(text: str) -> str:
