@@ -248,6 +248,7 @@ def test_the_first_token_of_a_place_is_new_whenever_it_comes():
     video[~mask] = torch.nan
     new = find_new_tokens(video, mask, [(1, 3)], 4, 16)
     assert new.is_new[0].nonzero().tolist() == [[0, 1], [3, 0]]
+    assert new.novelty[0, 3, 0] == 2.0
     runs = gather_runs(new, all_true(1, 6, 3).float(), mask, [(1, 3)], 4)
     assert runs.starts.tolist() == [[1, 9]] and runs.filled.all()
     by_hand = torch.zeros(6, 3)
@@ -307,6 +308,13 @@ def test_blocks_grow_in_all_frames_alike_until_what_is_new_fits():
         frames = runs.starts[0] // 36
         assert new.side.item() == side and runs.starts.shape[1] == slots and new.is_new.all()
         assert frames.bincount(minlength=7).tolist() == [slots // 7] * 7
+
+
+def test_a_frame_beyond_the_budget_is_taken_in_blocks_also_where_k_would_hold_it():
+    """4 x 5 tokens for 4 video tokens: the budget is 16, k is 100. Blocks of 2 are 6 slots; 10 more may be new."""
+    video = video_with(20, angle_of(1.4), 20)
+    new = find_new_tokens(video, all_true(1, 2, 20), [(4, 5)], num_video_tokens=4, num_kept_tokens=100)
+    assert (new.side.item(), new.threshold.item()) == (2, 0.5)
 
 
 def test_a_newline_token_does_not_raise_the_threshold():
@@ -372,12 +380,12 @@ def test_runs_of_a_block_share_a_slot_by_the_significance_of_their_starts():
     weight[0, 0, [0, 1, 4, 3]], weight[0, 1, 6] = torch.tensor([0.6, 0.3, 0.1, 0.8]), 0.5
     mask = all_true(1, 2, 8)
     mask[0, :, [2, 5, 7]] = False
-    mask[0, 0, 6] = False
+    mask[0, 0, 6] = mask[0, 1, 4] = False  # that run is half as long, and weighs as much
     runs = gather_runs(hand_made(is_new, side=2), weight, mask, [(2, 4)], 8)
     assert runs.starts.tolist() == [[0, 3, 14]]
     torch.testing.assert_close(runs.mass, torch.tensor([[1.0, 0.8, 0.5]]))
     by_hand = torch.zeros(2, 8)
-    by_hand[:, 0], by_hand[:, 1], by_hand[:, 4], by_hand[:, 3], by_hand[1, 6] = 0.3, 0.15, 0.05, 0.5, 1.0
+    by_hand[:, 0], by_hand[:, 1], by_hand[0, 4], by_hand[:, 3], by_hand[1, 6] = 0.3, 0.15, 0.1, 0.5, 1.0
     torch.testing.assert_close(runs.weights.view(2, 8), by_hand)
     assert runs.slots.view(2, 8).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 2, 0]]
 
@@ -406,7 +414,7 @@ def test_single_tokens_are_runs_of_one_frame():
     assert torch.equal(averages[1, :2], values[1].flatten(0, 1)[[0, 3]]) and averages[1, 2].count_nonzero() == 0
 
 
-def test_averages_do_not_depend_on_the_chunks_and_are_summed_in_float32(monkeypatch):
+def test_averages_do_not_depend_on_the_chunks(monkeypatch):
     runs = Runs(*[None] * 5)
     values, runs.slots = random(2, 70, 3, 4), torch.randint(0, 5, (2, 210), generator=torch.Generator().manual_seed(3))
     runs.weights = uniform(2, 210)
@@ -415,9 +423,13 @@ def test_averages_do_not_depend_on_the_chunks_and_are_summed_in_float32(monkeypa
         monkeypatch.setattr(keyframes, "FRAMES_PER_CHUNK", size)
         averages = average_runs(values, runs.slots, runs.weights, 5)
         torch.testing.assert_close(averages, matrix @ values.flatten(1, 2), atol=1e-5, rtol=1e-5)
-    ones = torch.ones(1, 3000, 1, 1, dtype=torch.float16)  # a sum in float16 stops growing at 2048 / 3000
-    mean = average_runs(ones, torch.zeros(1, 3000, dtype=torch.long), torch.full((1, 3000), 1 / 3000), 1)
-    assert mean.dtype == torch.float16 and mean.item() == 1.0
+
+
+def test_averages_of_low_precision_are_summed_in_float32():
+    long = (100 + random(1, 3000, 1, 40)).half()  # a sum in float16 is off by several tenths at the end
+    mean = average_runs(long, torch.zeros(1, 3000, dtype=torch.long), torch.full((1, 3000), 1 / 3000), 1)
+    assert mean.dtype == torch.float16
+    torch.testing.assert_close(mean[0, 0], long.double().mean(dim=(0, 1, 2)).half(), atol=0.07, rtol=0)
 
 
 def test_positions_on_the_axis_of_mass_are_the_middles_of_what_each_slot_has():
@@ -886,11 +898,25 @@ def test_a_learned_score_moves_which_tokens_start_a_run():
     """The gain is 16: a score of 8 lowers every threshold by 0.5, one of -8 raises it as much."""
     video = turned(torch.tensor([0.0, 0.3, 0.0, angle_of(0.9), 0.0]))  # 0.3, 0.9 away from the first
     found = {}
-    for score in (-8.0, 0.0, 8.0):
+    for score in (-100.0, -8.0, 0.0, 8.0):  # there is a key frame whatever the score
         tokenizer = make_tokenizer(100, 4)
         tokenizer.scorer.score_bias.data.fill_(score)
         found[score] = tokenizer(video).kept_indices[0].tolist()
-    assert found == {-8.0: [0], 0.0: [0, 3, 4], 8.0: [0, 1, 2, 3, 4]}
+    assert found == {-100.0: [0], -8.0: [0], 0.0: [0, 3, 4], 8.0: [0, 1, 2, 3, 4]}
+
+
+def test_scores_are_the_excess_over_the_threshold_times_the_gain_within_soft_bounds():
+    """By hand, with a gain of 16: 0.1 beyond 0.5 is 1.6, bounded to 1.52; 0.9 beyond 0.6 is 14.4, bounded to 3.99."""
+    scorer = make_tokenizer(4, 4).scorer
+    novelty = torch.tensor([[[0.6, 0.0]], [[1.5, 2.0]]])
+    new = NewTokens(novelty, novelty > 0.5, torch.tensor([0.5, 0.6]), torch.ones(2, dtype=torch.long))
+    by_hand = [[[4 * math.tanh(0.4), 4 * math.tanh(-2.0)]], [[4 * math.tanh(3.6), 4 * math.tanh(5.6)]]]
+    scores = scorer.score_new_tokens(new, None)
+    torch.testing.assert_close(scores, torch.tensor(by_hand))
+    scores.sum().backward()
+    assert scorer.novelty_gain.grad.abs() > 1e-2  # what is surely new has a gradient too
+    learned = torch.tensor([[[0.3, -0.2]], [[2.0, 0.0]]])
+    torch.testing.assert_close(scorer.score_new_tokens(new, learned), scores + learned)
 
 
 def test_a_score_that_is_learned_for_one_token_moves_that_one_alone():

@@ -183,10 +183,18 @@ def stretch_log_prior(
 
 
 def _nearest_if_apart(positions: torch.Tensor, middles: torch.Tensor) -> torch.Tensor:
-    """For every middle the nearest position, if that is at least 1 from all others, else the middle itself."""
+    """
+    For every middle the nearest position, if that is at least 1 from all others, else the middle itself.
+
+    Positions that are the same (slots of one cell) are one.
+    """
     ordered = positions.sort(dim=1).values
-    gaps = ordered.diff(dim=1)
-    room = torch.minimum(F.pad(gaps, (1, 0), value=torch.inf), F.pad(gaps, (0, 1), value=torch.inf))
+    gap = F.pad(ordered.diff(dim=1), (1, 1), value=torch.inf)  # before every position, and behind the last
+    place = torch.arange(ordered.shape[1], device=ordered.device)
+    differs = gap > 1e-4
+    first = torch.where(differs[:, :-1], place, 0).cummax(dim=1).values
+    last = torch.where(differs[:, 1:], place, len(place)).flip(1).cummin(dim=1).values.flip(1)
+    room = torch.minimum(gap.gather(1, first), gap.gather(1, last + 1))
     nearest = (ordered.unsqueeze(1) - middles.unsqueeze(1)).abs().argmin(dim=2)
     is_apart = room.gather(1, nearest) > 1 - 1e-3  # as many tokens as queries are 1 apart but for rounding
     return torch.where(is_apart, ordered.gather(1, nearest), middles)

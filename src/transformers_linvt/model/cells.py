@@ -13,23 +13,53 @@ from dataclasses import dataclass
 import torch
 
 
-# Cells are tried in sizes of 2^(1/4) from one side to the next. Below two new tokens per video token they stay single
+# Cells are tried in sizes of 2^(1/8) from one side to the next. Below two new tokens per video token they stay single
 # places: to average two neighbours of many is less of a loss than to average all of them by four.
-STEPS_PER_DOUBLING = 4
+STEPS_PER_DOUBLING = 8
 NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES = 2.0
+
+
+class CellLattices:
+    """
+    All the lattices that the frames of a batch of videos can be divided into: at step 0 every place is a cell of its own,
+    at the last one the whole frame is one.
+
+    Args:
+        grid_sizes (sequence of `(rows, columns)`):
+            Grid of each video, tokens in reading order. What comes after the grid (a newline token) is in its last cell,
+            but for step 0.
+        whole (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
+            True at places that exist in any frame.
+
+    Attributes:
+        cells (`torch.Tensor` of shape `(steps, batch, tokens_per_frame)`): number of the cell of every place.
+        shares (`torch.Tensor` of the same shape): one over the number of places in that cell, float32.
+    """
+
+    def __init__(self, grid_sizes: Sequence[tuple[int, int]], whole: torch.Tensor) -> None:
+        self.grid = torch.tensor(grid_sizes, device=whole.device)  # (batch, 2)
+        self.counts = _lattice_counts(grid_sizes, whole.device)  # (steps, batch, 2)
+        self.cells = torch.stack([_cells(self.grid, step, whole.shape[1]) for step in self.counts])
+        self.shares = torch.stack([_shares(cell, whole) for cell in self.cells])
+        self.cells_of_frame = (self.shares * whole).sum(2).round()  # (steps, batch)
+
+    def shares_within(self, budget: torch.Tensor) -> torch.Tensor:
+        """The shares `(batch, tokens_per_frame)` of the smallest cells of which a frame has at most `budget (batch,)`."""
+        step = (self.cells_of_frame <= budget).int().argmax(0)
+        return self.shares[step, torch.arange(len(step), device=step.device)]
 
 
 @dataclass
 class Cells:
     """
-    The cells of a batch of videos.
+    The cells that were chosen for a batch of videos.
 
     Args:
         cell (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
             Number of the cell of every place, in reading order.
         part (`torch.Tensor` of the same shape):
             Number of the part of the frame that the place shares a slot with; parts lie inside of cells, and are single
-            places unless more are new than can be kept. In reading order of cells, then inside of each.
+            places unless more are new than can be kept.
         share (`torch.Tensor` of the same shape):
             One over the number of places in the cell: a cell that is all new has mass 1.
     """
@@ -39,11 +69,11 @@ class Cells:
     share: torch.Tensor
 
 
+@torch.no_grad()
 def choose_cells(
+    lattices: CellLattices,
     is_new: torch.Tensor,
     significance: torch.Tensor,
-    whole: torch.Tensor,
-    grid_sizes: Sequence[tuple[int, int]],
     num_video_tokens: int,
     num_kept: torch.Tensor,
 ) -> Cells:
@@ -51,15 +81,12 @@ def choose_cells(
     The smallest cells with which what is new has at most one unit of mass per video token, and can be kept.
 
     Args:
+        lattices ([`CellLattices`]):
+            Those to choose from.
         is_new (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
             True where a token is new.
         significance (`torch.Tensor` of the same shape):
             Its significance in [0, 1].
-        whole (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
-            True at places that exist in any frame.
-        grid_sizes (sequence of `(rows, columns)`):
-            Grid of each video, tokens in reading order; what comes after the grid (a newline token) is in its last
-            cell, but for single places.
         num_video_tokens (`int`):
             M.
         num_kept (`torch.Tensor` of shape `(batch,)`):
@@ -68,87 +95,50 @@ def choose_cells(
     Returns:
         [`Cells`]
     """
-    lattice = _Lattice(grid_sizes, whole)
-    per_place = (significance.detach() * is_new).sum(dim=1)  # (batch, places)
-    crowded = per_place.sum(1) >= NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES * num_video_tokens
-    steps = range(lattice.num_steps)
-    fits = torch.stack(
-        [
-            ((per_place * lattice.shares(step)).sum(1) <= num_video_tokens * (1 + 1e-3) if step else ~crowded)
-            & (lattice.count(is_new, step) <= num_kept)
-            for step in steps
-        ]
-    )
-    step = torch.where(fits.any(0), fits.int().argmax(0), lattice.num_steps - 1)  # (batch,)
-    cell = lattice.pick(lattice.cells, step)
-    part = _smallest_parts(lattice, is_new, step, num_kept)
-    return Cells(cell, part, lattice.pick(lattice.shares, step))
+    cells, places = lattices.cells, is_new.shape[2]
+    per_place = (significance * is_new).sum(dim=1)  # (batch, places)
+    fits = (per_place * lattices.shares).sum(2) <= num_video_tokens * (1 + 1e-3)
+    fits[0] = per_place.sum(1) < NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES * num_video_tokens
+    fits &= torch.stack([_count(is_new, cell) for cell in cells]) <= num_kept
+    step = torch.where(fits.any(0), fits.int().argmax(0), len(cells) - 1)
+    video = torch.arange(len(step), device=step.device)
+    cell = part = cells[step, video]
+    for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1):
+        counts = torch.minimum(lattices.counts[step, video] * 2**halvings, lattices.grid)
+        smaller = _cells(lattices.grid, counts, places)
+        can_be_kept = _count(is_new, smaller) <= num_kept
+        part = torch.where(can_be_kept.unsqueeze(1), smaller, part)
+    return Cells(cell, part, lattices.shares[step, video])
 
 
-def _smallest_parts(
-    lattice: "_Lattice", is_new: torch.Tensor, step: torch.Tensor, num_kept: torch.Tensor
-) -> torch.Tensor:
-    """Parts of the chosen cells, halved as often as what is new can still be kept."""
-    best = lattice.pick(lattice.cells, step)
-    for halvings in range(1, lattice.num_halvings + 1):
-        parts = lattice.pick(lambda one, halvings=halvings: lattice.cells(one, halvings), step)
-        fits = _count(is_new, parts) <= num_kept
-        best = torch.where(fits.unsqueeze(1), parts, best)
-    return best
+def _lattice_counts(grid_sizes: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
+    """Rows and columns of cells at every step, `(steps, batch, 2)`: of single places, at last of the whole frame."""
+    doublings = math.ceil(math.log2(max(max(grid) for grid in grid_sizes)))
+    sides = [2 ** (step / STEPS_PER_DOUBLING) for step in range(STEPS_PER_DOUBLING * doublings)]
+    counts = [[[math.ceil(length / side) for length in grid] for grid in grid_sizes] for side in sides]
+    return torch.tensor([*counts, [[1, 1]] * len(grid_sizes)], device=device)
 
 
-class _Lattice:
-    """All the cells that a frame of each video can be divided into: step 0 is single places, the last the frame."""
+def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tensor:
+    """
+    Number of the cell of every place, `(batch, places)`, where `grid` is divided into `counts` cells, both `(batch, 2)`.
 
-    def __init__(self, grid_sizes: Sequence[tuple[int, int]], whole: torch.Tensor) -> None:
-        self.whole = whole
-        self.grid = torch.tensor(grid_sizes, device=whole.device)  # (batch, 2)
-        extent = max(max(grid) for grid in grid_sizes)
-        self.num_halvings = math.ceil(math.log2(extent)) if extent > 1 else 0
-        self.num_steps = 1 + STEPS_PER_DOUBLING * self.num_halvings
-        index = torch.arange(whole.shape[1], device=whole.device)
-        columns = self.grid[:, 1:]
-        self.index, self.row, self.column = index, index // columns, index % columns
-
-    def cells(self, step: int, halvings: int = 0) -> torch.Tensor:
-        """Number of the cell of every place, `(batch, places)`, with both sides of the cells halved so many times."""
-        if step == 0:
-            return self.index.expand_as(self.row)
-        sides = 2 ** (step / STEPS_PER_DOUBLING)
-        if step == self.num_steps - 1:
-            counts = torch.ones_like(self.grid)
-        else:
-            counts = (self.grid / sides).ceil().long()
-        counts = counts * 2**halvings  # a half lies inside of a cell: floor(floor(2 x) / 2) = floor(x)
-        outer = torch.ones_like(counts) if not halvings else counts // 2**halvings
-        row = (self.row * counts[:, :1] // self.grid[:, :1]).clamp(max=counts[:, :1] - 1)
-        column = self.column * counts[:, 1:] // self.grid[:, 1:]
-        if not halvings:
-            return row * counts[:, 1:] + column
-        parts = 2**halvings
-        cell = (row // parts) * outer[:, 1:] + column // parts
-        return cell * parts**2 + row % parts * parts + column % parts
-
-    def shares(self, step: int) -> torch.Tensor:
-        """One over the number of places in the cell of every place."""
-        cell = self.cells(step)
-        sizes = torch.zeros(cell.shape, device=cell.device).scatter_add_(1, cell, self.whole.float())
-        return 1 / sizes.gather(1, cell).clamp(min=1)
-
-    def count(self, is_new: torch.Tensor, step: int) -> torch.Tensor:
-        """How many pairs of frame and cell hold something new, `(batch,)`."""
-        return _count(is_new, self.cells(step))
-
-    def pick(self, at_step, steps: torch.Tensor) -> torch.Tensor:
-        """For every video its row of `at_step(its step)`."""
-        needed = sorted(set(steps.tolist()))
-        rows = {step: at_step(step) for step in needed}
-        return torch.stack([rows[step][video] for video, step in enumerate(steps.tolist())])
+    Cells are as equal as whole places allow: of twice as many, each lies inside of one.
+    """
+    index = torch.arange(places, device=grid.device)
+    (rows, columns), (cell_rows, cell_columns) = grid.T.unsqueeze(2), counts.T.unsqueeze(2)
+    row = (index // columns * cell_rows // rows).clamp(max=cell_rows - 1)  # what comes after the grid is in its last
+    cell = row * cell_columns + index % columns * cell_columns // columns
+    return torch.where((counts == grid).all(1, keepdim=True), index, cell)
 
 
-def _count(is_new: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Pairs of a frame and a group of places that hold something new, `(batch,)`; groups are numbered in any way."""
-    compact = torch.stack([group.unique(return_inverse=True)[1] for group in groups])
+def _shares(cell: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """One over the number of places in the cell of every place, float32."""
+    sizes = torch.zeros(whole.shape, device=cell.device).scatter_add_(1, cell, whole.float())
+    return 1 / sizes.gather(1, cell).clamp(min=1)
+
+
+def _count(is_new: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+    """How many pairs of a frame and a cell hold something new, `(batch,)`."""
     hits = torch.zeros(is_new.shape, dtype=torch.int32, device=is_new.device)
-    hits.scatter_add_(2, compact.unsqueeze(1).expand_as(is_new), is_new.int())
-    return hits.gt(0).sum(dim=(1, 2))
+    return hits.scatter_add_(2, cell.unsqueeze(1).expand_as(is_new), is_new.int()).gt(0).sum(dim=(1, 2))

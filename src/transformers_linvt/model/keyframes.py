@@ -17,14 +17,19 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .cells import CellLattices, choose_cells
 from .precision import accumulation_dtype, without_autocast
 
 
-# Levels that the threshold of novelty is chosen from, in the unit of `relative_distance`. Measured with an ImageNet
-# network on real clips (benchmarks/coverage.py): what H.264 and sensor noise make of a still picture stays below 0.5
-# in 99 of 100 tokens, and two unrelated tokens are more than 1.15 apart in four of five. Above that, something that
-# really happened would be taken for noise.
-NOVELTY_LEVELS = tuple(0.5 * 2.3 ** (level / 5) for level in range(6))
+# Levels that the threshold of novelty is chosen from. In units of the video's contrast two tokens that have nothing to do
+# with each other are about 1.4 apart with any encoder. Measured with a convolutional ImageNet network on real clips
+# (benchmarks/coverage.py): what H.264 and a sensor's noise make of a still picture stays below 0.5 in 99 of 100 tokens
+# or more, and three of four pairs of unrelated tokens are more than 1.3 apart: above that, most of what really happened
+# would be taken for noise.
+NOVELTY_LEVELS = tuple(0.5 * 2.6 ** (level / 7) for level in range(8))
+
+# A picture with less contrast than that is blank but for noise, which is no reason to call the noise new.
+LEAST_CONTRAST = 0.2
 
 # Sharpness of the gate: the score of a token is so many times what its novelty exceeds the threshold by.
 KEYFRAME_GAIN = 16.0
@@ -80,8 +85,10 @@ class NoveltyScan:
     once, because the right one is known only when the video has been seen.
 
     Args:
+        unit (`torch.Tensor` of shape `(batch,)`, *optional*):
+            Distance that counts as 1, of `contrast`; 1 by default.
         levels (`Sequence[float]`, *optional*, defaults to `NOVELTY_LEVELS`):
-            Thresholds, ascending, in the unit of `relative_distance`.
+            Thresholds, ascending.
 
     Example:
 
@@ -91,7 +98,8 @@ class NoveltyScan:
     [[True], [False], [True]]
     """
 
-    def __init__(self, levels: Sequence[float] = NOVELTY_LEVELS) -> None:
+    def __init__(self, unit: torch.Tensor | None = None, levels: Sequence[float] = NOVELTY_LEVELS) -> None:
+        self.unit = unit
         self.levels = tuple(levels)
         self.references: torch.Tensor | None = None  # (batch, places, levels, dim)
         self.squares: torch.Tensor | None = None  # of their lengths, (batch, places, levels)
@@ -113,8 +121,8 @@ class NoveltyScan:
                 What to add to every threshold; negative makes a token new more easily.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, places, levels)`: the distance to the reference (2, the
-            largest there is, for the first token of a place), and whether the token is new.
+            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, places, levels)`: the distance to the reference, in units
+            (the largest there is for the first token of a place), and whether the token is new.
         """
         dtype = accumulation_dtype(tokens.dtype)
         tokens = tokens.to(dtype)
@@ -128,6 +136,8 @@ class NoveltyScan:
             products = (self.references @ tokens.unsqueeze(-1)).squeeze(-1)
         novelty = _distance(products, squares.unsqueeze(-1), self.squares)
         novelty = torch.where(self.seen.unsqueeze(-1), novelty, 2.0)
+        if self.unit is not None:
+            novelty = novelty / self.unit.view(-1, 1, 1)
         levels = torch.tensor(self.levels, dtype=dtype, device=tokens.device)
         is_new = novelty > (levels if allowance is None else levels + allowance.unsqueeze(-1).to(dtype))
         is_new = is_new | ~self.seen.unsqueeze(-1)
@@ -141,6 +151,42 @@ class NoveltyScan:
         return novelty, is_new
 
 
+def contrast(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    How much the tokens of a video differ among each other: their standard deviation, in units of their length.
+
+    What all tokens of an encoder have in common says nothing about a video, and how much that is differs between
+    encoders: a tenth of the squared length was measured in a convolutional network, more than half in a vision
+    transformer. Two unrelated tokens are about 1.4 contrasts apart in both.
+
+    Args:
+        frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
+            Visual tokens.
+        mask (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
+            True where the token exists.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, between `LEAST_CONTRAST` and 1.
+
+    Example:
+
+    >>> tokens = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).view(1, 1, 2, 2)  # half of the squared length in common
+    >>> contrast(tokens, torch.ones(1, 1, 2, dtype=torch.bool)).square().tolist()
+    [0.5]
+    """
+    dtype = accumulation_dtype(frame_tokens.dtype)
+    total = frame_tokens.new_zeros(len(frame_tokens), frame_tokens.shape[-1], dtype=dtype)
+    squares = total.new_zeros(len(frame_tokens))
+    for frame in range(frame_tokens.shape[1]):  # the whole video in float32 would double its memory
+        tokens = frame_tokens[:, frame].to(dtype).masked_fill(~mask[:, frame].unsqueeze(-1), 0.0)
+        total = total + tokens.sum(dim=1)
+        squares = squares + tokens.square().sum(dim=(1, 2))
+    count = mask.sum(dim=(1, 2)).clamp(min=1)
+    common = (total / count.unsqueeze(1)).square().sum(dim=1)
+    mean_square = (squares / count).clamp(min=torch.finfo(dtype).tiny)
+    return (1 - common / mean_square).clamp(min=LEAST_CONTRAST**2, max=1.0).sqrt()
+
+
 @dataclass
 class NewTokens:
     """
@@ -148,19 +194,20 @@ class NewTokens:
 
     Args:
         novelty (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
-            Distance of every token to the one of its place that was new before it; 2 for the first of a place.
+            Distance of every token to the one of its place that was new before it, in units of the video's contrast;
+            the largest there is for the first of a place.
         is_new (`torch.Tensor` of the same shape):
             True where the token starts a run.
         threshold (`torch.Tensor` of shape `(batch,)`):
             The level that was chosen for the video.
-        side (`torch.Tensor` of shape `(batch,)`):
-            Side of the blocks in which neighbours are taken together; 1 where every new token stands for itself.
+        lattices ([`CellLattices`]):
+            How frames can be divided into cells.
     """
 
     novelty: torch.Tensor
     is_new: torch.Tensor
     threshold: torch.Tensor
-    side: torch.Tensor
+    lattices: CellLattices
 
 
 @torch.no_grad()
@@ -173,11 +220,11 @@ def find_new_tokens(
     allowance: torch.Tensor | None = None,
 ) -> NewTokens:
     """
-    Scan videos and choose, for each, the threshold and the blocks with which what is new fits its budget.
+    Scan videos and choose, for each, the threshold with which what is new fits its budget.
 
     The lowest level is taken at which the new tokens are at most 1.5 per video token, or 4 where a frame has more
-    tokens than the video gets; the highest if there is none. If more than `num_kept_tokens` (or one per frame) are
-    new even so, the sides of the blocks are doubled, in all frames of the video, until they fit.
+    tokens than the video gets; the highest if there is none. Where not even one frame fits that budget, not tokens are
+    counted but cells, the smallest of which a frame fits.
 
     Args:
         frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
@@ -194,70 +241,29 @@ def find_new_tokens(
     Returns:
         [`NewTokens`]
     """
-    scan, found = NoveltyScan(), []
+    scan, found = NoveltyScan(contrast(frame_tokens, mask)), []
     for frame in range(frame_tokens.shape[1]):
         allowed = None if allowance is None else allowance[:, frame]
         found.append(scan.feed(frame_tokens[:, frame], mask[:, frame], allowed))
     novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, T, N, levels)
 
-    device = frame_tokens.device
-    rows, columns = places_in_grid(grid_sizes, frame_tokens.shape[2], device)
     whole = mask.any(dim=1)  # a frame, with what comes after its grid
-    extent = 1 + int(torch.where(whole, torch.maximum(rows, columns), 0).amax())
-    sides = [2**power for power in range(1 + math.ceil(math.log2(extent)))]  # the last one holds a frame
+    lattices = CellLattices(grid_sizes, whole)
     budget = torch.where(
         whole.sum(1) <= num_video_tokens,
         round(BUDGET_PER_TOKEN * num_video_tokens),
         round(BUDGET_PER_TOKEN_OF_LARGE_FRAMES * num_video_tokens),
     ).clamp(max=num_kept_tokens)
-
-    def count_at_every_side(tokens: torch.Tensor) -> torch.Tensor:
-        """`(sides, batch, levels)`: blocks that hold any of the tokens."""
-        return torch.stack([_count_blocks(tokens, rows // side, columns // side) for side in sides])
-
-    counts = count_at_every_side(is_new)
-    one_frame = count_at_every_side(whole[:, None, :, None]).squeeze(-1)
-    least = (one_frame <= budget).int().argmax(0)  # the smallest blocks with which one whole frame fits, as a power
-    video = torch.arange(len(budget), device=device)
-    fits = counts[least, video] <= budget.unsqueeze(1)
+    counts = torch.einsum("bnl,bn->bl", is_new.float().sum(1), lattices.shares_within(budget))
+    fits = counts <= budget.unsqueeze(1) + 1e-3
     level = torch.where(fits.any(1), fits.int().argmax(1), len(NOVELTY_LEVELS) - 1)
-    most = mask.any(2).sum(1).clamp(min=num_kept_tokens)
-    enough = counts[:, video, level] <= most  # (sides, B); at the last side it always is
-    enough = enough & (torch.arange(len(sides), device=device).unsqueeze(1) >= least)
-    power = torch.where(enough.any(0), enough.int().argmax(0), len(sides) - 1)
+    video = torch.arange(len(level), device=level.device)
     return NewTokens(
         novelty=novelty[video, :, :, level],
         is_new=is_new[video, :, :, level],
-        threshold=torch.tensor(NOVELTY_LEVELS, device=device, dtype=novelty.dtype)[level],
-        side=2**power,
+        threshold=torch.tensor(NOVELTY_LEVELS, device=level.device, dtype=novelty.dtype)[level],
+        lattices=lattices,
     )
-
-
-def places_in_grid(
-    grid_sizes: Sequence[tuple[int, int]], tokens_per_frame: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Row and column of every token, `(batch, tokens_per_frame)` each, as integers; what comes after the grid (a newline
-    token) starts a row of its own.
-
-    Example:
-
-    >>> [places.tolist() for places in places_in_grid([(2, 2)], 5, torch.device("cpu"))]
-    [[[0, 0, 1, 1, 2]], [[0, 1, 0, 1, 0]]]
-    """
-    columns = torch.tensor([grid[1] for grid in grid_sizes], device=device).unsqueeze(1)
-    index = torch.arange(tokens_per_frame, device=device)
-    return index // columns, index % columns
-
-
-def _count_blocks(is_new: torch.Tensor, block_rows: torch.Tensor, block_columns: torch.Tensor) -> torch.Tensor:
-    """How many pairs of frame and block hold a new token: `(batch, levels)` of `(batch, frames, places, levels)`."""
-    batch, num_frames, places, levels = is_new.shape
-    width = block_columns.amax(1, keepdim=True) + 1
-    block = block_rows * width + block_columns  # never more than places
-    index = block[:, None, :, None].expand(batch, num_frames, places, levels)
-    hits = torch.zeros(is_new.shape, dtype=torch.int32, device=is_new.device)
-    return hits.scatter_add_(2, index, is_new.int()).gt(0).sum(dim=(1, 2))
 
 
 @dataclass
@@ -271,12 +277,15 @@ class Runs:
         weights (`torch.Tensor` of the same shape):
             Its weight in that slot, float32, not negative; they sum to 1 in every filled slot.
         starts (`torch.Tensor` of shape `(batch, num_slots)`):
-            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, in
-            reading order, block after block. Empty slots come last and repeat the first.
+            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, cell after
+            cell in reading order. Empty slots come last and repeat the first.
         filled (`torch.Tensor` of shape `(batch, num_slots)`):
             True where the slot holds anything.
         mass (`torch.Tensor` of shape `(batch, num_slots)`):
-            Sum of the significance of the tokens that start the slot, with gradient; 0 in empty slots.
+            Sum of the significance of the tokens that start the slot, each divided by the number of places in its cell;
+            with gradient, 0 in empty slots.
+        positions (`torch.Tensor` of shape `(batch, num_slots)`):
+            Where the slot lies on the axis of mass, in [0, 1]: the middle of what is new in its frame and cell.
     """
 
     slots: torch.Tensor
@@ -284,22 +293,19 @@ class Runs:
     starts: torch.Tensor
     filled: torch.Tensor
     mass: torch.Tensor
+    positions: torch.Tensor
 
 
 def gather_runs(
-    new: NewTokens,
-    significance: torch.Tensor,
-    mask: torch.Tensor,
-    grid_sizes: Sequence[tuple[int, int]],
-    num_video_tokens: int,
+    new: NewTokens, significance: torch.Tensor, mask: torch.Tensor, num_video_tokens: int, num_kept_tokens: int
 ) -> Runs:
     """
     Put every frame token into the slot of the run it belongs to.
 
-    A run is a new token and what follows at its place until the next new one; it is averaged over time. Runs that
-    start in the same frame and the same block share a slot, each by the significance of its start. Where a video token
-    has to hold several slots, slots are ordered in blocks of about as many, so that it holds a patch of the picture
-    and no strip of a row.
+    A run is a new token and what follows at its place until the next new one; it is averaged over time. Where a video
+    token has to hold several new tokens, what is new in a frame and a cell lies at one point of the axis of mass, so
+    that a video token holds a patch of the picture. Where more are new than can be kept (`num_kept_tokens`, or one
+    per frame), those of a part of a cell share a slot, each by its significance.
 
     Args:
         new ([`NewTokens`]):
@@ -308,25 +314,22 @@ def gather_runs(
             Significance of every token in [0, 1]; only that of new tokens is looked at.
         mask (`torch.Tensor` of the same shape):
             True where the token exists.
-        grid_sizes (sequence of `(rows, columns)`):
-            Grid of each video.
-        num_video_tokens (`int`):
-            M.
+        num_video_tokens (`int`), num_kept_tokens (`int`):
+            M and k.
 
     Returns:
         [`Runs`]
     """
     batch, num_frames, places = mask.shape
-    order, first_of_block = _order_of_places(new, significance, grid_sizes, num_video_tokens)
+    most = mask.any(2).sum(1).clamp(min=num_kept_tokens)
+    cells = choose_cells(new.lattices, new.is_new, significance, num_video_tokens, most)
+    order = cells.part.argsort(dim=1, stable=True)
+    order = order.gather(1, cells.cell.gather(1, order).argsort(dim=1, stable=True))
     along = order.unsqueeze(1).expand(-1, num_frames, -1)
     is_new, exists, weight = (values.gather(2, along) for values in (new.is_new, mask, significance))
-
-    # the slot of a new token: how many (frame, block) pairs with a new token come before its own
-    so_far = is_new.long().cumsum(2)
-    before_block = F.pad(so_far, (1, 0)).gather(2, first_of_block.unsqueeze(1).expand(-1, num_frames, -1))
-    opens = is_new & (so_far - before_block == 1)
-    slot = (opens.flatten(1).long().cumsum(1) - 1).view_as(so_far)
-    num_slots = int(opens.flatten(1).sum(1).amax())
+    opens_slot = _first_new_of_each(is_new, cells.part.gather(1, order))
+    slot = (opens_slot.flatten(1).long().cumsum(1) - 1).view(batch, num_frames, places)
+    num_slots = int(opens_slot.flatten(1).sum(1).amax())
 
     # every other token belongs where the last new one of its place belongs
     frame = torch.arange(num_frames, device=mask.device).view(1, -1, 1)
@@ -338,11 +341,15 @@ def gather_runs(
     total = share.new_zeros(batch, num_slots).scatter_add_(1, slot.flatten(1), share.flatten(1))
     share = share / total.gather(1, slot.flatten(1)).view_as(share).clamp(min=torch.finfo(share.dtype).tiny)
 
-    position = (opens.flatten(1).long().cumsum(1) - 1).where(opens.flatten(1), num_slots)
-    index = (frame * places + along).flatten(1)
-    starts = index.new_zeros(batch, num_slots + 1).scatter_(1, position, index)[:, :num_slots]
-    filled = torch.arange(num_slots, device=mask.device) < opens.flatten(1).sum(1, keepdim=True)
-    mass = torch.zeros_like(total).scatter_add(1, slot.flatten(1), (weight * is_new).flatten(1))
+    group = (_first_new_of_each(is_new, cells.cell.gather(1, order)).flatten(1).long().cumsum(1) - 1).clamp(min=0)
+    position = slot.flatten(1).where(opens_slot.flatten(1), num_slots)  # tokens that open no slot write beside them
+    starts, groups = (
+        values.new_zeros(batch, num_slots + 1).scatter_(1, position, values)[:, :num_slots]
+        for values in ((frame * places + along).flatten(1), group)
+    )
+    filled = torch.arange(num_slots, device=mask.device) < opens_slot.flatten(1).sum(1, keepdim=True)
+    weight = weight * cells.share.gather(1, order).unsqueeze(1) * is_new
+    mass = torch.zeros_like(total).scatter_add(1, slot.flatten(1), weight.flatten(1))
     back = order.argsort(dim=1).unsqueeze(1).expand(-1, num_frames, -1)
     return Runs(
         slots=slot.gather(2, back).flatten(1) * mask.flatten(1),
@@ -350,30 +357,25 @@ def gather_runs(
         starts=torch.where(filled, starts, starts[:, :1]),
         filled=filled,
         mass=mass,
+        positions=positions_on_mass(mass, filled, groups),
     )
 
 
-def _order_of_places(
-    new: NewTokens, significance: torch.Tensor, grid_sizes: Sequence[tuple[int, int]], num_video_tokens: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _first_new_of_each(is_new: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     """
-    The places of a frame in the order of their slots, `(batch, places)`, and for each position in it the first
-    position of the same block.
+    True where a new token is the first of its frame and group, `(batch, num_frames, places)`.
+
+    Args:
+        is_new (`torch.Tensor` of shape `(batch, num_frames, places)`):
+            True at new tokens, ordered by group.
+        group (`torch.Tensor` of shape `(batch, places)`):
+            Their groups; equal ones stand side by side.
     """
-    places = new.is_new.shape[2]
-    rows, columns = places_in_grid(grid_sizes, places, new.is_new.device)
-    per_video_token = (significance.detach() * new.is_new).sum(dim=(1, 2)) / num_video_tokens
-    side = 2 ** per_video_token.clamp(min=1).sqrt().log2().round().long()
-    side, inner = torch.maximum(side, new.side).unsqueeze(1), new.side.unsqueeze(1)
-    width = columns.amax(1, keepdim=True) + 1
-    inner_block = rows // inner * width + columns // inner
-    order = inner_block.argsort(dim=1, stable=True)
-    outer_block = (rows // side * width + columns // side).gather(1, order)
-    order = order.gather(1, outer_block.argsort(dim=1, stable=True))
-    block = inner_block.gather(1, order)
-    position = torch.arange(places, device=block.device).expand_as(block)
-    changes = F.pad(block[:, 1:] != block[:, :-1], (1, 0), value=True)
-    return order, torch.where(changes, position, 0).cummax(dim=1).values
+    place = torch.arange(group.shape[1], device=group.device).expand_as(group)
+    changes = F.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
+    first = torch.where(changes, place, 0).cummax(dim=1).values.unsqueeze(1).expand_as(is_new)
+    so_far = is_new.long().cumsum(2)
+    return is_new & (so_far - F.pad(so_far, (1, 0)).gather(2, first) == 1)
 
 
 def single_tokens(indices: torch.Tensor, filled: torch.Tensor, significance: torch.Tensor) -> Runs:
@@ -394,12 +396,14 @@ def single_tokens(indices: torch.Tensor, filled: torch.Tensor, significance: tor
     target = indices.where(filled, num_tokens)  # empty slots write beside the video
     slots = indices.new_zeros(batch, num_tokens + 1).scatter_(1, target, slot)[:, :num_tokens]
     weights = significance.new_zeros(batch, num_tokens + 1).scatter_(1, target, 1.0)[:, :num_tokens]
+    mass = significance.gather(1, indices) * filled
     return Runs(
         slots=slots,
         weights=weights.detach(),
         starts=indices,
         filled=filled,
-        mass=significance.gather(1, indices) * filled,
+        mass=mass,
+        positions=positions_on_mass(mass, filled, slot),
     )
 
 
@@ -429,25 +433,28 @@ def average_runs(values: torch.Tensor, slots: torch.Tensor, weights: torch.Tenso
     return sums.to(values.dtype)
 
 
-def positions_on_mass(log_mass: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def positions_on_mass(mass: torch.Tensor, filled: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """
-    Where every slot lies on the axis of mass: the mass before it and half of its own, over all mass.
+    Where every slot lies on the axis of mass: the mass before its group and half of the group's own, over all mass.
 
     Args:
-        log_mass (`torch.Tensor` of shape `(batch, num_slots)`):
-            Log of the mass of the slots.
-        mask (`torch.Tensor` of the same shape):
-            True where the slot is filled.
+        mass (`torch.Tensor` of shape `(batch, num_slots)`):
+            Mass of the slots; 0 in empty ones.
+        filled (`torch.Tensor` of the same shape):
+            True where the slot holds anything.
+        groups (`torch.Tensor` of the same shape):
+            Number of the group of every slot, ascending; a group lies at one point.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_slots)` in [0, 1]; 1 in empty slots.
 
     Example:
 
-    >>> mass = torch.tensor([[1.0, 2.0, 1.0]])
-    >>> positions_on_mass(mass.log(), torch.ones(1, 3, dtype=torch.bool)).tolist()
-    [[0.125, 0.5, 0.875]]
+    >>> mass = torch.tensor([[1.0, 2.0, 1.0, 4.0]])
+    >>> positions_on_mass(mass, torch.ones(1, 4, dtype=torch.bool), torch.tensor([[0, 1, 1, 2]])).tolist()
+    [[0.0625, 0.3125, 0.3125, 0.75]]
     """
-    mass = log_mass.exp().masked_fill(~mask, 0.0)
+    of_group = torch.zeros_like(mass).scatter_add(1, groups, mass)
     total = mass.sum(dim=1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
-    return (mass.cumsum(dim=1) - mass / 2) / total
+    middle = (of_group.cumsum(dim=1) - of_group / 2) / total
+    return middle.gather(1, groups).masked_fill(~filled, 1.0)

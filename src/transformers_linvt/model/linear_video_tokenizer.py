@@ -522,6 +522,7 @@ class LinearVideoTokenizer(nn.Module):
             kept_mask=kept.filled,
             log_significance=mass.log().masked_fill(~kept.filled, 0.0),
             places=kept_places,
+            mass_positions=kept.positions,
             run_slots=kept.slots,
             run_weights=kept.weights,
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
@@ -543,7 +544,7 @@ class LinearVideoTokenizer(nn.Module):
             scores = self.scorer.score_new_tokens(new, scores)
         log_significance = torch.zeros_like(mask, dtype=torch.float32) if scores is None else F.logsigmoid(scores)
         if new is not None and self.selection != "none":
-            return log_significance, gather_runs(new, log_significance.exp(), mask, grids, self.num_video_tokens)
+            return log_significance, gather_runs(new, log_significance.exp(), mask, *sizes)
         flat_mask = mask.flatten(1)
         num_tokens = flat_mask.shape[1]
         num_slots = num_tokens if self.selection == "none" else min(self.num_kept_tokens, num_tokens)

@@ -15,7 +15,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from .errors import LinVTInputError
-from .keyframes import KEYFRAME_GAIN, SCORE_CEILING, NewTokens, average_runs, positions_on_mass
+from .keyframes import KEYFRAME_GAIN, SCORE_CEILING, NewTokens, average_runs
 from .precision import accumulation_dtype, without_autocast
 
 
@@ -657,6 +657,8 @@ class RefinedVideo:
             Log of the significance of the kept tokens, float32; of a slot of several runs, of their sum.
         places (`torch.Tensor` of shape `(batch, num_kept, 3)`):
             Time, row and column of the kept tokens in [0, 1], float32; averaged alike.
+        mass_positions (`torch.Tensor` of shape `(batch, num_kept)`):
+            Where the kept tokens lie on the axis of mass, in [0, 1], float32.
         run_slots (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
             For every frame token the slot it is averaged into; 0 where it is in none.
         run_weights (`torch.Tensor` of the same shape):
@@ -671,6 +673,7 @@ class RefinedVideo:
     kept_mask: torch.Tensor
     log_significance: torch.Tensor
     places: torch.Tensor
+    mass_positions: torch.Tensor
     run_slots: torch.Tensor
     run_weights: torch.Tensor
     significance: torch.Tensor
@@ -865,6 +868,5 @@ def pool_at_scale(refined: RefinedVideo, scale: int, shift: bool = False) -> Poo
     weights, log_significance, mask = pooling_weights(refined.log_significance, refined.kept_mask, scale, shift)
     features = pool_slots(refined.kept_features, weights, scale, shift)
     places = pool_slots(refined.places, weights, scale, shift)
-    positions = positions_on_mass(refined.log_significance, refined.kept_mask).unsqueeze(-1)
-    positions = pool_slots(positions, weights, scale, shift)
+    positions = pool_slots(refined.mass_positions.unsqueeze(-1), weights, scale, shift)
     return PooledTokens(features, log_significance, places, positions, mask, weights, scale, shift)
