@@ -255,7 +255,7 @@ def _with_source(part: dict[str, Any], what: str, video_root: str | os.PathLike 
     key = given[0]
     if key == "url":
         opened, source = _from_address(part["url"], what, video_root, part["type"])
-        part.pop("url")
+        part = {opened if name == "url" else name: value for name, value in part.items()}
         part[opened] = source
     elif key == "base64" and isinstance(part[key], str) and not is_data_url(part[key]):
         part["url"] = f"data:image/*;base64,{part.pop(key)}"

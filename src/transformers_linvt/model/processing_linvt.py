@@ -1188,7 +1188,7 @@ class LinVTProcessor(ProcessorMixin):
 
 
 def _rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames] | None) -> _Conversation:
-    """Messages with a picture for every video; with the steps of time of each, their times stand behind it in words."""
+    """Messages with a picture for every video; with the steps of time of each, their times stand behind it."""
     result, frames = _Conversation(), iter(steps or ())
     asked = _question_turn(messages)
     for number, message in enumerate(messages):
