@@ -52,13 +52,16 @@ FRAMES_PER_SECOND = 8.0
 MIX = (
     ("needle", None, 1),
     ("needles", None, 3),
-    ("order", "order", 4),
+    ("order", "order", 5),
     ("order", None, 1),
-    ("static", None, 3),
+    ("static", None, 2),
+    ("static", "attribute_count", 2),
+    ("static", "count", 2),
+    ("static", "position", 1),
     ("moment", None, 2),
-    ("direction", None, 1),
-    ("traverse", None, 5),
-    ("count", None, 4),
+    ("direction", None, 4),
+    ("traverse", None, 2),
+    ("count", None, 5),
 )
 NEEDLES = (("needle", None, 1), ("needles", None, 2))
 PICTURE_MIX = {"colour": 1, "shape": 1, "existence": 3, "position": 2, "count": 1, "attribute_count": 4}
@@ -75,17 +78,17 @@ class Recipe:
     aggregation: str = "linear"
     text_conditioned: bool = True
     num_kept_tokens: int = 0  # 0: four per video token, as by default
-    num_video_tokens: int = 16
+    num_video_tokens: int = 32
     bottleneck_size: int = 64
     num_scorer_layers: int = 2
     num_aggregator_layers: int = 2
-    steps: int = 700
+    steps: int = 1200
     caption_steps: int = 0
     batch_size: int = 48
     picture_share: float = 1 / 3
     learning_rate: float = 1e-3
     scorer_rate: float = 1e-3
-    lora_rate: float = 1e-3
+    lora_rate: float = 2e-3
     lora_rank: int = 16
     schedule: str = "cosine"
     kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
@@ -111,7 +114,8 @@ ARMS: dict[str, dict] = {
     "k=all": {"num_kept_tokens": 256},
     "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
-    "M=32": {"num_video_tokens": 32},
+    "M=16": {"num_video_tokens": 16},
+    "M=64": {"num_video_tokens": 64},
     "d=128": {"bottleneck_size": 128},
     "easy tasks first": {"easy_first": True},
     "captions first": {"caption_steps": 150},
@@ -119,8 +123,8 @@ ARMS: dict[str, dict] = {
     "rate x 3": {"learning_rate": 3e-3, "scorer_rate": 3e-3},
     "rate / 3": {"learning_rate": 3e-4, "scorer_rate": 3e-4},
     "slow scorer": {"scorer_rate": 1e-4},
-    "LoRA rate x 2": {"lora_rate": 2e-3},
-    "LoRA rate / 2": {"lora_rate": 5e-4},
+    "LoRA rate / 2": {"lora_rate": 1e-3},
+    "LoRA rate / 4": {"lora_rate": 5e-4},
     "no LoRA": {"lora_rank": 0},
     "no pictures": {"picture_share": 0.0},
     "uniform selection": {"selection": "uniform"},

@@ -50,13 +50,16 @@ MOTION_KINDS = ("direction", "traverse")  # twice as many clips: each has one qu
 MIX = (
     ("needle", None, 1),
     ("needles", None, 3),
-    ("order", "order", 4),
+    ("order", "order", 5),
     ("order", None, 1),
-    ("static", None, 3),
+    ("static", None, 2),
+    ("static", "attribute_count", 2),
+    ("static", "count", 2),
+    ("static", "position", 1),
     ("moment", None, 2),
-    ("direction", None, 1),
-    ("traverse", None, 5),
-    ("count", None, 4),
+    ("direction", None, 4),
+    ("traverse", None, 2),
+    ("count", None, 5),
 )
 # Questions about single pictures, the hard ones more often, so that the adapter leaves what the base knows
 # about those as it was: without them counting fell from 100 % to 20 % (docs/train.md).

@@ -48,6 +48,8 @@ OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
 MODULE_NAMES = {"pillow": "PIL", "lmms-eval": "lmms_eval"}
 FILE_LIBRARIES = {
     "errors.py": set(),
+    "media_address.py": set(),
+    "messages.py": set(),
     "significance.py": {"torch"},
     "aggregation.py": {"torch"},
     "contrastive_head.py": {"torch"},

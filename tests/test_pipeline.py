@@ -353,6 +353,23 @@ def test_list_of_chats_equals_one_by_one(pipe, clips, batch_size):
     assert pipe(chats, batch_size=batch_size) == [pipe(one) for one in chats]
 
 
+def test_messages_of_a_dictionary_may_be_sampled(pipe, clips):
+    (few,) = pipe([{"messages": [chat(video(clips["b"]), "Who?")], "num_frames": 3}])
+    assert few[0]["frames_seen"] == 3
+
+
+def test_a_turn_that_calls_a_tool_needs_no_content(pipe, clips):
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    for silent in ({"content": None}, {}):
+        turns = [
+            chat(video(clips["a"]), "Who?"),
+            {"role": "assistant", **silent, "tool_calls": [call]},
+            {"role": "user", "content": "And where?"},
+        ]
+        (result,) = pipe(turns)
+        assert result["question"] == "And where?" and result["generated_text"][:3] == turns
+
+
 def test_chat_that_ends_with_the_assistant_is_continued(pipe, clips):
     messages = [chat(video(clips["a"]), QUESTIONS[0]), chat("There is a", role="assistant")]
     (result,) = pipe(messages)
@@ -538,6 +555,13 @@ def test_generation_arguments_reach_generate(pipe, clips, monkeypatch):
     assert seen["num_beams"] == 2
 
 
+def test_stop_strings_need_no_tokenizer_of_the_caller(pipe, clips):
+    whole = pipe(video=clips["a"], question="Who?")[0]["answer"]
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, stop_strings=[whole[:1]])
+    for stop in ({"stop_strings": [whole[:1]]}, {"generation_config": config}):
+        assert len(pipe(video=clips["a"], question="Who?", **stop)[0]["answer"]) < len(whole)
+
+
 def test_at_most_256_tokens_are_generated_if_nothing_is_said(model, processor, clips, monkeypatch):
     seen: dict = {}
     generate = model.base_vlm.generate
@@ -598,13 +622,25 @@ BAD_CALLS = {
     "text and question": ({"video": "CLIP", "question": "Who?", "text": "Who?"}, "text was given together"),
     "no chat": ({"messages": "Hello?"}, "must be a chat"),
     "empty chat": ({"messages": []}, "must be a chat"),
-    "half a chat": ({"messages": [{"role": "user"}]}, "A chat is a list"),
-    "content of a wrong type": ({"messages": [{"role": "user", "content": 3}]}, "int in a message of 'user'"),
-    "video part without a source": ({"messages": [chat({"type": "video"}, "Who?")]}, "names no video"),
+    "half a chat": ({"messages": [{"role": "user"}]}, r"Message 1 \(user\) has no content"),
+    "content of a wrong type": ({"messages": [{"role": "user", "content": 3}]}, "content of message 1 is 3"),
+    "video part without a source": ({"messages": [chat({"type": "video"}, "Who?")]}, "names no source"),
     "chat without text": ({"messages": [chat({"type": "video", "path": "CLIP"})]}, "question is empty"),
     "fewer questions than videos": ({"video": ["CLIP", "CLIP"], "question": ["Who?"]}, "2 videos need one question"),
-    "input without a video": ({"video": [{"question": "Who?"}]}, "has no 'video'"),
-    "two questions for one input": ({"video": [{"video": "CLIP", "question": "A?"}], "question": "B?"}, "its own"),
+    "input without a video": ({"video": {"question": "Who?"}}, "has no 'video'"),
+    "two questions for one input": ({"video": {"video": "CLIP", "question": "A?"}, "question": "B?"}, "of its own"),
+    "misspelt key of an input": (
+        {"video": {"video": "CLIP", "question": "A?", "num_frame": 4}},
+        "An input has the key 'num_frame'.*'num_frames'",
+    ),
+    "key of another package": (
+        {"video": {"video": "CLIP", "question": "A?", "max_pixels": 4096}},
+        "An input has the key 'max_pixels'.*Known are video, question",
+    ),
+    "misspelt key beside messages": (
+        {"video": {"messages": [chat("Hello?")], "nframes": 4}},
+        "An input has the key 'nframes'.*'num_frames'",
+    ),
     "both counts": ({"video": "CLIP", "question": "Who?", "num_frames": 2, "fps": 1.0}, "num_frames=2 and fps=1.0"),
     "no such argument": ({"video": "CLIP", "question": "Who?", "max_token": 3}, "Did you mean 'max_"),
     "an argument twice": (
@@ -654,7 +690,7 @@ def test_bad_input_gets_one_clear_error_of_ours(pipe, clips, calls, case):
 def test_wrong_types_are_noticed_before_anything_is_read(pipe, clips, calls):
     inputs = [{"video": clips["a"], "question": "Who?"}, {"video": clips["b"], "question": 3}]
     with pytest.raises(LinVTInputError, match="got int"):
-        pipe(inputs)
+        pipe(inputs, on_error="raise")
     assert calls == {}
 
 
@@ -701,6 +737,32 @@ def test_one_bad_input_does_not_lose_the_answers_of_the_others(pipe, clips, capl
         pipe([good[0], *bad], on_error="raise")
     (recorded,) = pipe(**bad[0] | {"question": "Who?"}, on_error="record")
     assert recorded["answer"] is None and recorded["frames_seen"] == 0
+
+
+def _broken_inputs(clip: str) -> dict[str, tuple[object, str, object]]:
+    """What makes no request at all: the input, a word of its error, and the video that its result names."""
+    unknown = {"type": "video", "path": clip, "nframes": 4}
+    return {
+        "a question of a wrong type": ({"video": clip, "question": 3}, "got int", clip),
+        "a misspelt key": ({"video": clip, "question": "Who?", "num_frame": 2}, "'num_frames'", clip),
+        "a chat with an unknown key": ([chat(unknown, "Who?")], "'nframes'", []),
+        "messages with an unknown key": ({"messages": [chat(unknown, "Who?")]}, "'nframes'", []),
+        "a chat with a broken picture": ([chat({"type": "image", "image": b"no"}, "Who?")], "as a picture", []),
+        "nothing": ({}, "has no 'video'", "<dict>"),
+    }
+
+
+@pytest.mark.parametrize("name", _broken_inputs(""))
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_an_input_that_makes_no_request_is_recorded_among_the_others(pipe, clips, name, as_stream):
+    bad, words, named = _broken_inputs(clips["b"])[name]
+    good = [{"video": clips["a"], "question": "Who?"}, [chat(video(clips["c"]), "Where?")]]
+    inputs = [good[0], bad, good[1]]
+    first, recorded, last = pipe(iter(inputs)) if as_stream else pipe(inputs)
+    assert first[0]["answer"] is not None and last[0]["answer"] is not None
+    assert recorded[0]["answer"] is None and words in recorded[0]["error"]
+    if named != "<dict>":
+        assert recorded[0]["video"] == named
 
 
 def test_unreadable_videos_raise_the_same_error_out_of_a_thread(pipe, clips):

@@ -370,6 +370,8 @@ def test_every_way_to_give_a_video_gives_the_same_frames(llava: LinVTProcessor, 
         {"video": str(h264)},
         {"path": str(h264)},
         {"path": h264},
+        {"path": h264.as_uri()},
+        {"url": f"data:video/mp4;base64,{base64.b64encode(h264.read_bytes()).decode()}"},
         {"video": h264.read_bytes()},
         {"video": {"path": str(h264), "bytes": None}},
         {"video": video},
@@ -562,6 +564,18 @@ def test_keys_without_a_value_are_no_keys(processor: LinVTProcessor):
     same(processor.apply_chat_template(sparse, **CHAT), processor.apply_chat_template(user(clip(3), QUESTION), **CHAT))
 
 
+@pytest.mark.parametrize("has_video", [False, True])
+def test_a_turn_that_calls_a_tool_may_go_without_content(processor: LinVTProcessor, has_video: bool):
+    """SmolVLM's template looks into the first part of every turn and fails where there is none."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    chats = [
+        [*user(*[clip(2)] * has_video, "Who?"), {"role": "assistant", **silent, "tool_calls": [call]}, *user(QUESTION)]
+        for silent in ({"content": None}, {})
+    ]
+    same(*[processor.apply_chat_template(chat, **CHAT) for chat in chats])
+    assert QUESTION in processor.apply_chat_template(chats[0], add_generation_prompt=True)
+
+
 def test_messages_are_not_changed(llava: LinVTProcessor):
     chat = user(clip(2), picture(), QUESTION)
     before = [dict(one) for one in chat[0]["content"]]
@@ -571,7 +585,7 @@ def test_messages_are_not_changed(llava: LinVTProcessor):
     assert list(user_of_pictures[0]["content"][0]) == ["type", "image"]
 
 
-@pytest.mark.parametrize("form", ["path", "pathlib", "bytes", "openai", "datasets", "base64"])
+@pytest.mark.parametrize("form", ["path", "pathlib", "bytes", "openai", "file address", "datasets", "base64"])
 def test_a_picture_may_be_given_as_a_file(llava: LinVTProcessor, tmp_path: Path, form: str):
     path = tmp_path / "picture.png"
     picture().save(path)
@@ -580,7 +594,8 @@ def test_a_picture_may_be_given_as_a_file(llava: LinVTProcessor, tmp_path: Path,
         "path": {"type": "image", "path": str(path)},
         "pathlib": {"type": "image", "image": path},
         "bytes": {"type": "image", "image": path.read_bytes()},
-        "openai": {"type": "image_url", "image_url": {"url": str(path)}},
+        "openai": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}", "detail": "auto"}},
+        "file address": {"type": "image", "path": path.as_uri()},
         "datasets": {"type": "image", "image": {"path": None, "bytes": path.read_bytes()}},
         "base64": {"type": "image", "base64": encoded},
     }

@@ -21,7 +21,7 @@ from promises import LINVT, Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.shapes import make_clip, write_clip
 from transformers_linvt.training.collator import LinVTDataCollator
-from transformers_linvt.training.examples import check_dataset, load_video_dataset
+from transformers_linvt.training.examples import check_dataset, load_video_dataset, parse_example
 
 
 # peft 0.21 asks whether checkpointing is on by the old name.
@@ -103,6 +103,39 @@ def test_messages_written_in_two_ways_become_one_type(clips: Path):
     assert dataset[0]["messages"][1]["content"][0]["text"] == "rain"
 
 
+def test_addresses_and_tool_calls_in_a_jsonl_are_read_as_the_processor_reads_them(clips: Path):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": 3}}}
+    other = {"type": "function", "function": {"name": "look", "arguments": {"place": "left"}}}
+    lines = [
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "video_url", "video_url": {"url": url}, "num_frames": 2},
+                        {"type": "text", "text": "Who?"},
+                    ],
+                },
+                {"role": "assistant", "content": None, "tool_calls": [made]},
+                {"role": "user", "content": "And?"},
+                {"role": "assistant", "content": "a cat"},
+            ]
+        }
+        for url, made in (((clips / "0.mp4").as_uri(), call), ("1.mp4", other))
+    ]
+    dataset = load_video_dataset(jsonl(clips / "addresses.jsonl", lines))
+    examples = [parse_example(row) for row in dataset]
+    assert [one.videos for one in examples] == [[str(clips / "0.mp4")], [str(clips / "1.mp4")]]
+    assert [one.sampling for one in examples] == [[{"num_frames": 2}]] * 2
+    assert [one.messages[1] for one in examples] == [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "assistant", "tool_calls": [other]},
+    ]
+    lines[1]["messages"][0]["content"][0]["video_url"]["url"] = "../secret.mp4"
+    path = jsonl(clips / "out.jsonl", lines)
+    check_refused(lambda: load_video_dataset(path), LinVTInputError, "out.jsonl, line 2", "leads out of video_root")
+
+
 GOOD = json.dumps(rows()[0])
 WRONG_LINES = {
     "no JSON": ('{"video": "0.mp4", "prompt"', ("line 3", "no JSON")),
@@ -112,6 +145,10 @@ WRONG_LINES = {
     "a turn of nobody": (
         {"conversations": [{"from": "robot", "value": "Hi"}], "video": "0.mp4"},
         ("line 3", "'human' or 'gpt'"),
+    ),
+    "a key that nobody knows": (
+        {"prompt": [{"role": "user", "content": [{"type": "video", "nframes": 4}]}], "completion": "x"},
+        ("line 3", "'nframes'", "'num_frames'"),
     ),
     "a part without a source": (
         {"prompt": [{"role": "user", "content": [{"type": "video"}]}], "completion": "x"},

@@ -4,6 +4,7 @@ damage, addresses. Each expected failure is one `VideoReadError` that names the 
 limit, writes nothing to the terminal and leaves no temporary file.
 """
 
+import base64
 import gc
 import http.server
 import io
@@ -15,6 +16,7 @@ import socket
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -411,11 +413,52 @@ def test_a_name_that_looks_like_a_protocol_is_only_a_name(files: Path, tmp_path:
     assert len(read_video("subfile,,start,0,end,9,,:clip.mp4", num_frames=2)) == 2
 
 
+def test_a_video_inside_a_string_is_the_file_that_was_put_there(files: Path) -> None:
+    data = (files / "clip.mp4").read_bytes()
+    expected, encoded = read_video(data, num_frames=3), base64.b64encode(data).decode()
+    ways = (
+        f"data:video/mp4;base64,{encoded}",
+        f"DATA:video/x-matroska;codecs=avc1;BASE64,{encoded.rstrip('=')}",
+        f"data:;base64,{urllib.parse.quote(encoded)}",
+        f"data:video/mp4,{urllib.parse.quote_from_bytes(data)}",
+    )
+    for way in ways:
+        video = read_video(way, num_frames=3, limits=VideoLimits(max_bytes=len(data)))
+        assert np.array_equal(video.frames, expected.frames) and video.source.startswith("<data:"), way[:40]
+        message = refusal(way, limits=VideoLimits(max_bytes=len(data) - 1))
+        assert f"over the limit of {len(data) - 1}" in message and encoded[:20] not in message
+
+
 @pytest.mark.parametrize("head", ["data:video/mp4;base64,", "DATA:video/x-matroska;codecs=avc1;base64,", "data:,"])
-def test_a_video_inside_a_string_is_refused_without_repeating_it(head: str) -> None:
-    message = refusal(head + "AAAAIGZ0eXBpc29t/+" * 1000)
-    assert "Pass its bytes" in message and head in message and "GZ0eXBpc29t" not in message
-    assert "does not exist" not in message
+@pytest.mark.parametrize("body", ["AAAAIGZ0eXBpc29t/+" * 1000, "AAAAIGZ0eXBpc29t!" * 1000, ""])
+def test_a_string_that_holds_no_video_is_refused_without_repeating_it(head: str, body: str) -> None:
+    message = refusal(head + body)
+    assert "<data:" in message and "GZ0eXBpc29t" not in message and "does not exist" not in message
+
+
+def test_a_file_object_that_was_read_before_is_not_called_empty(files: Path) -> None:
+    data = (files / "clip.mp4").read_bytes()
+    stream = io.BytesIO(data)
+    assert len(read_video(stream, num_frames=2)) == 2
+    message = refusal(stream)
+    assert f"stands at byte {len(data)}, its end. Call seek(0)" in message and "is empty" not in message
+    stream.seek(0)
+    assert len(read_video(stream, num_frames=3)) == 3
+    assert "is empty (0 bytes)" in refusal(io.BytesIO())
+
+
+def test_a_file_address_is_a_path(files: Path, tmp_path: Path) -> None:
+    odd = write(tmp_path, "a b#c?d%20é.mp4", (files / "clip.mp4").read_bytes())
+    expected = read_video(odd, num_frames=2)
+    for address in (
+        odd.as_uri(),
+        odd.as_uri().replace("file://", "FILE://localhost"),
+        f"file://{tmp_path}/a b#c?d%2520é.mp4",
+    ):
+        video = read_video(address, num_frames=2)
+        assert np.array_equal(video.frames, expected.frames) and video.source == str(odd)
+    assert "three slashes" in refusal("file://clip.mp4") and "three slashes" in refusal("file://host/clip.mp4")
+    assert "does not exist" in refusal("file:///no/such/clip.mp4")
 
 
 def test_a_path_that_begins_with_data_is_a_path(files: Path, tmp_path: Path, monkeypatch) -> None:
@@ -811,7 +854,7 @@ def test_an_address_is_refused_unless_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/hostname", "ftp://example.com/a.mp4", "rtsp://example.com/a", "s3://b/a"]
+    "url", ["files:///etc/hostname", "ftp://example.com/a.mp4", "rtsp://example.com/a", "s3://b/a"]
 )
 def test_other_protocols_are_refused_even_when_addresses_are_allowed(url: str) -> None:
     assert "only http and https" in refusal(url, allow_urls=True)

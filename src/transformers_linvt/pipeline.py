@@ -4,6 +4,7 @@ import difflib
 import inspect
 import itertools
 import operator
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,36 +35,57 @@ from .evidence import VideoEvidence, region_seen
 from .model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from .model.base_vlm import FRAME_PREFIX
 from .model.errors import AttributionError, LinVTError, LinVTInputError
-from .model.processing_linvt import SAMPLING_ARGUMENTS, VIDEO_KEYS
+from .model.media_address import is_data_url, name_of_address
+from .model.messages import (
+    SAMPLING_ARGUMENTS,
+    check_keys,
+    nearest_name,
+    parse_messages,
+    parts_of,
+    sampling_of,
+    source_of,
+    texts_of,
+)
 
 
 logger = logging.get_logger(__name__)
 
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
+    "video_root",
     "return_evidence",
     "return_score",
     "on_error",
     "progress_bar",
     "generate_kwargs",
 )
+# A key of an input is taken for a misspelt one from this likeness on (0 to 1, as difflib counts): more than that of
+# 'video_id' and 'question_id', which many datasets have. Ours.
+_LIKENESS_OF_KEYS = 0.85
+_OF_OTHER_PACKAGES = ("max_pixels", "min_pixels", "total_pixels")  # Qwen's, for the size of frames
 _LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
 @dataclass
 class _Request:
-    """One input: questions about a video, or one chat that a reply is wanted for."""
+    """
+    One input: questions about a video, or one chat that a reply is wanted for; or why it is neither.
+
+    `messages` is the chat as the parser understands it, `chat` as it was given.
+    """
 
     video: Any = None
     questions: list[str] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    chat: Sequence[Mapping[str, Any]] | None = None
+    error: LinVTInputError | None = None
 
     def names_of_videos(self) -> list[str]:
         """How results name the videos that could not be read."""
         if self.messages is None:
             return [_name_of(self.video)]
-        return [_name_of(_source(part)) for part in _video_parts(self.messages)]
+        return [_name_of(source_of(part, is_needed=False)) for part in parts_of(self.messages, "video")]
 
 
 @dataclass
@@ -120,6 +142,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
+        video_root (*optional*):
+            Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
+            `image_url` have to lie in; without it these name none.
         return_evidence (`bool`, *optional*, defaults to `False`):
             Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
             that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
@@ -129,9 +154,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Add `"score"`: the geometric mean of the probabilities that the model gave the tokens of its answer. It
             says how sure the model was, not how right.
         on_error (`str`, *optional*):
-            What an unreadable video or an impossible question does. `"raise"`, the default for a single input: the
-            error is raised. `"record"`, the default for lists, datasets and generators: its result has `answer=None`
-            and the message under `"error"`, the other inputs are answered, and a warning is logged.
+            What an input that cannot be answered does (an unreadable video, an impossible question, a chat with an
+            unknown key). `"raise"`, the default for a single input: the error is raised. `"record"`, the default for
+            lists, datasets and generators: its result has `answer=None` and the message under `"error"`, the other
+            inputs are answered, and a warning is logged.
         progress_bar (`bool`, *optional*):
             By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
@@ -223,15 +249,16 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         Args:
             video:
                 What [`LinVTProcessor.read_video`] takes, or a list of such. In first place also: a dictionary with
-                `video` and `question` (and sampling arguments), a list of those, chat messages, a list of chats, and a
-                dataset or generator of any of them.
+                `video` and `question`, or with `messages` (and sampling arguments), a list of those, chat messages, a
+                list of chats, and a dataset or generator of any of them. A key that looks like one of these misspelt
+                is refused; others (an id, the right answer) do nothing.
             question (`str`, `list[str]` or a dataset of those):
                 One question, or several about the same video. With a list of videos: one for all of them, or a list
                 with an entry (one question or several) per video.
             messages (`list[dict]` or `list[list[dict]]`):
                 One chat or several: `[{"role": "user", "content": [{"type": "video", "path": ...}, {"type": "text",
-                "text": ...}]}]`, with any number of videos, pictures and turns. A chat that ends with the assistant is
-                continued.
+                "text": ...}]}]`, with any number of videos, pictures and turns, as
+                [`LinVTProcessor.apply_chat_template`] takes them. A chat that ends with the assistant is continued.
             text: the same as `messages`, or as `question`: the name that transformers' other pipelines use.
             kwargs: see the class.
 
@@ -250,9 +277,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if messages is not None or question is not None:
                 raise LinVTInputError("text was given together with question or messages, which mean the same.")
             messages, question = (text, None) if _is_chat(text) or _is_list_of_chats(text) else (None, text)
-        requests = _requests(video, question, messages)
+        video_root = kwargs.get("video_root") or self._preprocess_params.get("video_root")
+        requests = _requests(video, question, messages, video_root)
         if isinstance(requests, list) and not requests:
             return []
+        on_error = kwargs.get("on_error") or self._postprocess_params.get("on_error")
+        if on_error == "raise" and isinstance(requests, list):  # before anything is read
+            for request in requests:
+                if request.error is not None:
+                    raise request.error
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
@@ -274,7 +307,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {name: own[name] for name in SAMPLING_ARGUMENTS if name in own}
+        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
             if one in preprocess:  # they exclude each other: that of a call replaces either of the construction
                 preprocess.setdefault(other, None)
@@ -328,12 +361,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
 
     # -- reading, answering, reporting --
 
-    def preprocess(self, request: _Request, **sampling: Any) -> _Read:
-        """Decode the videos of a request; an expected failure is kept, to be raised or recorded later."""
-        read = _Read(request)
+    def preprocess(self, request: _Request, video_root: str | os.PathLike | None = None, **sampling: Any) -> _Read:
+        """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
+        read = _Read(request, error=request.error)
+        if request.error is not None:
+            return read
+        sampling = sampling_of(request.sampling, sampling)
         try:
             if request.messages is None:
-                read.videos = [self.processor.read_video(request.video, **_merged(sampling, request.sampling))]
+                read.videos = [self.processor.read_video(request.video, video_root, **sampling)]
             else:
                 read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
         except LinVTError as error:
@@ -341,15 +377,16 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return read
 
     def _read_message(self, message: Mapping[str, Any], sampling: dict[str, Any], videos: list[Any]) -> dict[str, Any]:
-        """A message with the frames in place of every video; they are appended to `videos` too."""
-        if isinstance(message["content"], str):
+        """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
+        if not isinstance(message.get("content"), list):
             return dict(message)
         content = []
-        for part in message["content"] or []:
-            if part.get("type") == "video":
-                own = {name: part[name] for name in SAMPLING_ARGUMENTS if name in part}
-                videos.append(self.processor.read_video(_source(part), **_merged(sampling, own)))
+        for part in message["content"]:
+            if part["type"] == "video":
+                videos.append(self.processor.read_video(source_of(part), **sampling_of(part, sampling)))
                 part = {"type": "video", "video": videos[-1]}
+            elif part["type"] == "image":
+                part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
             content.append(part)
         return {**message, "content": content}
 
@@ -463,6 +500,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
         model = self._linvt
         kwargs = dict(self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True))
+        configs = (kwargs.get("generation_config"), model.generation_config)
+        if kwargs.get("stop_strings") or any(getattr(config, "stop_strings", None) for config in configs):
+            kwargs.setdefault("tokenizer", self.processor.tokenizer)
         if return_score:
             kwargs["output_logits"] = True
         model.base_vlm.generation_config = model.generation_config
@@ -588,7 +628,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if answered.error is not None:
                 result["error"] = str(answered.error)
             elif is_chat:
-                result["generated_text"] = _with_reply(request.messages, result["answer"])
+                result["generated_text"] = _with_reply(request.chat, result["answer"])
             if answered.scores is not None:
                 result["score"] = answered.scores[number]
             if answered.evidence is not None:
@@ -686,21 +726,20 @@ def _in_threads(read: Callable[[_Request], _Read], requests: Iterator[_Request],
                 future.cancel()
 
 
-def _merged(sampling: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling arguments of a call with those of one input, which go before."""
-    own = {name: value for name, value in own.items() if value is not None}
-    # num_frames and fps exclude each other: one that an input names replaces either of the call
-    excluded = {"num_frames", "fps"} if {"num_frames", "fps"} & own.keys() else set()
-    return {**{name: value for name, value in sampling.items() if name not in excluded}, **own}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What a call may be given
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _requests(video: Any, question: Any, messages: Any) -> "_Request | list[_Request] | Dataset | Iterator[_Request]":
-    """The arguments of a call as one request, a list of them, or a lazy stream of them."""
+def _requests(
+    video: Any, question: Any, messages: Any, video_root: str | os.PathLike | None = None
+) -> "_Request | list[_Request] | Dataset | Iterator[_Request]":
+    """
+    The arguments of a call as one request, a list of them, or a lazy stream of them.
+
+    A single input that makes no request is an error; one of several becomes a request that holds its error, so that
+    the others are answered.
+    """
     if messages is None and question is None and _is_collection(video):
         messages = video if _is_chat(video) or _is_list_of_chats(video) else None
         video = None if messages is not None else video
@@ -710,74 +749,66 @@ def _requests(video: Any, question: Any, messages: Any) -> "_Request | list[_Req
                 "Chat messages were given together with a video or a question. Put both into the messages: "
                 '{"role": "user", "content": [{"type": "video", "path": ...}, {"type": "text", "text": ...}]}.'
             )
-        return _chat_requests(messages)
+        return _chat_requests(messages, video_root)
     if video is None:
         raise LinVTInputError(
             'No video was given. Call pipe(video="clip.mp4", question="..."), or pass chat messages.'
         )
     if _is_dataset(video):
-        return _RequestDataset(video, question) if hasattr(video, "__len__") else _streamed(video, question)
+        make = _RequestDataset if hasattr(video, "__len__") else _streamed
+        return make(video, question, video_root)
     if isinstance(video, Iterator) and not hasattr(video, "read"):
-        return _streamed(video, question)
+        return _streamed(video, question, video_root)
     if not _is_several(video):
-        return _request_of(video, question)
+        return _request_of(video, question, video_root)
     if question is None or isinstance(question, str):
-        return [_request_of(one, question) for one in video]
+        return [_one_of_several(one, question, video_root) for one in video]
     if _is_dataset(question) or not isinstance(question, list | tuple) or len(question) != len(video):
         given = f"{len(question)} of them" if hasattr(question, "__len__") else type(question).__name__
         raise LinVTInputError(
             f"{len(video)} videos need one question for all, or a list with an entry per video; got {given}."
         )
-    return [_request_of(one, about) for one, about in zip(video, question, strict=True)]
+    return [_one_of_several(one, about, video_root) for one, about in zip(video, question, strict=True)]
 
 
-def _chat_requests(messages: Any) -> "_Request | list[_Request]":
-    if _is_chat(messages):
-        return _chat_request(messages)
-    if isinstance(messages, list | tuple) and messages:
-        return [_chat_request(chat) for chat in messages]
-    raise LinVTInputError(
-        f"messages must be a chat, a list of dictionaries with role and content, or a list of chats; got "
-        f"{type(messages).__name__}."
-    )
-
-
-def _chat_request(messages: Any) -> _Request:
-    """Check what can be checked of a chat before anything is read."""
-    if not _is_chat(messages):
+def _chat_requests(messages: Any, video_root: str | os.PathLike | None) -> "_Request | list[_Request]":
+    if not isinstance(messages, list | tuple) or not messages:
         raise LinVTInputError(
-            f"A chat is a list of dictionaries with role and content; got {type(messages).__name__}."
+            f"messages must be a chat, a list of dictionaries with role and content, or a list of chats; got "
+            f"{_described(messages)}."
         )
-    for message in messages:
-        content = message["content"]
-        well_formed = isinstance(content, str) or (
-            isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
-        )
-        if not well_formed:
-            raise LinVTInputError(
-                "The content of a message is text, or a list of parts such as {'type': 'video', 'path': ...}; got "
-                f"{type(content).__name__} in a message of {message['role']!r}."
-            )
-    return _Request(messages=[dict(message) for message in messages])
+    if isinstance(messages[0], list | tuple):
+        return [_one_of_several(chat, None, video_root) for chat in messages]
+    return _chat_request(messages, video_root)
 
 
-def _request_of(item: Any, question: Any) -> _Request:
+def _chat_request(
+    messages: Any, video_root: str | os.PathLike | None, sampling: Mapping[str, Any] | None = None
+) -> _Request:
+    """Check what can be checked of a chat before anything is read."""
+    parsed = parse_messages(messages, video_root)
+    return _Request(messages=parsed, chat=list(messages), sampling=dict(sampling or {}))
+
+
+def _request_of(item: Any, question: Any, video_root: str | os.PathLike | None) -> _Request:
     """One input of any form but a stream."""
     if _is_chat(item):
         if question is not None:
             raise LinVTInputError("A chat holds its own question; leave the argument question out.")
-        return _chat_request(item)
+        return _chat_request(item, video_root)
     sampling: dict[str, Any] = {}
     if isinstance(item, Mapping) and "video" in item:
         if question is not None and item.get("question") is not None:
             raise LinVTInputError("The input names a question of its own; leave the argument question out.")
         if "messages" in item:
             raise LinVTInputError("An input has both a video and messages. Put the video into the messages.")
-        sampling = {name: item[name] for name in SAMPLING_ARGUMENTS if name in item}
+        _check_input(item, ("video", "question", *SAMPLING_ARGUMENTS))
+        sampling = sampling_of(item, {})
         question = item.get("question") if question is None else question
         item = item["video"]
     elif isinstance(item, Mapping) and "messages" in item:
-        return _chat_request(item["messages"])
+        _check_input(item, ("messages", *SAMPLING_ARGUMENTS))
+        return _chat_request(item["messages"], video_root, sampling_of(item, {}))
     elif isinstance(item, Mapping) and not {"path", "bytes"} & item.keys():
         raise LinVTInputError(
             f"An input has no 'video' and no 'messages'; it has {', '.join(map(repr, item)) or 'nothing'}."
@@ -785,6 +816,27 @@ def _request_of(item: Any, question: Any) -> _Request:
     if item is None:
         raise LinVTInputError("The video of an input is None. Give a path, frames, or what else read_video takes.")
     return _Request(video=item, questions=_questions(question), sampling=sampling)
+
+
+def _check_input(item: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a key that was meant to do something and would not; an id or the right answer may stand beside."""
+    meant = {key for key in item if key in _OF_OTHER_PACKAGES or nearest_name(key, known, _LIKENESS_OF_KEYS)}
+    check_keys({key: item[key] for key in item if key in meant}, known, "An input")
+
+
+def _one_of_several(item: Any, question: Any, video_root: str | os.PathLike | None) -> _Request:
+    """The request of an input, or one that holds its error, with as much of it as a result can name."""
+    try:
+        return _request_of(item, question, video_root)
+    except LinVTInputError as error:
+        if _is_chat(item) or isinstance(item, list | tuple) or (isinstance(item, Mapping) and "messages" in item):
+            return _Request(messages=[], error=error)
+        if isinstance(item, Mapping) and "video" in item:
+            question = item.get("question") if question is None else question
+            item = item["video"]
+        questions = question if isinstance(question, list | tuple) else [question]
+        asked = [one for one in questions if isinstance(one, str)] or [""]
+        return _Request(video=item, questions=asked, error=error)
 
 
 def _questions(question: Any) -> list[str]:
@@ -810,8 +862,8 @@ def _described(value: Any) -> str:
 class _RequestDataset(Dataset):
     """A dataset of videos or of dictionaries, with one question for all or a dataset of them beside it."""
 
-    def __init__(self, videos: Any, questions: Any) -> None:
-        self.videos, self.questions = videos, questions
+    def __init__(self, videos: Any, questions: Any, video_root: str | os.PathLike | None) -> None:
+        self.videos, self.questions, self.video_root = videos, questions, video_root
         self.is_paired = _is_dataset(questions)
         if self.is_paired and len(questions) != len(videos):
             raise LinVTInputError(f"{len(videos)} videos and {len(questions)} questions were given. Pair them.")
@@ -820,16 +872,18 @@ class _RequestDataset(Dataset):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> _Request:
-        return _request_of(self.videos[index], self.questions[index] if self.is_paired else self.questions)
+        question = self.questions[index] if self.is_paired else self.questions
+        return _one_of_several(self.videos[index], question, self.video_root)
 
 
-def _streamed(items: Iterable[Any], question: Any) -> Iterator[_Request]:
+def _streamed(items: Iterable[Any], question: Any, video_root: str | os.PathLike | None) -> Iterator[_Request]:
     # a generator, which is what Pipeline.__call__ recognises as a stream
-    yield from (_request_of(item, question) for item in items)
+    yield from (_one_of_several(item, question, video_root) for item in items)
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and "role" in value and "content" in value
+    """Whether a dictionary is meant as a message, be it a good one or not."""
+    return isinstance(value, Mapping) and bool({"role", "content"} & value.keys()) and "video" not in value
 
 
 def _is_chat(value: Any) -> bool:
@@ -856,23 +910,11 @@ def _is_dataset(value: Any) -> bool:
     return isinstance(value, Dataset) or type(value).__module__.partition(".")[0] == "datasets"
 
 
-def _video_parts(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    parts = [part for one in messages if not isinstance(one["content"], str) for part in one["content"] or []]
-    return [part for part in parts if part.get("type") == "video"]
-
-
-def _source(part: Mapping[str, Any]) -> Any:
-    for key in VIDEO_KEYS:
-        if part.get(key) is not None:
-            return part[key]
-    raise LinVTInputError(
-        f"A video part names no video: give one of {', '.join(VIDEO_KEYS)}. It has {', '.join(part)}."
-    )
-
-
 def _name_of(video: Any) -> str:
     if isinstance(video, Mapping):
         video = video.get("path")
+    if isinstance(video, str) and is_data_url(video):
+        return name_of_address(video)
     return str(video) if isinstance(video, str) or hasattr(video, "__fspath__") else f"<{type(video).__name__}>"
 
 
@@ -898,24 +940,17 @@ def _as_chats(read: _Read) -> list[_Read]:
     ]
 
 
-def _text_of(message: Mapping[str, Any]) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return " ".join(part.get("text") or "" for part in content or [] if part.get("type") == "text").strip()
-
-
 def _last_question(messages: Sequence[Mapping[str, Any]]) -> str:
-    return next((_text_of(one) for one in reversed(messages) if one["role"] == "user"), "")
+    return next((" ".join(texts_of([one])).strip() for one in reversed(messages) if one["role"] == "user"), "")
 
 
-def _with_reply(messages: Sequence[Mapping[str, Any]], reply: str) -> list[dict[str, Any]]:
+def _with_reply(chat: Sequence[Mapping[str, Any]], reply: str) -> list[dict[str, Any]]:
     """The chat with the reply: as a message of its own, or at the end of the one that it continues."""
+    messages = [dict(message) for message in chat]
     if not _is_continued(messages):
         return [*messages, {"role": "assistant", "content": reply}]
-    last = messages[-1]
-    if isinstance(last["content"], str):
-        content: Any = last["content"] + reply
-    else:
-        content = [*last["content"], {"type": "text", "text": reply}]
-    return [*messages[:-1], {**last, "content": content}]
+    content = messages[-1].get("content") or ""
+    messages[-1]["content"] = (
+        content + reply if isinstance(content, str) else [*content, {"type": "text", "text": reply}]
+    )
+    return messages

@@ -31,3 +31,26 @@ def check_folder(name_or_path: str) -> None:
     """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
     if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):
         raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
+
+
+def shown(value: object) -> str:
+    """
+    What was given, short enough for a message.
+
+    Example:
+
+    >>> shown("a" * 100) == repr("a" * 60) + "...", shown(3.5), shown(b"")
+    (True, '3.5', "b''")
+    """
+    if isinstance(value, str | bytes):
+        return repr(value[:60]) + ("..." if len(value) > 60 else "")
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple | dict):
+        return f"{type(value).__name__} {repr(value)[:60]}" if value else repr(value)
+    return type(value).__name__
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error of another library, at most 500 characters."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]

@@ -1,11 +1,8 @@
 """The processor: chat messages with videos -> what [`LinVTForVideoQA`] takes."""
 
-import difflib
-import io
 import json
 import os
 import re
-import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +16,6 @@ import PIL.Image
 import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.image_utils import load_image
 from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -27,8 +23,22 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from .base_adapter import BaseAdapter, adapter_of, default_video_tokens, load_processor_at
 from .base_processor import AddedTexts, VisualMarkers, model_type_of
 from .base_vlm import FRAME_PREFIX
-from .errors import CheckpointError, LinVTInputError, VideoReadError
-from .video_download import check_url_allowed, download_video
+from .errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
+from .messages import (
+    PICTURE_KEYS,
+    SAMPLING_ARGUMENTS,
+    Messages,
+    nearest_name,
+    parse_conversations,
+    parse_messages,
+    parts_of,
+    resolved,
+    sampling_of,
+    source_of,
+    texts_of,
+    unknown_argument,
+)
+from .picture_reading import read_named_pictures, read_picture
 from .video_reading import VideoFrames, VideoLimits, read_video
 
 
@@ -38,19 +48,6 @@ VIDEO_TOKEN = (
     "<|linvt_video|>"  # stands for a video in rendered text, until it is expanded; never reaches the tokenizer
 )
 
-VIDEO_KEYS = ("video", "path", "url", "frames")
-PICTURE_KEYS = ("image", "path", "url", "base64")
-SAMPLING_ARGUMENTS = (
-    "num_frames",
-    "fps",
-    "start",
-    "end",
-    "max_frames",
-    "video_backend",
-    "limits",
-    "allow_urls",
-    "timestamps",
-)
 _SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps", "frame_path")
 _HUB_ARGUMENTS = (
     "cache_dir",
@@ -74,20 +71,6 @@ _TOKENIZER_ARGUMENTS = (
     "return_tensors",
     "return_mm_token_type_ids",
 )
-# Names that other packages use for the same thing; too far from ours to be found by likeness.
-_OTHER_NAMES = {
-    "backend": "video_backend",
-    "do_sample_frames": "num_frames",
-    "end_time": "end",
-    "frames": "num_frames",
-    "nframes": "num_frames",
-    "start_time": "start",
-    "video_end": "end",
-    "video_fps": "fps",
-    "video_metadata": "timestamps",
-    "video_start": "start",
-}
-_MAX_PICTURE_BYTES = 64 << 20  # of a picture from an address, where the caller gives no limits; ours
 _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
 # Written around the question while a template renders, to see where it ends up. Private-use characters: templates
 # neither strip nor change them.
@@ -163,6 +146,7 @@ class _Arguments:
     frames: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
     add_timestamps: bool | None = None
+    video_root: str | os.PathLike | None = None
 
 
 class LinVTProcessor(ProcessorMixin):
@@ -332,13 +316,14 @@ class LinVTProcessor(ProcessorMixin):
 
     # -- videos --
 
-    def read_video(self, video: Any, **sampling: Any) -> VideoFrames:
+    def read_video(self, video: Any, video_root: str | os.PathLike | None = None, **sampling: Any) -> VideoFrames:
         """
         Sampled frames of one video.
 
         Args:
             video: a path, bytes, frames in memory (array, tensor, list of pictures), a `datasets` video, a URL with
                 `allow_urls=True`, or [`VideoFrames`], which come back as they are, whatever the sampling.
+            video_root (*optional*): folder that a relative path starts from, instead of the current one.
             sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`,
                 `allow_urls`, `timestamps` (seconds of each given frame, for frames in memory); see [`read_video`].
                 With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`.
@@ -349,7 +334,7 @@ class LinVTProcessor(ProcessorMixin):
         """
         for name in sampling:
             if name not in SAMPLING_ARGUMENTS:
-                raise LinVTInputError(_unknown_argument(name, SAMPLING_ARGUMENTS))
+                raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
         if isinstance(video, VideoFrames):
             _check_frames(video)
             return video
@@ -358,7 +343,7 @@ class LinVTProcessor(ProcessorMixin):
         if "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(video, backend=backend, **sampling)
+        return read_video(resolved(video, video_root), backend=backend, **sampling)
 
     def video_inputs(
         self,
@@ -399,7 +384,9 @@ class LinVTProcessor(ProcessorMixin):
             return {}
         each = []
         for video in videos:
-            made = self.adapter.frame_inputs(self.base_processor, list(video.frames), options)
+            refused = f"The base's image processor refused the frames of {shown(video.source)}"
+            make, frames = self.adapter.frame_inputs, list(video.frames)
+            made = self._foreign(refused, make, self.base_processor, frames, options)
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
             each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
@@ -435,11 +422,11 @@ class LinVTProcessor(ProcessorMixin):
             LinVTInputError: no question, an empty one, or one that holds a placeholder.
         """
         if isinstance(questions, str) or not questions or not all(isinstance(one, str) for one in questions):
-            raise LinVTInputError(f"question_inputs takes a list of one or more questions, not {_shown(questions)}.")
+            raise LinVTInputError(f"question_inputs takes a list of one or more questions, not {shown(questions)}.")
         prompts = []
         for question in questions:
             content = [{"type": "video"}, {"type": "text", "text": question}]
-            (messages,), _ = _conversations([{"role": "user", "content": content}])
+            messages = parse_messages([{"role": "user", "content": content}])
             self._check_texts([messages], has_video=True)
             prompts.append(self._render(self._rewrite(messages), None, {"add_generation_prompt": True}))
         data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt")
@@ -469,9 +456,10 @@ class LinVTProcessor(ProcessorMixin):
 
         Args:
             conversation: messages, or a list of conversations. Content parts `{"type": "video", "path": ...}` (or
-                `"video"`, `"url"`, `"frames"`), `{"type": "image", ...}`, `{"type": "text", ...}`; several videos,
-                pictures and turns are fine. A video part may carry sampling arguments of its own, which come before
-                those of the call, and the `timestamps` of frames in memory.
+                `"video"`, `"url"`, `"frames"`), `{"type": "image", ...}`, `{"type": "text", ...}`, and OpenAI's
+                `video_url` and `image_url`; several videos, pictures and turns are fine, and so are turns that call
+                tools. A video part may carry sampling arguments of its own, which come before those of the call, and
+                the `timestamps` of frames in memory. A key that nobody knows is refused.
             chat_template: instead of the base's own.
             tokenize: read the videos and return model inputs; otherwise the rendered prompt, in which every video is
                 `<|linvt_video|>`, to be given to the processor's call together with the videos.
@@ -484,21 +472,24 @@ class LinVTProcessor(ProcessorMixin):
                 own default where there is none. Frames stay tensors where lists are asked for.
             processor_kwargs: as in transformers; may hold everything below as well.
             kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
-                `allow_urls`), `add_timestamps`; tokenizer arguments (`padding`, `truncation`, `max_length`, ...);
-                options of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs`
-                and `images_kwargs` (pictures only). The rest goes to the template.
+                `allow_urls`), `add_timestamps`, `video_root` (folder that relative paths start from, and that files
+                named by `url`, `video_url` and `image_url` have to lie in; without it these name none); tokenizer
+                arguments (`padding`, `truncation`, `max_length`, ...); options of the image processor, for pictures
+                and frames; any of them in `videos_kwargs`, `text_kwargs` and `images_kwargs` (pictures only). The rest
+                goes to the template.
 
         Raises:
             LinVTInputError: messages that are none, an empty question, a placeholder typed into a text, a part
-                without a source, a prompt longer than the tokenizer's limit, a base without chat template, a misspelt
-                argument.
+                without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
+                base without chat template, a misspelt argument.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)
         arguments = self._sort_arguments({**kwargs, **(processor_kwargs or {})}, template)
-        conversations, is_batched = _conversations(conversation)
-        video_parts = [list(_parts(messages, "video")) for messages in conversations]
+        conversations, is_batched = parse_conversations(conversation, arguments.video_root)
+        video_parts = [list(parts_of(messages, "video")) for messages in conversations]
         self._check_texts(conversations, any(video_parts))
+        _warn_of_lost_tool_calls(conversations, template)
         flags = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
@@ -515,7 +506,7 @@ class LinVTProcessor(ProcessorMixin):
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
-        sources = [[_source(part, VIDEO_KEYS, tokenize) for part in parts] for parts in video_parts]
+        sources = [[source_of(part, tokenize) for part in parts] for parts in video_parts]
         pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
         if tokenize or writes_times:
@@ -571,11 +562,11 @@ class LinVTProcessor(ProcessorMixin):
         if texts is not None and (
             not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts)
         ):
-            raise LinVTInputError(f"text must be a string or a list of strings, not {_shown(text)}.")
+            raise LinVTInputError(f"text must be a string or a list of strings, not {shown(text)}.")
         sources = _nested_videos(videos)
         num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
         if not any(sources) and not num_placeholders:
-            images = self._loaded(images, arguments)
+            images = read_named_pictures(images, arguments.sampling)
             return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
         if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
@@ -597,22 +588,23 @@ class LinVTProcessor(ProcessorMixin):
         result.pictures.update(kwargs.pop("images_kwargs", None) or {})
         for name, value in dict(kwargs.pop("videos_kwargs", None) or {}).items():
             if name not in SAMPLING_ARGUMENTS and name not in image_names:
-                raise LinVTInputError(f"videos_kwargs: {_unknown_argument(name, (*SAMPLING_ARGUMENTS, *image_names))}")
+                raise LinVTInputError(f"videos_kwargs: {unknown_argument(name, (*SAMPLING_ARGUMENTS, *image_names))}")
             (result.sampling if name in SAMPLING_ARGUMENTS else result.frames)[name] = value
-        known = (*SAMPLING_ARGUMENTS, *_TOKENIZER_ARGUMENTS, "add_timestamps", "images", "videos", "text")
+        own = ("add_timestamps", "video_root", "images", "videos", "text")
+        known = (*SAMPLING_ARGUMENTS, *_TOKENIZER_ARGUMENTS, *own)
         for name, value in kwargs.items():
             if name in SAMPLING_ARGUMENTS:
                 result.sampling[name] = value
-            elif name == "add_timestamps":
-                result.add_timestamps = value
+            elif name in ("add_timestamps", "video_root"):
+                setattr(result, name, value)
             elif name in _TOKENIZER_ARGUMENTS or name in TextKwargs.__annotations__:
                 result.text[name] = value
             elif name in image_names:
                 result.pictures[name] = result.frames[name] = value
             elif template is not None and re.search(rf"\b{re.escape(name)}\b", template):
                 result.template[name] = value
-            elif _similar(name, known):
-                raise LinVTInputError(_unknown_argument(name, known))
+            elif nearest_name(name, known):
+                raise LinVTInputError(unknown_argument(name, known))
             else:
                 result.template[name] = value
         return result
@@ -670,13 +662,14 @@ class LinVTProcessor(ProcessorMixin):
         """
         template = self._template(chat_template)
         arguments = self._sort_arguments(kwargs, template)
-        checked, _ = _conversations([list(messages) for messages in conversations])
+        checked, _ = parse_conversations([list(messages) for messages in conversations])
         self._check_texts(checked, any(videos))
+        _warn_of_lost_tool_calls(checked, template)
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
         pictures = [self._pictures_of(messages, arguments, True) for messages in checked]
         prompts = []
         for messages, turns, frames in zip(checked, learned_turns, videos, strict=True):
-            if (found := len(list(_parts(messages, "video")))) != len(frames):
+            if (found := len(list(parts_of(messages, "video")))) != len(frames):
                 raise LinVTInputError(f"A conversation has {found} video parts and {len(frames)} videos were given.")
             times = frames if writes_times else None
             prompt = self._render(self._rewrite(messages, times), template, arguments.template, by_generation_tags)
@@ -703,15 +696,15 @@ class LinVTProcessor(ProcessorMixin):
             if number == 0:
                 return ""
             part = messages[:number]
-            shown = videos[: len(list(_parts(part, "video")))] if videos is not None else None
-            return str(self._render(self._rewrite(part, shown), template, {**arguments.template, **flags}))
+            frames = videos[: len(list(parts_of(part, "video")))] if videos is not None else None
+            return str(self._render(self._rewrite(part, frames), template, {**arguments.template, **flags}))
 
         is_answer = messages[turn]["role"] == "assistant"
         before, behind = render(turn, add_generation_prompt=is_answer), render(turn + 1)
         if is_answer and behind.startswith(before + self.added.last):
             before += self.added.last  # which the base's processor would write there
         if is_answer and not behind.startswith(before):
-            before = self._up_to_text(render(turn), behind, messages[turn])
+            before = _up_to_text(render(turn), behind, messages[turn])
         if not (behind.startswith(before) and prompt.startswith(behind)):
             raise LinVTInputError(
                 f"The chat template writes message {turn + 1} differently when other messages follow, so its tokens "
@@ -719,33 +712,22 @@ class LinVTProcessor(ProcessorMixin):
             )
         return len(before), len(behind)
 
-    @staticmethod
-    def _up_to_text(before: str, behind: str, message: Mapping[str, Any]) -> str:
-        """
-        `behind` up to the words of its last message, for templates that open an answer in two ways.
-
-        LLaVA-OneVision's asks for an answer with `assistant\\n` and writes one that is there as `assistant \\n`.
-        """
-        words = next(iter(_texts([message])), "").strip()
-        place = behind.find(words, len(before)) if behind.startswith(before) else -1
-        return behind[:place] if words and place >= 0 else before
-
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""
         refused = (*self._placeholders, *(self._marker_tokens if has_video else ()))
         for messages in conversations:
-            for text in _texts(messages):
+            for text in texts_of(messages):
                 if token := next((token for token in refused if token in text), None):
                     raise LinVTInputError(
-                        f"The text {_shown(text)} holds {token!r}, which stands for a picture or video in prompts of "
+                        f"The text {shown(text)} holds {token!r}, which stands for a picture or video in prompts of "
                         "this base. Remove it; videos and pictures are content parts of their own."
                     )
 
     # -- pictures --
 
     def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: _Arguments, needed: bool) -> list[Any]:
-        parts = list(_parts(messages, "image"))
-        sources = [_source(part, PICTURE_KEYS, needed) for part in parts]
+        parts = list(parts_of(messages, "image"))
+        sources = [source_of(part, needed) for part in parts]
         return [self.load_picture(source, arguments.sampling) for source in sources] if needed else []
 
     def load_picture(self, source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
@@ -759,29 +741,7 @@ class LinVTProcessor(ProcessorMixin):
         Raises:
             LinVTInputError: no picture, or one that cannot be read.
         """
-        if isinstance(source, Mapping):  # an undecoded picture of `datasets`
-            source = source.get("bytes") or source.get("path")
-        if isinstance(source, PIL.Image.Image | np.ndarray | torch.Tensor):
-            return source
-        if isinstance(source, os.PathLike):
-            source = os.fspath(source)
-        if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):
-            source = _download_picture(source, scheme.group(1).lower(), sampling or {})
-        elif not isinstance(source, str | bytes):
-            raise LinVTInputError(
-                f"A picture is {_shown(source)}. Give a path, an address, base64, bytes, a PIL picture, an array or a "
-                "tensor."
-            )
-        try:
-            return load_image(PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source)
-        except Exception as error:  # of PIL or base64: whatever it is, it is no picture
-            raise LinVTInputError(f"{_shown(source)} could not be read as a picture: {_first_line(error)}") from error
-
-    def _loaded(self, images: Any, arguments: _Arguments) -> Any:
-        """Pictures as they were nested; the base would open a path or an address itself, whatever it leads to."""
-        if isinstance(images, list | tuple):
-            return type(images)([self._loaded(one, arguments) for one in images])
-        return self.load_picture(images, arguments.sampling) if isinstance(images, str | os.PathLike) else images
+        return read_picture(source, sampling)
 
     # -- prompts --
 
@@ -795,22 +755,26 @@ class LinVTProcessor(ProcessorMixin):
     ) -> Any:
         """Exactly what the base's processor makes of it, with batches padded if tensors are asked for."""
         if given["tokenize"]:
-            for part in (part for messages in conversations for part in _parts(messages, "image")):
-                picture = self.load_picture(_source(part, PICTURE_KEYS, True), arguments.sampling)
+            for part in (part for messages in conversations for part in parts_of(messages, "image")):
+                picture = self.load_picture(source_of(part), arguments.sampling)
                 for key in PICTURE_KEYS:
                     part.pop(key, None)
                 part["image"] = picture
         text = dict(arguments.text)
         if len(conversations) > 1 and given["return_tensors"] not in (None, "auto"):
             text.setdefault("padding", True)
-        return self._foreign(
-            "The base's processor refused the conversation",
-            self.base_processor.apply_chat_template,
-            conversations if is_batched else conversations[0],
-            chat_template=template,
-            processor_kwargs={**text, **arguments.pictures},
-            **given,
-        )
+
+        def make(chats: Sequence[Messages]) -> Any:
+            return self._foreign(
+                "The base's processor refused the conversation",
+                self.base_processor.apply_chat_template,
+                chats if is_batched else chats[0],
+                chat_template=template,
+                processor_kwargs={**text, **arguments.pictures},
+                **given,
+            )
+
+        return _made_of_silent_turns(make, conversations)
 
     def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
         refused = "The base's processor refused the inputs"
@@ -820,43 +784,16 @@ class LinVTProcessor(ProcessorMixin):
         """Call something of the base that sees what the user gave; its complaints come out as ours."""
         try:
             return function(*args, **kwargs)
+        except LinVTError:
+            raise
         except Exception as error:  # a template or a processor from anywhere may raise anything
-            raise LinVTInputError(f"{complaint}: {_first_line(error)}") from error
+            raise LinVTInputError(f"{complaint}: {first_line(error)}") from error
 
     def _rewrite(
         self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
     ) -> _Conversation:
         """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
-        result, frames = _Conversation(), iter([self.steps_of(video) for video in videos or ()])
-        asked = _question_turn(messages)
-        for number, message in enumerate(messages):
-            mark = _marked if number == asked else str
-            content = message.get("content")
-            if isinstance(content, str):
-                result.questions += [content] if number == asked else []
-                plain, marked = content, mark(content)
-            else:
-                plain, marked, times = [], [], ""
-                for part in content or ():
-                    if part["type"] == "text":
-                        # Times and text are one part: a template that strips texts would glue two together.
-                        plain.append({**part, "text": times + part["text"]})
-                        marked.append({**part, "text": times + mark(part["text"])})
-                        result.questions += [part["text"]] if number == asked else []
-                        times = ""
-                        continue
-                    for target in (plain, marked):
-                        target += [{"type": "text", "text": times}] if times else []
-                        target.append({"type": "image"})
-                    result.visuals.append("video" if part["type"] == "video" else "picture")
-                    is_timed = part["type"] == "video" and videos is not None
-                    times = _times_in_words(next(frames)) if is_timed else ""
-                for target in (plain, marked):
-                    target += [{"type": "text", "text": times}] if times else []
-            has_content = "content" in message
-            result.messages.append({**message, "content": plain} if has_content else dict(message))
-            result.marked_messages.append({**message, "content": marked} if has_content else dict(message))
-        return result
+        return _rewritten(messages, None if videos is None else [self.steps_of(video) for video in videos])
 
     def _render(
         self,
@@ -874,7 +811,11 @@ class LinVTProcessor(ProcessorMixin):
         def write(messages: list[dict[str, Any]]) -> str:
             refused = "The chat template refused the conversation"
             render = self.base_processor.apply_chat_template
-            return self._foreign(refused, render, messages, chat_template=template, tokenize=False, **flags)
+
+            def make(chats: Sequence[Messages]) -> str:
+                return self._foreign(refused, render, chats[0], chat_template=template, tokenize=False, **flags)
+
+            return _made_of_silent_turns(make, [messages])
 
         text = write(conversation.messages)
         spans: list[_Span] = []
@@ -1190,8 +1131,8 @@ class LinVTProcessor(ProcessorMixin):
         source = os.fspath(pretrained_model_name_or_path)
         own = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
         for name in kwargs:
-            if name not in (*_SETTINGS, *_HUB_ARGUMENTS, *_PART_ARGUMENTS) and _similar(name, _SETTINGS):
-                raise LinVTInputError(_unknown_argument(name, _SETTINGS))
+            if name not in (*_SETTINGS, *_HUB_ARGUMENTS, *_PART_ARGUMENTS) and nearest_name(name, _SETTINGS):
+                raise LinVTInputError(unknown_argument(name, _SETTINGS))
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         parts = {name: kwargs[name] for name in _PART_ARGUMENTS if name in kwargs}
         try:
@@ -1229,8 +1170,8 @@ class LinVTProcessor(ProcessorMixin):
         own = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
         is_loaded = not isinstance(base, str | os.PathLike)
         for name in kwargs:
-            if is_loaded or _similar(name, _SETTINGS):
-                raise LinVTInputError(_unknown_argument(name, _SETTINGS))
+            if is_loaded or nearest_name(name, _SETTINGS):
+                raise LinVTInputError(unknown_argument(name, _SETTINGS))
         if not is_loaded:
             base, found = load_processor_at(os.fspath(base), kwargs, own.get("base_model_type"))
             if own.get("base_model_type") is None:
@@ -1242,128 +1183,81 @@ class LinVTProcessor(ProcessorMixin):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Messages
+# The question, and the times of the frames
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _conversations(conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
-    """
-    One conversation or several -> checked copies, and whether there were several.
-
-    Keys whose value is None are dropped: `datasets` gives every part the keys of all others, and many templates look
-    at whether a key is there.
-    """
-    if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence) or not conversation:
-        raise LinVTInputError(
-            "A conversation is a list of messages such as {'role': 'user', 'content': ...}, not "
-            f"{_shown(conversation)}."
-        )
-    is_batched = isinstance(conversation[0], list | tuple)
-    several = conversation if is_batched else [conversation]
-    return [_checked_messages(messages) for messages in several], is_batched
-
-
-def _checked_messages(messages: Any) -> list[dict[str, Any]]:
-    if not isinstance(messages, list | tuple) or not messages:
-        raise LinVTInputError(
-            f"A conversation of the batch is {_shown(messages)}. Give one list of messages, or a list of such lists."
-        )
-    checked = []
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping):
-            raise LinVTInputError(
-                f"Message {number} is {_shown(message)}, not a dictionary with 'role' and 'content'."
-            )
-        message = {key: value for key, value in message.items() if value is not None}
-        if not isinstance(message.get("role"), str):
-            raise LinVTInputError(
-                f"Message {number} has no role: {_shown(message)}. Give 'user', 'assistant' or 'system'."
-            )
+def _rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames] | None) -> _Conversation:
+    """Messages with a picture for every video; with the steps of time of each, their times stand behind it."""
+    result, frames = _Conversation(), iter(steps or ())
+    asked = _question_turn(messages)
+    for number, message in enumerate(messages):
+        mark = _marked if number == asked else str
         content = message.get("content")
-        if content is None and not message.get("tool_calls"):
-            raise LinVTInputError(
-                f"Message {number} ({message['role']}) has no content. Give a text or a list of parts."
-            )
-        if isinstance(content, list | tuple):
-            message["content"] = [_checked_part(part, number) for part in content]
-        elif content is not None and not isinstance(content, str):
-            raise LinVTInputError(
-                f"The content of message {number} is {_shown(content)}. Give a text or a list of parts such as "
-                "{'type': 'text', 'text': ...}."
-            )
-        checked.append(message)
-    return checked
-
-
-def _checked_part(part: Any, number: int) -> dict[str, Any]:
-    if not isinstance(part, Mapping):
-        raise LinVTInputError(
-            f"A content part of message {number} is {_shown(part)}, not a dictionary such as "
-            "{'type': 'text', 'text': ...}."
-        )
-    part = {key: value for key, value in part.items() if value is not None}
-    kind = part.get("type")
-    if kind == "image_url":  # OpenAI's form, which transformers takes too
-        address = part.get("image_url")
-        part = {"type": "image", "url": address.get("url") if isinstance(address, Mapping) else address}
-    elif kind == "text":
-        if not isinstance(part.get("text"), str):
-            raise LinVTInputError(
-                f"A text part of message {number} has no text, or none that is a string: {_shown(part)}."
-            )
-    elif kind == "video":
-        known = ("type", *VIDEO_KEYS, *SAMPLING_ARGUMENTS)
-        if unknown := [key for key in part if key not in known]:
-            raise LinVTInputError(f"A video part of message {number}: {_unknown_argument(unknown[0], known)}")
-    elif kind != "image":
-        raise LinVTInputError(
-            f"A content part of message {number} has type {kind!r}; this processor knows 'video', 'image' and 'text'."
-        )
-    return part
-
-
-def _parts(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        if isinstance(content := message.get("content"), list):
-            yield from (part for part in content if part["type"] == kind)
-
-
-def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for message in messages:
-        if isinstance(content := message.get("content"), str):
-            yield content
-    yield from (part["text"] for part in _parts(messages, "text"))
-
-
-def _source(part: Mapping[str, Any], keys: Sequence[str], is_needed: bool) -> Any:
-    """The one source that a video or picture part names; None where there is none and none is needed."""
-    given = [key for key in keys if key in part]
-    if len(given) > 1:
-        raise LinVTInputError(
-            f"A content part of type {part['type']!r} names {len(given)} sources: {', '.join(given)}."
-        )
-    if not given and is_needed:
-        raise LinVTInputError(
-            f"A content part of type {part['type']!r} names no source: give one of {', '.join(keys)}. Found "
-            f"{', '.join(part)}."
-        )
-    return part[given[0]] if given else None
-
-
-def sampling_of(part: Mapping[str, Any], of_call: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling of one video: its part's own before the call's; `num_frames` and `fps` are alternatives."""
-    own = {name: part[name] for name in SAMPLING_ARGUMENTS if name in part}
-    if "num_frames" in own or "fps" in own:
-        of_call = {name: value for name, value in of_call.items() if name not in ("num_frames", "fps")}
-    return {**of_call, **own}
+        if isinstance(content, str):
+            result.questions += [content] if number == asked else []
+            plain, marked = content, mark(content)
+        else:
+            plain, marked, times = [], [], ""
+            for part in content or ():
+                if part["type"] == "text":
+                    # Times and text are one part: a template that strips texts would glue two together.
+                    plain.append({**part, "text": times + part["text"]})
+                    marked.append({**part, "text": times + mark(part["text"])})
+                    result.questions += [part["text"]] if number == asked else []
+                    times = ""
+                    continue
+                for target in (plain, marked):
+                    target += [{"type": "text", "text": times}] if times else []
+                    target.append({"type": "image"})
+                result.visuals.append("video" if part["type"] == "video" else "picture")
+                is_timed = part["type"] == "video" and steps is not None
+                times = _times_in_words(next(frames)) if is_timed else ""
+            for target in (plain, marked):
+                target += [{"type": "text", "text": times}] if times else []
+        has_content = "content" in message
+        result.messages.append({**message, "content": plain} if has_content else dict(message))
+        result.marked_messages.append({**message, "content": marked} if has_content else dict(message))
+    return result
 
 
 def _question_turn(messages: Sequence[Mapping[str, Any]]) -> int | None:
     """The last turn of the user that has text."""
     turns = [
-        i for i, one in enumerate(messages) if one["role"] == "user" and any(text.strip() for text in _texts([one]))
+        i for i, one in enumerate(messages) if one["role"] == "user" and any(text.strip() for text in texts_of([one]))
     ]
     return turns[-1] if turns else None
+
+
+def _made_of_silent_turns(make: Callable[[Sequence[Messages]], Any], conversations: Sequence[Messages]) -> Any:
+    """What is made of conversations; turns without content get an empty text where a template needs one (SmolVLM)."""
+    try:
+        return make(conversations)
+    except LinVTInputError:
+        if all("content" in message for messages in conversations for message in messages):
+            raise
+        empty = {"content": [{"type": "text", "text": ""}]}
+        return make([[{**empty, **message} for message in messages] for messages in conversations])
+
+
+def _warn_of_lost_tool_calls(conversations: Sequence[Sequence[Mapping[str, Any]]], template: str) -> None:
+    """Tool calls that a template has no words for would vanish without a sign."""
+    if "tool_calls" not in template and any(one.get("tool_calls") for messages in conversations for one in messages):
+        logger.warning_once(
+            "The chat template of this base does not write tool calls, so the model does not see which were made. Put "
+            "them into the text of the turn, or pass a chat_template that writes message.tool_calls."
+        )
+
+
+def _up_to_text(before: str, behind: str, message: Mapping[str, Any]) -> str:
+    """
+    `behind` up to the words of its last message, for templates that open an answer in two ways.
+
+    LLaVA-OneVision's asks for an answer with `assistant\\n` and writes one that is there as `assistant \\n`.
+    """
+    words = next(iter(texts_of([message])), "").strip()
+    place = behind.find(words, len(before)) if behind.startswith(before) else -1
+    return behind[:place] if words and place >= 0 else before
 
 
 def _marked(text: str) -> str:
@@ -1419,7 +1313,7 @@ def _with_questions(texts: Sequence[str], question: str | Sequence[str] | None) 
     for text, asked in zip(texts, questions, strict=True):
         start = text.rfind(asked.strip())
         if start < 0 or not asked.strip():
-            raise LinVTInputError(f"The question {_shown(asked)} does not stand in its prompt {_shown(text)}.")
+            raise LinVTInputError(f"The question {shown(asked)} does not stand in its prompt {shown(text)}.")
         spans = getattr(text, "assistant_spans", None)
         prompts.append(RenderedPrompt(text, [(start, start + len(asked.strip()))], spans))
     return prompts
@@ -1479,24 +1373,6 @@ def _per_prompt(images: Any, texts: Sequence[str], markers: VisualMarkers) -> li
     return [[next(pictures) for _ in range(count)] for count in counts]
 
 
-def _download_picture(url: str, scheme: str, sampling: Mapping[str, Any]) -> bytes:
-    """What an address answers, fetched as a video is: public addresses only, each redirect checked, within limits."""
-    if scheme in ("http", "https") and not sampling.get("allow_urls"):
-        raise LinVTInputError(
-            f"The picture {_shown(url)} is an address, and addresses are not opened unless the caller allows it. Pass "
-            "allow_urls=True if you trust where it comes from, or download the picture first."
-        )
-    limits = sampling.get("limits") or VideoLimits(max_bytes=_MAX_PICTURE_BYTES)
-    try:
-        check_url_allowed(url, scheme, allow_urls=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "picture"
-            download_video(url, str(path), limits)
-            return path.read_bytes()
-    except VideoReadError as error:
-        raise LinVTInputError(f"A picture could not be fetched. {error}") from error
-
-
 def _check_frames(video: VideoFrames) -> None:
     frames, times = np.asarray(video.frames), np.asarray(video.timestamps)
     if (
@@ -1524,41 +1400,6 @@ def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         ]
         padded.append(torch.nn.functional.pad(tensor, pad) if any(pad) else tensor)
     return torch.cat(padded)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Small things
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _similar(name: str, known: Sequence[str]) -> str | None:
-    """The name that was meant, where one is near."""
-    if (other := _OTHER_NAMES.get(name)) in known:
-        return other
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
-
-
-def _unknown_argument(name: str, known: Sequence[str]) -> str:
-    meant = _similar(name, known)
-    advice = f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(known)}."
-    return f"There is no argument {name!r} here. {advice}"
-
-
-def _shown(value: Any) -> str:
-    """What was given, short enough for a message."""
-    if isinstance(value, str | bytes):
-        return repr(value[:60]) + ("..." if len(value) > 60 else "")
-    if value is None or isinstance(value, bool | int | float) or value in ([], (), {}):
-        return repr(value)
-    return (
-        f"{type(value).__name__} {repr(value)[:60]}"
-        if isinstance(value, list | tuple | dict)
-        else type(value).__name__
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]

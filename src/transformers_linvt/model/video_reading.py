@@ -22,7 +22,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ import numpy as np
 import PIL.Image
 
 from .errors import VideoReadError
+from .media_address import is_data_url, name_of_address, path_of_file_url, read_data_url, scheme_of
 from .video_download import check_url_allowed, download_video
 from .video_limits import VideoLimits, shorten_name
 
@@ -156,10 +157,10 @@ def read_video(
     Args:
         video:
             A path; `bytes` or a file object holding a video file (read from its position to its end); a `datasets`
-            video, i.e. `{"path": ..., "bytes": ...}` or a torchcodec `VideoDecoder`; a URL with `allow_urls=True`; or
-            frames in memory: an array or tensor of shape `(num_frames, height, width, 3)` or
-            `(num_frames, 3, height, width)`, `uint8` or floating point in [0, 1], or a list of PIL images or of arrays
-            of one frame each.
+            video, i.e. `{"path": ..., "bytes": ...}` or a torchcodec `VideoDecoder`; an address: `data:` (decoded
+            within `limits.max_bytes`), `file://` (a path), http or https with `allow_urls=True`; or frames in memory:
+            an array or tensor of shape `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, `uint8`
+            or floating point in [0, 1], or a list of PIL images or of arrays of one frame each.
         num_frames (`int`, *optional*): Frames to sample uniformly. All frames if the window has fewer.
             `limits.max_frames` looks at the frames that would be returned.
         fps (`float`, *optional*):
@@ -436,6 +437,7 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
             if isinstance(chunk, str):
                 raise VideoReadError(f"{name} delivers text, not bytes. Open the file in binary mode ('rb').")
             if not chunk:
+                _check_position(reader, name, num_bytes)
                 return
             num_bytes += len(chunk)
             if limits.max_bytes is not None and num_bytes > limits.max_bytes:
@@ -444,6 +446,18 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
                     "pass limits=VideoLimits(max_bytes=...)."
                 )
             file.write(chunk)
+
+
+def _check_position(reader: Any, name: str, num_bytes: int) -> None:
+    """Say of a file object that was read before that it was: it is not empty, it stands at its end."""
+    position = 0
+    with suppress(Exception):  # a reader from anywhere may know no position, or raise anything
+        position = int(reader.tell())
+    if num_bytes == 0 and position > 0:
+        raise VideoReadError(
+            f"{name} has nothing left to read: it stands at byte {position}, its end. Call seek(0) before giving it "
+            "again."
+        )
 
 
 @contextmanager
@@ -461,12 +475,14 @@ def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterato
         video = os.fspath(video)
     with ExitStack() as stack:
         if isinstance(video, str):
-            _check_no_data_url(video)
-            scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", video)
-            if scheme is None:
-                yield _source_from_path(video, limits)
+            if is_data_url(video):
+                yield _source_from_bytes(read_data_url(video, limits.max_bytes), limits, name_of_address(video))
                 return
-            check_url_allowed(video, scheme.group(1).lower(), allow_urls)
+            scheme = scheme_of(video)
+            if scheme in (None, "file"):
+                yield _source_from_path(video if scheme is None else path_of_file_url(video), limits)
+                return
+            check_url_allowed(video, scheme, allow_urls)
             path = stack.enter_context(_temporary_path())
             name = download_video(video, path, limits)
             yield _source_from_path(path, limits, name=name)
@@ -483,17 +499,6 @@ def _opened_source(video: Any, limits: VideoLimits, allow_urls: bool) -> Iterato
                 f"A video of type {type(video).__name__} is not understood. Give a path, bytes, a file object, an "
                 "array or tensor of frames, a list of PIL images, or an entry of a `datasets` video column."
             )
-
-
-def _check_no_data_url(text: str) -> None:
-    """Refuse a video inside of a string (RFC 2397) without repeating it."""
-    # no slash behind the type: `data:` may also be the beginning of a path
-    found = re.match(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[^,/]*)?,", text, re.IGNORECASE)
-    if found is not None:
-        raise VideoReadError(
-            f"A string that begins with {found.group()[:60]!r} ({len(text)} characters) holds a video itself and is "
-            'no path. Pass its bytes, for example base64.b64decode(text.partition(",")[2]).'
-        )
 
 
 def _from_datasets_dict(entry: dict) -> Any:

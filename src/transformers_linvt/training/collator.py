@@ -11,7 +11,8 @@ import torch
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
-from ..model.processing_linvt import PICTURE_KEYS, LinVTProcessor, sampling_of
+from ..model.messages import sampling_of, source_of
+from ..model.processing_linvt import LinVTProcessor
 from ..model.video_limits import VideoLimits
 from ..model.video_reading import VideoFrames
 from .examples import Example, parse_example
@@ -47,7 +48,8 @@ class LinVTDataCollator:
         max_length (`int`, *optional*): most tokens of an example, those of its videos included.
         num_frames, fps, max_frames, video_backend, limits: sampling, as in [`LinVTProcessor.read_video`]; of a video
             part that has sampling arguments of its own those count.
-        video_root (`str`, *optional*): folder that relative paths start from; by default the current one.
+        video_root (`str`, *optional*): folder that relative paths start from, by default the current one, and that
+            files named by `url`, `video_url` and `image_url` have to lie in, which without it name none.
         completion_only_loss (`bool`, *optional*): `False` puts the loss on the whole text. The default (`None`) and
             `True` put it on the answer.
         assistant_only_loss (`bool`): learn what the chat template has between its `{% generation %}` tags; where it
@@ -145,14 +147,14 @@ class LinVTDataCollator:
     def _load_pictures(self, example: Example) -> None:
         """Pictures from files; one that cannot be read costs its example, not the run."""
         for part in example.picture_parts():
-            name = next(key for key in PICTURE_KEYS if key in part)
-            if isinstance(part[name], str | os.PathLike | bytes | Mapping):
+            source = source_of(part)
+            if isinstance(source, str | os.PathLike | bytes | Mapping):
                 try:
-                    picture = self.processor.load_picture(part[name])
+                    picture = self.processor.load_picture(source)
                 except LinVTInputError as error:
                     raise VideoReadError(str(error)) from error
-                part.pop(name)
-                part["image"] = picture
+                part.clear()
+                part.update(type="image", image=picture)
 
     def _tokenize(self, parsed: Sequence[Example], videos: Sequence[Sequence[VideoFrames]]) -> Mapping[str, Any]:
         template = self.chat_template or self.processor.chat_template

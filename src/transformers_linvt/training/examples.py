@@ -16,7 +16,8 @@ import numpy as np
 from transformers.utils import logging
 
 from ..model.errors import LinVTInputError, VideoReadError
-from ..model.processing_linvt import PICTURE_KEYS, SAMPLING_ARGUMENTS, VIDEO_KEYS
+from ..model.media_address import is_address, is_data_url, name_of_address
+from ..model.messages import parse_messages, parts_of, resolved, sampling_of, source_of, texts_of
 from ..model.video_reading import VideoFrames, read_video
 from .identity import content_id, frames_content
 
@@ -25,7 +26,6 @@ logger = logging.get_logger(__name__)
 
 FORMATS = "'messages', 'prompt' and 'completion', or LLaVA's 'conversations' (with 'video')"
 LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 VIDEO_MARK, IMAGE_MARK = "<video>", "<image>"
 USED_COLUMNS = ("messages", "prompt", "completion", "conversations", "video", "videos", "image", "images")
 MOST_CHECKED_FILES = 100_000  # looking for a file costs microseconds
@@ -63,13 +63,12 @@ class Example:
 
     def picture_parts(self) -> list[dict[str, Any]]:
         """The content parts that are pictures, to be changed in place."""
-        contents = (message.get("content") for message in self.messages)
-        lists = (content for content in contents if isinstance(content, list))
-        return [part for content in lists for part in content if part.get("type") == "image"]
+        return list(parts_of(self.messages, "image"))
 
     def answer_text(self) -> str:
         """The words to learn: what makes two captions the same caption."""
-        return "\n".join(text_of(self.messages[turn]).strip() for turn in self.learned_turns())
+        turns = ("\n".join(texts_of([self.messages[turn]])).strip() for turn in self.learned_turns())
+        return "\n".join(turns)
 
     def video_id(self) -> int:
         """A number that is the same for the same videos, in every process."""
@@ -77,17 +76,9 @@ class Example:
 
     def name(self) -> str:
         """How messages call the example: by its videos and pictures."""
-        pictures = [part[key] for part in self.picture_parts() for key in PICTURE_KEYS if part.get(key) is not None]
+        pictures = [source_of(part, is_needed=False) for part in self.picture_parts()]
         files = [*self.videos, *(one for one in pictures if isinstance(one, str))]
         return ", ".join(_shown(file) for file in files) or "an example without a video"
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """All text of a message."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text") or "" for part in content if part.get("type") == "text")
 
 
 def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | None = None) -> Example:
@@ -95,13 +86,18 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
     A row of a dataset in any of the formats -> [`Example`].
 
     Formats:
-        - `messages`: chat messages, videos as content parts `{"type": "video", "path": ...}` (or `video`, `url`,
-          `frames`), or `{"type": "video"}` with the sources in the column `video` or `videos`.
+        - `messages`: chat messages as [`LinVTProcessor.apply_chat_template`] takes them, read by the same parser;
+          a part `{"type": "video"}` without a source takes it from the column `video` or `videos`.
         - `prompt` and `completion`: strings or lists of messages.
         - `conversations`: LLaVA's `{"from": "human", "value": "<video>\\nWhat happens?"}`.
 
     Videos of the column `video` (or `videos`) that no part asks for stand in front of the first user's text. Pictures
     go the same way, in parts `{"type": "image", ...}` or the column `image` (or `images`).
+
+    Args:
+        example: the row.
+        video_root (*optional*): folder that relative paths start from, and that the files named by `url`, `video_url`
+            and `image_url` have to lie in.
 
     Raises:
         `LinVTInputError`: for anything else; the message names the keys that were found.
@@ -113,11 +109,11 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
     if "messages" in example:
         if isinstance(example["messages"], str):
             raise LinVTInputError("'messages' is a string. Give a list of messages, or 'prompt' and 'completion'.")
-        messages = _as_messages(example["messages"], "user")
+        messages = _as_messages(example["messages"], "user", video_root)
     elif "prompt" in example and "completion" in example:
-        prompt = _as_messages(example["prompt"], "user")
+        prompt = _as_messages(example["prompt"], "user", video_root)
         start = len(prompt)
-        messages = prompt + _as_messages(example["completion"], "assistant")
+        messages = prompt + _as_messages(example["completion"], "assistant", video_root, start + 1)
     elif "conversations" in example:
         turns = example["conversations"]
         # LLaVA-Video's data write <image> where the video goes
@@ -129,8 +125,8 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
             f"{FORMATS}."
         )
     result = Example(messages, completion_start=start)
-    _take_videos_out(result, _column(example, "video"), video_root)
-    _put_pictures_in(result, _column(example, "image"), video_root)
+    _take_videos_out(result, [resolved(source, video_root) for source in _column(example, "video")])
+    _put_pictures_in(result, [resolved(source, video_root) for source in _column(example, "image")])
     if not result.learned_turns():
         raise LinVTInputError(
             "The example has no answer to learn: no message of the assistant, or an empty completion. Found roles: "
@@ -139,21 +135,28 @@ def parse_example(example: Mapping[str, Any], video_root: str | os.PathLike | No
     return result
 
 
-def _as_messages(value: Any, role: str) -> list[dict[str, Any]]:
+def _as_messages(
+    value: Any, role: str, video_root: str | os.PathLike | None = None, first: int = 1
+) -> list[dict[str, Any]]:
+    """A text as one message of `role`, or checked messages; `first` is the number that errors give to the first."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, Sequence):
         raise LinVTInputError(
             f"Messages are a list of dictionaries with 'role' and 'content', not {str(value)[:120]}."
         )
-    for message in value:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(content, str | list | tuple) or not isinstance(message.get("role"), str):
-            raise LinVTInputError(
-                f"A message is a dictionary with 'role' and 'content' (text or a list of parts), not "
-                f"{str(message)[:120]}."
-            )
-    return [dict(message) for message in value]
+    return [_with_whole_calls(one) for one in parse_messages(list(value), video_root, first)] if value else []
+
+
+def _with_whole_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without the empty arguments that `datasets` gives a tool call because another row's call has them."""
+
+    def pruned(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: pruned(one) for key, one in value.items() if one is not None}
+        return [pruned(one) for one in value] if isinstance(value, list) else value
+
+    return {**message, "tool_calls": pruned(message["tool_calls"])} if "tool_calls" in message else message
 
 
 def _column(example: Mapping[str, Any], name: str) -> list[Any]:
@@ -183,44 +186,27 @@ def _from_llava(turn: Mapping[str, Any], image_mark: str) -> dict[str, Any]:
     return {"role": LLAVA_ROLES[turn["from"]], "content": parts}
 
 
-def _take_videos_out(example: Example, column: list[Any], root: str | os.PathLike | None) -> None:
+def _take_videos_out(example: Example, column: list[Any]) -> None:
     """Move the sources from the parts and the column to `example.videos`, in the order of the parts."""
     waiting = list(column)
-    for message in example.messages:
-        if not isinstance(message.get("content"), list | tuple):
-            continue
-        parts = []
-        for part in message["content"]:
-            part = {key: value for key, value in dict(part).items() if value is not None}
-            if part.get("type") == "video":
-                given = [key for key in VIDEO_KEYS if key in part]
-                if not given and not waiting:
-                    raise LinVTInputError("A video part names no source, and the column 'video' or 'videos' has none.")
-                source = part[given[0]] if given else waiting.pop(0)
-                example.videos.append(_resolved(source, root))
-                example.sampling.append({name: part[name] for name in SAMPLING_ARGUMENTS if name in part})
-                part = {"type": "video"}
-            parts.append(part)
-        message["content"] = parts
+    for part in parts_of(example.messages, "video"):
+        source = source_of(part, not waiting, ", or a column 'video' or 'videos'")
+        example.videos.append(waiting.pop(0) if source is None else source)
+        example.sampling.append(sampling_of(part, {}))
+        part.clear()
+        part["type"] = "video"
     if waiting:
         _put_in_front(example, [{"type": "video"} for _ in waiting])
-        example.videos[:0] = [_resolved(source, root) for source in waiting]
+        example.videos[:0] = waiting
         example.sampling[:0] = [{} for _ in waiting]
 
 
-def _put_pictures_in(example: Example, column: list[Any], root: str | os.PathLike | None) -> None:
-    """Give the parts their pictures, from the column where they name none, with paths joined to the root."""
-    waiting = [_resolved(source, root) for source in column]
-    for message in example.messages:
-        for part in message["content"] if isinstance(message.get("content"), list | tuple) else ():
-            if part.get("type") != "image":
-                continue
-            if given := [key for key in PICTURE_KEYS if part.get(key) is not None]:
-                part[given[0]] = _resolved(part[given[0]], root) if given[0] in ("image", "path") else part[given[0]]
-            elif waiting:
-                part["image"] = waiting.pop(0)
-            else:
-                raise LinVTInputError("An image part names no source, and the column 'image' or 'images' has none.")
+def _put_pictures_in(example: Example, column: list[Any]) -> None:
+    """Give the parts that name no picture those of the column."""
+    waiting = list(column)
+    for part in example.picture_parts():
+        if source_of(part, not waiting, ", or a column 'image' or 'images'") is None:
+            part["image"] = waiting.pop(0)
     if waiting:
         _put_in_front(example, [{"type": "image", "image": source} for source in waiting])
 
@@ -237,20 +223,9 @@ def _put_in_front(example: Example, parts: list[dict[str, Any]]) -> None:
     user["content"] = parts + words
 
 
-def _resolved(source: Any, root: str | os.PathLike | None) -> Any:
-    """A path joined to the root; undecoded files of `datasets` as bytes or path; anything else as it is."""
-    if isinstance(source, Mapping) and ("path" in source or "bytes" in source):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if isinstance(source, str) and root is not None and not _ADDRESS.match(source):
-        return os.path.join(root, source)
-    return source
-
-
 def _identity(video: Any) -> bytes:
     if isinstance(video, str):
-        return os.path.abspath(video).encode() if "://" not in video else video.encode()
+        return video.encode() if is_address(video) else os.path.abspath(video).encode()
     if isinstance(video, bytes):
         return video
     return frames_content(video.frames if isinstance(video, VideoFrames) else video)
@@ -258,7 +233,7 @@ def _identity(video: Any) -> bytes:
 
 def _shown(video: Any) -> str:
     if isinstance(video, str):
-        return repr(video)
+        return name_of_address(video) if is_data_url(video) else repr(video)
     return f"<{len(video)} bytes in memory>" if isinstance(video, bytes) else "<frames in memory>"
 
 
@@ -345,7 +320,7 @@ def _read_lines(path: str, root: str | os.PathLike | None = None) -> Iterator[di
         where = f"{path}, {'line' if path.endswith('.jsonl') else 'entry'} {number}"
         try:
             row = json.loads(line) if isinstance(line, str) else line
-            parse_example(row)
+            parse_example(row, folder)
         except json.JSONDecodeError as error:
             raise LinVTInputError(f"{where} is no JSON: {error}.") from error
         except (LinVTInputError, TypeError, ValueError, KeyError) as error:
@@ -374,25 +349,21 @@ def _uniform(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
     result = dict(row)
     for name in ("messages", "prompt", "completion"):
         if isinstance(result.get(name), list):
-            result[name] = [_uniform_message(message, folder) for message in result[name]]
+            result[name] = [_uniform_message(message) for message in _as_messages(result[name], "", folder)]
     for name in ("video", "videos", "image", "images"):
         value = result.get(name)
         if isinstance(value, list):
-            result[name] = [_resolved(one, folder) for one in value]
+            result[name] = [resolved(one, folder) for one in value]
         elif value is not None:
-            result[name] = _resolved(value, folder)
+            result[name] = resolved(value, folder)
     return result
 
 
-def _uniform_message(message: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def _uniform_message(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str):
-        return {**message, "content": [{"type": "text", "text": content}]}
-    parts = []
-    for part in content or []:
-        keys = {"video": VIDEO_KEYS, "image": ("image", "path")}.get(part.get("type"), ())
-        parts.append({**part, **{key: _resolved(part[key], folder) for key in keys if key in part}})
-    return {**message, "content": parts}
+        content = [{"type": "text", "text": content}]
+    return {**message, "content": content}
 
 
 def _load_shards(source: str, streaming: bool) -> "datasets.Dataset | datasets.IterableDataset":
@@ -493,8 +464,8 @@ def _paths(dataset: Any, root: str | os.PathLike | None, examples: Sequence[Exam
     files = [video for example in examples for video in example.videos]
     for name in ("video", "image"):
         if isinstance(column := features.get(name), datasets.Value) and column.dtype in ("string", "large_string"):
-            files += [_resolved(path, root) for path in dataset.unique(name)[:MOST_CHECKED_FILES] if path is not None]
-    return list(dict.fromkeys(path for path in files if isinstance(path, str) and not _ADDRESS.match(path)))
+            files += [resolved(path, root) for path in dataset.unique(name)[:MOST_CHECKED_FILES] if path is not None]
+    return list(dict.fromkeys(path for path in files if isinstance(path, str) and not is_address(path)))
 
 
 def _check_files(paths: Sequence[str], max_unreadable_share: float) -> None:
