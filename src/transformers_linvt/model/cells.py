@@ -39,7 +39,10 @@ class CellLattices:
     def __init__(self, grid_sizes: Sequence[tuple[int, int]], whole: torch.Tensor) -> None:
         self.grid = torch.tensor(grid_sizes, device=whole.device)  # (batch, 2)
         self.counts = _lattice_counts(grid_sizes, whole.device)  # (steps, batch, 2)
-        self.cells = torch.stack([_cells(self.grid, step, whole.shape[1]) for step in self.counts])
+        places = torch.arange(whole.shape[1], device=whole.device)
+        self.cells = torch.stack(
+            [places.expand(whole.shape), *(_cells(self.grid, step, len(places)) for step in self.counts[1:])]
+        )
         self.shares = torch.stack([_shares(cell, whole) for cell in self.cells])
         self.cells_of_frame = (self.shares * whole).sum(2).round()  # (steps, batch)
 
@@ -103,9 +106,11 @@ def choose_cells(
     step = torch.where(fits.any(0), fits.int().argmax(0), len(cells) - 1)
     video = torch.arange(len(step), device=step.device)
     cell = part = cells[step, video]
-    for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1):
-        counts = torch.minimum(lattices.counts[step, video] * 2**halvings, lattices.grid)
-        smaller = _cells(lattices.grid, counts, places)
+    halves = [
+        torch.minimum(lattices.counts[step, video] * 2**halvings, lattices.grid)
+        for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1)
+    ]
+    for smaller in (*(_cells(lattices.grid, counts, places) for counts in halves), cells[0]):
         can_be_kept = _count(is_new, smaller) <= num_kept
         part = torch.where(can_be_kept.unsqueeze(1), smaller, part)
     return Cells(cell, part, lattices.shares[step, video])
@@ -114,9 +119,9 @@ def choose_cells(
 def _lattice_counts(grid_sizes: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
     """Rows and columns of cells at every step, `(steps, batch, 2)`: of single places, at last of the whole frame."""
     doublings = math.ceil(math.log2(max(max(grid) for grid in grid_sizes)))
-    sides = [2 ** (step / STEPS_PER_DOUBLING) for step in range(STEPS_PER_DOUBLING * doublings)]
+    sides = [2 ** (step / STEPS_PER_DOUBLING) for step in range(1, STEPS_PER_DOUBLING * doublings)]
     counts = [[[math.ceil(length / side) for length in grid] for grid in grid_sizes] for side in sides]
-    return torch.tensor([*counts, [[1, 1]] * len(grid_sizes)], device=device)
+    return torch.tensor([[list(grid) for grid in grid_sizes], *counts, [[1, 1]] * len(grid_sizes)], device=device)
 
 
 def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tensor:
@@ -125,11 +130,10 @@ def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tenso
 
     Cells are as equal as whole places allow: of twice as many, each lies inside of one.
     """
-    index = torch.arange(places, device=grid.device)
     (rows, columns), (cell_rows, cell_columns) = grid.T.unsqueeze(2), counts.T.unsqueeze(2)
-    row = (index // columns * cell_rows // rows).clamp(max=cell_rows - 1)  # what comes after the grid is in its last
-    cell = row * cell_columns + index % columns * cell_columns // columns
-    return torch.where((counts == grid).all(1, keepdim=True), index, cell)
+    # what comes after the grid is where its last place is
+    index = torch.arange(places, device=grid.device).minimum(rows * columns - 1)
+    return index // columns * cell_rows // rows * cell_columns + index % columns * cell_columns // columns
 
 
 def _shares(cell: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
