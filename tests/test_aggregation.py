@@ -249,7 +249,9 @@ def test_positions_that_are_the_same_are_one_and_need_no_room_from_each_other():
     by_hand = torch.tensor([[4 / 6, 2.0, 2.0, 20 / 6]])
     torch.testing.assert_close(aggregation._nearest_if_apart(positions * 4, middles), by_hand)
     weights = stretch_log_prior(positions, torch.zeros(4), torch.full((4,), 0.04).log())[0].softmax(dim=-1)
-    shares = torch.tensor([[1.0, 0, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0, 1]])
+    shares = torch.tensor(
+        [[1.0, 0, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0, 1]]
+    )
     torch.testing.assert_close(weights, shares, atol=1e-4, rtol=0)
     apart = torch.tensor([[1 / 6, 1 / 2 - 0.01, 1 / 2, 1 / 2 + 0.01, 5 / 6]])  # three points, in each other's way
     by_hand = torch.tensor([[4 / 6, 1.5, 2.5, 20 / 6]])
