@@ -170,7 +170,7 @@ def contrast(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Example:
 
     >>> tokens = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).view(1, 1, 2, 2)  # half of the squared length in common
-    >>> contrast(tokens, torch.ones(1, 1, 2, dtype=torch.bool)).square().tolist()
+    >>> contrast(tokens, torch.ones(1, 1, 2, dtype=torch.bool)).square().round(decimals=4).tolist()
     [0.5]
     """
     dtype = accumulation_dtype(frame_tokens.dtype)
