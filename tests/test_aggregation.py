@@ -44,14 +44,19 @@ def make_aggregator(**changes) -> TextConditionedTokenAggregator:
 
 
 def make_pools(num_kept: int = KEPT, seed: int = 1, num_filled: int | None = None) -> list[PooledTokens]:
+    """Pools of all scales, whose slots lie on the axis of mass by their significance alone."""
     generator = torch.Generator().manual_seed(seed)
+    filled = (torch.arange(num_kept) < (num_filled or num_kept)).expand(BATCH, -1)
+    log_significance = -torch.rand(BATCH, num_kept, generator=generator)
+    mass = log_significance.exp() * filled
     refined = RefinedVideo(
         kept_tokens=torch.randn(BATCH, num_kept, DIM, generator=generator),
         kept_features=torch.randn(BATCH, num_kept, WIDTH, generator=generator),
         kept_indices=torch.arange(num_kept).expand(BATCH, -1),
-        kept_mask=(torch.arange(num_kept) < (num_filled or num_kept)).expand(BATCH, -1),
-        log_significance=-torch.rand(BATCH, num_kept, generator=generator),
+        kept_mask=filled,
+        log_significance=log_significance,
         places=torch.rand(BATCH, num_kept, 3, generator=generator),
+        mass_positions=((mass.cumsum(1) - mass / 2) / mass.sum(1, keepdim=True)).masked_fill(~filled, 1.0),
         run_slots=torch.arange(num_kept).repeat(3).expand(BATCH, -1),
         run_weights=torch.full((BATCH, 3 * num_kept), 1 / 3),
         significance=torch.rand(BATCH, 3, num_kept, generator=generator),
@@ -230,6 +235,44 @@ def test_where_positions_are_a_stretch_apart_each_lies_in_the_middle_of_one():
     mask = torch.arange(8)[None] < 5
     expected = stretch_log_prior(positions, torch.zeros(6), torch.zeros(6))
     assert torch.equal(stretch_log_prior(padded, torch.zeros(6), torch.zeros(6), mask)[..., :5], expected)
+
+
+def test_positions_that_are_the_same_are_one_and_need_no_room_from_each_other():
+    """
+    3 points for 4 queries, at 1/6, 1/2 and 5/6, which are 2/3, 2 and 10/3 stretches along; 3 slots lie at the second.
+
+    The edge between the second stretch and the third falls on it: by itself each would share its weight with what lies
+    beside. Were the three slots taken for three that are no distance apart, they would have no room.
+    """
+    positions = torch.tensor([[1 / 6, 1 / 2, 1 / 2 + 1e-7, 1 / 2, 5 / 6]])
+    middles = torch.arange(4) + 0.5
+    by_hand = torch.tensor([[4 / 6, 2.0, 2.0, 20 / 6]])
+    torch.testing.assert_close(aggregation._nearest_if_apart(positions * 4, middles), by_hand)
+    weights = stretch_log_prior(positions, torch.zeros(4), torch.full((4,), 0.04).log())[0].softmax(dim=-1)
+    shares = torch.tensor(
+        [[1.0, 0, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0, 1]]
+    )
+    torch.testing.assert_close(weights, shares, atol=1e-4, rtol=0)
+    apart = torch.tensor([[1 / 6, 1 / 2 - 0.01, 1 / 2, 1 / 2 + 0.01, 5 / 6]])  # three points, in each other's way
+    by_hand = torch.tensor([[4 / 6, 1.5, 2.5, 20 / 6]])
+    torch.testing.assert_close(aggregation._nearest_if_apart(apart * 4, middles), by_hand)
+
+
+@pytest.mark.parametrize(
+    ("positions", "middles"),
+    [
+        ([0.5], [0.5, 0.5]),  # one position is apart from all others
+        ([0.5, 0.5, 0.5], [0.5, 0.5]),  # and so are three that are one
+        ([0.3, 1.3], [0.3, 1.3]),
+        ([0.3, 1.2], [0.5, 1.5]),  # not apart: even stretches
+        ([0.2, 0.2, 1.9, 1.9], [0.2, 1.9]),
+        ([0.2, 0.2, 0.6, 1.9, 1.9], [0.5, 1.9]),  # the first two points are in each other's way, the third is not
+        ([1.9, 0.2, 1.9, 0.2], [0.2, 1.9]),  # in any order
+    ],
+)
+def test_a_stretch_lies_around_the_nearest_position_that_has_room(positions, middles):
+    found = aggregation._nearest_if_apart(torch.tensor([positions]), torch.tensor([0.5, 1.5]))
+    torch.testing.assert_close(found, torch.tensor([middles]))
 
 
 # ---- what a query sees

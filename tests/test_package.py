@@ -48,6 +48,8 @@ OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
 MODULE_NAMES = {"pillow": "PIL", "lmms-eval": "lmms_eval"}
 FILE_LIBRARIES = {
     "errors.py": set(),
+    "cells.py": {"torch"},
+    "keyframes.py": {"torch"},
     "media_address.py": set(),
     "messages.py": set(),
     "significance.py": {"torch"},

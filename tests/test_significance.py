@@ -484,6 +484,7 @@ def make_refined(batch: int = BATCH, num_kept: int = 7) -> RefinedVideo:
         kept_mask=all_true(batch, num_kept),
         log_significance=-torch.rand(batch, num_kept, generator=generator),
         places=torch.rand(batch, num_kept, 3, generator=generator),
+        mass_positions=torch.rand(batch, num_kept, generator=generator).sort(dim=1).values,
         run_slots=torch.arange(FRAMES * TOKENS).remainder(num_kept).expand(batch, -1),
         run_weights=torch.rand(batch, FRAMES * TOKENS, generator=generator),
         significance=torch.rand(batch, FRAMES, TOKENS, generator=generator),
@@ -502,8 +503,8 @@ def test_a_refined_video_survives_a_safetensors_file(tmp_path):
 
 def test_a_file_that_is_no_refined_video_is_refused_by_name():
     tensors = make_refined().to_tensors()
-    del tensors["places"]
-    with pytest.raises(LinVTInputError, match="places missing"):
+    del tensors["places"], tensors["mass_positions"]
+    with pytest.raises(LinVTInputError, match="places, mass_positions missing"):
         RefinedVideo.from_tensors(tensors)
 
 
@@ -515,11 +516,13 @@ def test_videos_can_be_repeated_once_per_question():
     assert repeated.to("cpu").kept_mask.shape == (3, 7)
 
 
-def test_states_and_places_are_pooled_by_the_same_weights():
+def test_states_places_and_positions_are_pooled_by_the_same_weights():
     refined = make_refined()
     pooled = pool_at_scale(refined, 2, shift=True)
     first_pair = pooled.weights[:, 1:3].unsqueeze(-1)
     torch.testing.assert_close(first_pair.sum(dim=1), torch.ones(BATCH, 1))
     torch.testing.assert_close(pooled.features[:, 1], (first_pair * refined.kept_features[:, 1:3]).sum(dim=1))
     torch.testing.assert_close(pooled.places[:, 1], (first_pair * refined.places[:, 1:3]).sum(dim=1))
+    on_mass = (first_pair.squeeze(-1) * refined.mass_positions[:, 1:3]).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(pooled.mass_positions[:, 1], on_mass)
     torch.testing.assert_close(pooled.features[:, 0], refined.kept_features[:, 0])

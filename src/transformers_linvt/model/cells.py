@@ -21,13 +21,13 @@ NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES = 2.0
 
 class CellLattices:
     """
-    All the lattices that the frames of a batch of videos can be divided into: at step 0 every place is a cell of its own,
-    at the last one the whole frame is one.
+    All the lattices that the frames of a batch of videos can be divided into: at step 0 every place is a cell of its
+    own, at the last one the whole frame is one.
 
     Args:
         grid_sizes (sequence of `(rows, columns)`):
-            Grid of each video, tokens in reading order. What comes after the grid (a newline token) is in its last cell,
-            but for step 0.
+            Grid of each video, tokens in reading order. What comes after the grid (a newline token) is in its last
+            cell, but for step 0.
         whole (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
             True at places that exist in any frame.
 
@@ -39,12 +39,15 @@ class CellLattices:
     def __init__(self, grid_sizes: Sequence[tuple[int, int]], whole: torch.Tensor) -> None:
         self.grid = torch.tensor(grid_sizes, device=whole.device)  # (batch, 2)
         self.counts = _lattice_counts(grid_sizes, whole.device)  # (steps, batch, 2)
-        self.cells = torch.stack([_cells(self.grid, step, whole.shape[1]) for step in self.counts])
+        places = torch.arange(whole.shape[1], device=whole.device)
+        self.cells = torch.stack(
+            [places.expand(whole.shape), *(_cells(self.grid, step, len(places)) for step in self.counts[1:])]
+        )
         self.shares = torch.stack([_shares(cell, whole) for cell in self.cells])
         self.cells_of_frame = (self.shares * whole).sum(2).round()  # (steps, batch)
 
     def shares_within(self, budget: torch.Tensor) -> torch.Tensor:
-        """The shares `(batch, tokens_per_frame)` of the smallest cells of which a frame has at most `budget (batch,)`."""
+        """Shares `(batch, tokens_per_frame)` of the smallest cells of which a frame has at most `budget (batch,)`."""
         step = (self.cells_of_frame <= budget).int().argmax(0)
         return self.shares[step, torch.arange(len(step), device=step.device)]
 
@@ -58,8 +61,8 @@ class Cells:
         cell (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
             Number of the cell of every place, in reading order.
         part (`torch.Tensor` of the same shape):
-            Number of the part of the frame that the place shares a slot with; parts lie inside of cells, and are single
-            places unless more are new than can be kept.
+            Number of the part of the frame that the place shares a slot with; parts lie inside of cells, and are
+            single places unless more are new than can be kept.
         share (`torch.Tensor` of the same shape):
             One over the number of places in the cell: a cell that is all new has mass 1.
     """
@@ -103,9 +106,11 @@ def choose_cells(
     step = torch.where(fits.any(0), fits.int().argmax(0), len(cells) - 1)
     video = torch.arange(len(step), device=step.device)
     cell = part = cells[step, video]
-    for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1):
-        counts = torch.minimum(lattices.counts[step, video] * 2**halvings, lattices.grid)
-        smaller = _cells(lattices.grid, counts, places)
+    halves = [
+        torch.minimum(lattices.counts[step, video] * 2**halvings, lattices.grid)
+        for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1)
+    ]
+    for smaller in (*(_cells(lattices.grid, counts, places) for counts in halves), cells[0]):
         can_be_kept = _count(is_new, smaller) <= num_kept
         part = torch.where(can_be_kept.unsqueeze(1), smaller, part)
     return Cells(cell, part, lattices.shares[step, video])
@@ -114,22 +119,21 @@ def choose_cells(
 def _lattice_counts(grid_sizes: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
     """Rows and columns of cells at every step, `(steps, batch, 2)`: of single places, at last of the whole frame."""
     doublings = math.ceil(math.log2(max(max(grid) for grid in grid_sizes)))
-    sides = [2 ** (step / STEPS_PER_DOUBLING) for step in range(STEPS_PER_DOUBLING * doublings)]
+    sides = [2 ** (step / STEPS_PER_DOUBLING) for step in range(1, STEPS_PER_DOUBLING * doublings)]
     counts = [[[math.ceil(length / side) for length in grid] for grid in grid_sizes] for side in sides]
-    return torch.tensor([*counts, [[1, 1]] * len(grid_sizes)], device=device)
+    return torch.tensor([[list(grid) for grid in grid_sizes], *counts, [[1, 1]] * len(grid_sizes)], device=device)
 
 
 def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tensor:
     """
-    Number of the cell of every place, `(batch, places)`, where `grid` is divided into `counts` cells, both `(batch, 2)`.
+    Number of the cell of every place, `(batch, places)`, of a `grid` of `counts` cells, both `(batch, 2)`.
 
     Cells are as equal as whole places allow: of twice as many, each lies inside of one.
     """
-    index = torch.arange(places, device=grid.device)
     (rows, columns), (cell_rows, cell_columns) = grid.T.unsqueeze(2), counts.T.unsqueeze(2)
-    row = (index // columns * cell_rows // rows).clamp(max=cell_rows - 1)  # what comes after the grid is in its last
-    cell = row * cell_columns + index % columns * cell_columns // columns
-    return torch.where((counts == grid).all(1, keepdim=True), index, cell)
+    # what comes after the grid is where its last place is
+    index = torch.arange(places, device=grid.device).minimum(rows * columns - 1)
+    return index // columns * cell_rows // rows * cell_columns + index % columns * cell_columns // columns
 
 
 def _shares(cell: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

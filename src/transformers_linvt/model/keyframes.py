@@ -10,7 +10,6 @@ every frame alike: no frame is cut off because another one came first.
 Nothing here has parameters, and nothing is transformed: a run is an average of frame tokens. Ours, not the paper's.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +20,11 @@ from .cells import CellLattices, choose_cells
 from .precision import accumulation_dtype, without_autocast
 
 
-# Levels that the threshold of novelty is chosen from. In units of the video's contrast two tokens that have nothing to do
-# with each other are about 1.4 apart with any encoder. Measured with a convolutional ImageNet network on real clips
+# Levels that the threshold of novelty is chosen from. In units of the video's contrast two tokens that have nothing to
+# do with each other are about 1.4 apart with any encoder. Measured with a convolutional ImageNet network on real clips
 # (benchmarks/coverage.py): what H.264 and a sensor's noise make of a still picture stays below 0.5 in 99 of 100 tokens
-# or more, and three of four pairs of unrelated tokens are more than 1.3 apart: above that, most of what really happened
-# would be taken for noise.
+# or more, and three of four pairs of unrelated tokens are more than 1.3 apart: above that, most of what really
+# happened would be taken for noise.
 NOVELTY_LEVELS = tuple(0.5 * 2.6 ** (level / 7) for level in range(8))
 
 # A picture with less contrast than that is blank but for noise, which is no reason to call the noise new.
@@ -121,8 +120,8 @@ class NoveltyScan:
                 What to add to every threshold; negative makes a token new more easily.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, places, levels)`: the distance to the reference, in units
-            (the largest there is for the first token of a place), and whether the token is new.
+            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, places, levels)`: the distance to the reference, in
+            units (the largest there is for the first token of a place), and whether the token is new.
         """
         dtype = accumulation_dtype(tokens.dtype)
         tokens = tokens.to(dtype)
@@ -277,13 +276,13 @@ class Runs:
         weights (`torch.Tensor` of the same shape):
             Its weight in that slot, float32, not negative; they sum to 1 in every filled slot.
         starts (`torch.Tensor` of shape `(batch, num_slots)`):
-            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, cell after
-            cell in reading order. Empty slots come last and repeat the first.
+            Index of the token that a slot starts with. Slots stand in the order of time and, within a frame, cell
+            after cell in reading order. Empty slots come last and repeat the first.
         filled (`torch.Tensor` of shape `(batch, num_slots)`):
             True where the slot holds anything.
         mass (`torch.Tensor` of shape `(batch, num_slots)`):
-            Sum of the significance of the tokens that start the slot, each divided by the number of places in its cell;
-            with gradient, 0 in empty slots.
+            Sum of the significance of the tokens that start the slot, each divided by the number of places in its
+            cell; with gradient, 0 in empty slots.
         positions (`torch.Tensor` of shape `(batch, num_slots)`):
             Where the slot lies on the axis of mass, in [0, 1]: the middle of what is new in its frame and cell.
     """
