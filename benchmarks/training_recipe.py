@@ -78,7 +78,7 @@ class Recipe:
     aggregation: str = "linear"
     text_conditioned: bool = True
     num_kept_tokens: int = 0  # 0: four per video token, as by default
-    num_video_tokens: int = 32
+    num_video_tokens: int = 16
     bottleneck_size: int = 64
     num_scorer_layers: int = 2
     num_aggregator_layers: int = 2
@@ -114,7 +114,7 @@ ARMS: dict[str, dict] = {
     "k=all": {"num_kept_tokens": 256},
     "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
-    "M=16": {"num_video_tokens": 16},
+    "M=32": {"num_video_tokens": 32},
     "M=64": {"num_video_tokens": 64},
     "d=128": {"bottleneck_size": 128},
     "easy tasks first": {"easy_first": True},
