@@ -11,9 +11,9 @@ Every arm changes one thing of the default recipe; `--set` and `--mix` change it
 and pictures are computed once by `recipe_data.py` and kept in `--folder`; what is trained is the product's own
 `LinearVideoTokenizer` and LoRA, on the base's own language model, with pictures in every batch as in stage 2. Clips to
 train on come from the split "clip_train". Evaluation asks about "clip_choose", for choosing between recipes, or with
-`--split clip` about the clips that figures are reported on. `--checkpoint` evaluates what `train_instruct.py` saved in two
-minutes, where `shapes_clips.py evaluate` takes half an hour through the processor and `generate`; a test holds them to the
-same answers.
+`--split clip` about the clips that figures are reported on. `--checkpoint` evaluates what `train_instruct.py` saved in
+two minutes, where `shapes_clips.py evaluate` takes half an hour through the processor and `generate`; a test holds
+them to the same answers.
 
 One line of JSON per run goes to `--folder`/results.jsonl, `--table` prints them as Markdown: mean and worst seed.
 """
@@ -633,9 +633,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(shapes.CLIP_KINDS), choices=shapes.CLIP_KINDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", default="results.jsonl", help="file in --folder")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="evaluate it, train nothing"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="evaluate it, train nothing")
     parser.add_argument("--table", action="store_true", help="only print what the results file holds")
     arguments = parser.parse_args()
     results = arguments.folder / arguments.results
