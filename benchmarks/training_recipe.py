@@ -4,13 +4,16 @@ What makes training sure: the same small model trained in many ways, each on sev
     python benchmarks/training_recipe.py --folder FOLDER [--arms default anchored ...] [--seeds 100 101 102]
     python benchmarks/training_recipe.py --folder FOLDER --set num_video_tokens=32 num_kept_tokens=128 --steps 700
     python benchmarks/training_recipe.py --folder FOLDER --arms untrained --split clip
+    python benchmarks/training_recipe.py --folder FOLDER --checkpoint CHECKPOINT --split clip
     python benchmarks/training_recipe.py --folder FOLDER --table
 
 Every arm changes one thing of the default recipe; `--set` and `--mix` change it for all arms. Frame tokens of clips
 and pictures are computed once by `recipe_data.py` and kept in `--folder`; what is trained is the product's own
 `LinearVideoTokenizer` and LoRA, on the base's own language model, with pictures in every batch as in stage 2. Clips to
 train on come from the split "clip_train". Evaluation asks about "clip_choose", for choosing between recipes, or with
-`--split clip` about the clips that figures are reported on.
+`--split clip` about the clips that figures are reported on. `--checkpoint` evaluates what `train_instruct.py` saved in
+two minutes, where `shapes_clips.py evaluate` takes half an hour through the processor and `generate`; a test holds
+them to the same answers.
 
 One line of JSON per run goes to `--folder`/results.jsonl, `--table` prints them as Markdown: mean and worst seed.
 """
@@ -78,7 +81,7 @@ class Recipe:
     aggregation: str = "linear"
     text_conditioned: bool = True
     num_kept_tokens: int = 0  # 0: four per video token, as by default
-    num_video_tokens: int = 32
+    num_video_tokens: int = 16
     bottleneck_size: int = 64
     num_scorer_layers: int = 2
     num_aggregator_layers: int = 2
@@ -114,7 +117,7 @@ ARMS: dict[str, dict] = {
     "k=all": {"num_kept_tokens": 256},
     "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
-    "M=16": {"num_video_tokens": 16},
+    "M=32": {"num_video_tokens": 32},
     "M=64": {"num_video_tokens": 64},
     "d=128": {"bottleneck_size": 128},
     "easy tasks first": {"easy_first": True},
@@ -261,12 +264,12 @@ class PackedLlama:
 
 
 class SmallModel:
-    """The embedded base with a LinVT of one recipe, fed with frame tokens."""
+    """The embedded base with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
 
-    def __init__(self, recipe: Recipe, seed: int) -> None:
+    def __init__(self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None) -> None:
         torch.manual_seed(seed)
         self.recipe = recipe
-        self.model = LinVTForVideoQA.from_base(
+        self.model = model or LinVTForVideoQA.from_base(
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
             num_kept_tokens=recipe.num_kept_tokens or None,
@@ -601,11 +604,15 @@ def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple) -> dict:
     """Train one recipe on one seed and evaluate it."""
     model = SmallModel(recipe, seed)
     trained = Trainer(model, *train, seed, lambda line: print(line, flush=True)).run() if train else {}
+    return {**trained, **evaluate(model, evaluation)}
+
+
+def evaluate(model: SmallModel, evaluation: tuple) -> dict:
+    """What a model answers about clips of every length, and about pictures."""
     start = time.perf_counter()
     model.linvt.eval()
     evaluator, (clips, pictures) = Evaluator(model), evaluation
     entry = {
-        **trained,
         "clips": {num_frames: evaluator.clips(by_kind) for num_frames, by_kind in clips.items()},
         "pictures": evaluator.pictures(pictures),
     }
@@ -626,6 +633,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(shapes.CLIP_KINDS), choices=shapes.CLIP_KINDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", default="results.jsonl", help="file in --folder")
+    parser.add_argument("--checkpoint", type=Path, help="evaluate it, train nothing")
     parser.add_argument("--table", action="store_true", help="only print what the results file holds")
     arguments = parser.parse_args()
     results = arguments.folder / arguments.results
@@ -640,6 +648,13 @@ def main() -> None:
     changed = " ".join([*arguments.set, *arguments.mix])
     clips, pictures = load_evaluation(arguments.folder, arguments.split, arguments.frames)
     clips = {frames: {kind: by_kind[kind] for kind in arguments.kinds} for frames, by_kind in clips.items()}
+    if arguments.checkpoint:
+        model = LinVTForVideoQA.from_pretrained(arguments.checkpoint)
+        entry = {"arm": str(arguments.checkpoint), "changed": "", "seed": 0, "split": arguments.split}
+        recipe = Recipe(num_video_tokens=model.config.num_video_tokens, steps=0)
+        entry |= evaluate(SmallModel(recipe, 0, model), (clips, pictures)) | {"recipe": asdict(recipe)}
+        write(entry, results)
+        return
     train = None
     for seed, arm in itertools.product(arguments.seeds, arguments.arms):
         recipe = replace(Recipe(), **{**ARMS[arm], **changes})
@@ -647,9 +662,14 @@ def main() -> None:
             train = train or load_training(arguments.folder)
         entry = {"arm": arm, "changed": changed, "seed": seed, "split": arguments.split}
         entry |= run_one(recipe, seed, train, (clips, pictures)) | {"recipe": asdict(recipe)}
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        print(json.dumps({name: entry[name] for name in entry if name not in ("clips", "pictures", "recipe")}))
+        write(entry, results)
+
+
+def write(entry: dict, results: Path) -> None:
+    """Keep one line of results, and print what fits on a line of the terminal."""
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    print(json.dumps({name: entry[name] for name in entry if name not in ("clips", "pictures", "recipe")}))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,9 @@ _DEMO_CLIPS = {
     "scenes": "four scenes, one after the other",
     "order": "one object, then another",
     "needle": "one object, for a moment only",
+    "moment": "two objects stand still, a third is there for a moment",
+    "count": "one object comes and goes",
+    "traverse": "one object crosses the picture",
 }
 _DEMO_FRAMES, _DEMO_FPS = 32, 8
 
