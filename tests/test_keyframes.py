@@ -433,29 +433,30 @@ def test_large_frames_have_the_larger_budget():
 
 def test_of_a_frame_beyond_the_budget_cells_are_counted_and_not_tokens():
     """
-    4 x 5 tokens for 4 video tokens: the budget is 16, or k. A frame is 16 cells in a lattice of 4 x 4, with none
-    to spare. For k = 15 it is 12, in 3 x 4 cells, of 2 rows at first and 2 columns: 5 tokens of the first row are 2 of
-    mass, and 3 more of the second are 1.
+    4 x 5 tokens for 4 video tokens: the budget is 16, or k, and a frame may take two thirds of it: 9 cells, 3 x 3, of
+    2, 1 and 1 rows and 2, 2 and 1 columns. That leaves 7, or 6 of 15, for what changes: the first 15 tokens are 6 of
+    mass, 3 for the first two rows and 3 for the next, and two more of the last row are 1.
     """
-    for num_changes, num_kept, level in ((0, 100, 0), (1, 100, 1), (1, 15, 0), (8, 15, 0), (9, 15, 1)):
+    for num_changes, num_kept, level in ((0, 100, 0), (17, 100, 0), (18, 100, 1), (15, 15, 0), (16, 15, 1)):
         video = video_with(num_changes, angle_of(0.55), 20)
         new = find_new_tokens(video, all_true(1, 2, 20), [(4, 5)], num_video_tokens=4, num_kept_tokens=num_kept)
         assert new.threshold.item() == pytest.approx(0.5 * 2.6 ** (level / 7))
 
 
-@pytest.mark.parametrize(("num_video_tokens", "level"), [(4, 1), (5, 0)])
-def test_a_newline_token_does_not_raise_the_threshold(num_video_tokens, level):
+@pytest.mark.parametrize(("num_changes", "level"), [(2, 0), (14, 0), (15, 1)])
+def test_a_newline_token_does_not_raise_the_threshold(num_changes, level):
     """
     The budget of 4 video tokens was 16 for 4 x 4 tokens and a newline token, 17: no level fitted, and the highest was
     taken.
 
-    Without one, 2 changes by 0.55 are 2 too many for 4 video tokens, and fit 5.
+    A frame is 9 cells, of 2, 1 and 1 rows and columns, with the newline token in the last: 7 are left, which the first
+    14 tokens fill (1.5 for each of two rows, 3 for the third, 0.5 twice).
     """
     for places in (16, 17):
-        video = video_with(2, angle_of(0.55), places)
-        new = find_new_tokens(video, all_true(1, 2, places), [(4, 4)], num_video_tokens, 4 * num_video_tokens)
+        video = video_with(num_changes, angle_of(0.55), places)
+        new = find_new_tokens(video, all_true(1, 2, places), [(4, 4)], num_video_tokens=4, num_kept_tokens=16)
         assert new.threshold.item() == pytest.approx(0.5 * 2.6 ** (level / 7))
-        assert int(new.is_new[0, 1].sum()) == (2 if level == 0 else 0)
+        assert int(new.is_new[0, 1].sum()) == (num_changes if level == 0 else 0)
 
 
 # ---- runs and slots

@@ -40,6 +40,7 @@ SCORE_CEILING = 4.0
 # New tokens that a video may have before the threshold is raised, per video token: where a frame fits into the video
 # tokens, and where it does not. Chosen on real clips, see benchmarks/coverage.py.
 BUDGET_PER_TOKEN, BUDGET_PER_TOKEN_OF_LARGE_FRAMES = 1.5, 4.0
+LARGEST_SHARE_OF_ONE_FRAME = 2 / 3  # the rest is for what changes; where a frame has more tokens, cells are counted
 KEPT_PER_VIDEO_TOKEN = 4  # k where nobody sets it
 
 FRAMES_PER_CHUNK = 32  # frames that are averaged at once: the products are as large as the frames
@@ -222,8 +223,8 @@ def find_new_tokens(
     Scan videos and choose, for each, the threshold with which what is new fits its budget.
 
     The lowest level is taken at which the new tokens are at most 1.5 per video token, or 4 where a frame has more
-    tokens than the video gets; the highest if there is none. Where not even one frame fits that budget, not tokens are
-    counted but cells, the smallest of which a frame fits.
+    tokens than the video gets; the highest if there is none. Where one frame would take more than two thirds of that
+    budget, not tokens are counted but cells, the smallest of which a frame has no more.
 
     Args:
         frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
@@ -253,7 +254,8 @@ def find_new_tokens(
         round(BUDGET_PER_TOKEN * num_video_tokens),
         round(BUDGET_PER_TOKEN_OF_LARGE_FRAMES * num_video_tokens),
     ).clamp(max=num_kept_tokens)
-    counts = torch.einsum("bnl,bn->bl", is_new.float().sum(1), lattices.shares_within(budget))
+    shares = lattices.shares_within(budget * LARGEST_SHARE_OF_ONE_FRAME)
+    counts = torch.einsum("bnl,bn->bl", is_new.float().sum(1), shares)
     fits = counts <= budget.unsqueeze(1) + 1e-3
     level = torch.where(fits.any(1), fits.int().argmax(1), len(NOVELTY_LEVELS) - 1)
     video = torch.arange(len(level), device=level.device)
