@@ -470,6 +470,42 @@ def test_a_video_track_without_frames_is_refused(tmp_path: Path, files: Path) ->
         assert "no frame" in message or "holds no video" in message
 
 
+def test_a_title_that_is_not_utf8_does_not_keep_a_video_from_being_read(files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "titled.mp4"
+    with av.open(str(files / "clip.mp4")) as reader, av.open(str(path), "w") as writer:
+        writer.metadata["title"] = "Caf\N{LATIN SMALL LETTER E WITH ACUTE} in Paris"
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                writer.mux(packet)
+    data = path.read_bytes()
+    assert data.count(b"Caf\xc3\xa9") == 1
+    path.write_bytes(data.replace(b"Caf\xc3\xa9", b"Caf\xe9!"))  # Latin-1
+    assert read_numbers(read_video(path, num_frames=4).frames) == uniform_indices(NUM_FRAMES, 4)
+
+
+@pytest.mark.parametrize("has_metadata_errors", [True, False])
+def test_a_file_is_opened_with_what_old_and_new_releases_of_pyav_take(
+    has_metadata_errors: bool, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV 19 has no `metadata_errors`; before, a title that is not UTF-8 is an error without it."""
+    original, calls = av.open, []
+
+    def old(file, mode=None, format=None, options=None, container_options=None, metadata_errors="strict"):
+        calls.append(metadata_errors)
+        return original(file, container_options=container_options)
+
+    def new(file, mode=None, format=None, options=None, container_options=None):
+        calls.append(None)
+        return original(file, container_options=container_options)
+
+    monkeypatch.setattr(av, "open", old if has_metadata_errors else new)
+    for video in (files / "clip.mp4", (files / "clip.mp4").read_bytes()):
+        assert read_numbers(read_video(video, num_frames=4).frames) == uniform_indices(NUM_FRAMES, 4)
+    assert set(calls) == ({"replace"} if has_metadata_errors else {None})
+
+
 def test_one_frame_is_a_video(files: Path) -> None:
     video = read_video(files / "one_frame.mp4", num_frames=8)
     assert read_numbers(video.frames) == [0] and video.timestamps.tolist() == [0.0] and video.total_frames == 1

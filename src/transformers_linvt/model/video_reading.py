@@ -535,18 +535,27 @@ def _describe_non_video(source: _Source) -> str:
     return "its content is not that of a video file, or it is damaged at the very beginning. Check where it comes from"
 
 
+def _open_container(file: str | io.BytesIO) -> Any:
+    """
+    `av.open` with what every PyAV from 15 on takes.
+
+    Before 19 it fails on a title that is not UTF-8 unless told what to do about it; 19 has no such argument.
+    """
+    # not `options`: PyAV 15 crashes on them where streams are found late (MPEG program streams)
+    container_options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    try:
+        return av.open(file, container_options=container_options, metadata_errors="replace")
+    except TypeError:
+        return av.open(file, container_options=container_options)
+
+
 class _File:
     """One opened video file: its first video stream, its packets, and an end to both."""
 
     def __init__(self, source: _Source, clock: _Clock, num_threads: int = 1) -> None:
         self.source, self.clock = source, clock
         try:
-            self.container = av.open(
-                source.for_reading(),
-                # not `options`: PyAV 15 crashes on them where streams are found late (MPEG program streams)
-                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-                metadata_errors="replace",
-            )
+            self.container = _open_container(source.for_reading())
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.") from error
         try:
@@ -909,11 +918,12 @@ def _upright(image: np.ndarray, matrix: tuple[int, int, int, int], name: str) ->
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
-            return (a, b, c, d)
-    return None
+    # by name: what iterating gives differs between versions of PyAV
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
+    return (a, b, c, d)
 
 
 class _Album:
