@@ -48,7 +48,6 @@ test-wheel:
 	.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check build/wheel/transformers_linvt-*.whl
 	.venv-wheel/bin/python -m pip list --disable-pip-version-check
-	.venv-wheel/bin/python -m pip check --disable-pip-version-check
 	@unset PYTHONPATH; folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
 	    OMP_NUM_THREADS=$(THREADS) $(CURDIR)/.venv-wheel/bin/linvt demo
 

@@ -35,7 +35,7 @@ class VideoLimits:
 
     Args:
         max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
-        max_duration (`float`, defaults to 3600): Length of the file in seconds, whatever part of it is asked for.
+        max_duration (`float`, defaults to 3600): Length of the video in seconds, whatever part of it is asked for.
         max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
         max_frames (`int`, defaults to 1024): Frames returned, however many were asked for.
         max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
