@@ -830,7 +830,8 @@ FIRST_KEY = ["h264.mp4", "h264.mkv", "h264.flv", "hevc.mp4", "vp9.webm", "vp8.we
 def test_a_broken_first_key_frame_does_not_move_the_clock(name: str, tmp_path: Path) -> None:
     """A window of 0 to 0.5 s gave the frames of 1.04 to 1.36 s once, under the times 0.08 to 0.40 s."""
     encode(tmp_path / name, RECIPES[name])
-    path = damaged(tmp_path / name, tmp_path / f"hurt_{name}", 0, 0)
+    # of VP9 the header stays: what a packet says about the size of its frames is believed
+    path = damaged(tmp_path / name, tmp_path / f"hurt_{name}", 0, 0, intact_share=0.01 if "vp9" in name else 0.0)
     video = read_video(path, num_frames=NUM_FRAMES)
     numbers = np.asarray(read_numbers(video.frames))
     assert len(video) >= 24 and (numbers >= 24).all() and video.num_broken_packets > 0

@@ -231,7 +231,7 @@ def encode_thumbnail_first(path: Path) -> None:
         small.height, small.width, small.pix_fmt = 32, 32, "yuvj420p"
         video = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "threads": "1"})
         video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-        small.disposition, video.disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        small.disposition, video.disposition = 0, av.stream.Disposition.default.value  # PyAV 15 takes numbers only
         frame = av.VideoFrame.from_ndarray(draw(255, 32, 32), format="rgb24").reformat(format="yuvj420p")
         frame.pts = 0
         container.mux([*small.encode(frame), *small.encode()])
