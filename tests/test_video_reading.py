@@ -16,6 +16,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -150,6 +152,21 @@ def test_sampling_by_rate_follows_the_clock(files: Path) -> None:
     assert read_numbers(read_video(files / "clip.mp4", fps=0.01).frames) == [0]
 
 
+@pytest.mark.parametrize(
+    "rate", [Fraction(5, 2), Decimal("2.5"), np.float32(2.5), np.float64(2.5), np.array(2.5), 2.5]
+)
+def test_a_rate_is_a_real_number_of_any_type(rate: object, files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4", fps=rate).frames) == list(range(0, NUM_FRAMES, 10))
+    limits = VideoLimits(max_duration=rate)
+    assert "over the limit" in refusal(files / "clip.mp4", limits=limits)
+
+
+def test_a_rate_as_pyav_gives_it_is_a_number(files: Path) -> None:
+    with av.open(str(files / "clip.mp4")) as container:
+        rate = container.streams.video[0].average_rate
+    assert read_numbers(read_video(files / "clip.mp4", fps=rate).frames) == list(range(NUM_FRAMES))
+
+
 def test_a_rate_above_that_of_the_file_gives_each_frame_once(files: Path) -> None:
     assert read_numbers(read_video(files / "clip.mp4", fps=1e12).frames) == list(range(NUM_FRAMES))
 
@@ -173,6 +190,12 @@ def test_windows_include_the_frames_on_screen_at_both_ends(files: Path) -> None:
         ({"start": float("nan")}, "start=nan"),
         ({"end": float("inf")}, "end=inf"),
         ({"start": "1"}, "start='1'"),
+        ({"start": np.array([1.0])}, "start=array([1.])"),
+        ({"start": np.bool_(True)}, "True"),
+        ({"fps": 10**400}, "fps=1000"),
+        ({"fps": 1j}, "fps=1j"),
+        ({"limits": 5}, "limits=5 is no VideoLimits"),
+        ({"limits": {}}, "limits={} is no VideoLimits"),
         ({"end": 0}, "end=0"),
         ({"start": 2.0, "end": 1.0}, "not before end=1.0"),
         ({"start": 1.0, "end": 1.0}, "not before"),
@@ -291,6 +314,31 @@ def test_frames_that_are_no_video_are_refused(
     assert words in refusal(change(clip), fps=1.0)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_with_more_than_eight_bits_are_taken_like_arrays_of_their_type(mode: str) -> None:
+    """Pillow turns what is above 255 white: a depth map of 16 bits became 99.6 % white, in silence."""
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    image = PIL.Image.fromarray(ramp.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert image.mode == mode
+    words = "divide by 255" if mode == "F" else "65535 for 16 bits"
+    assert words in refusal([image, image], fps=1.0)
+    if mode == "F":
+        scaled = PIL.Image.fromarray((ramp / 65535).astype(np.float32))
+        frames = read_video([scaled, scaled], fps=1.0).frames
+        np.testing.assert_array_equal(frames[1], np.rint(ramp / 257)[..., None].repeat(3, axis=-1))
+
+
+def test_pictures_that_pillow_cannot_turn_into_rgb_are_refused(tmp_path: Path) -> None:
+    assert "mode La" in refusal([PIL.Image.new("La", (WIDTH, HEIGHT))], fps=1.0)
+    PIL.Image.fromarray(draw(1)).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    half = write(tmp_path, "half.png", data[: len(data) // 2])
+    with PIL.Image.open(half) as image:
+        assert "mode RGB" in refusal([image], fps=1.0)
+    mixed = [PIL.Image.new("F", (WIDTH, HEIGHT)), PIL.Image.new("L", (WIDTH, HEIGHT))]
+    assert "differ in type" in refusal(mixed, fps=1.0)
+
+
 @pytest.mark.parametrize("times", [[0.0], [0, 1, 2, 3, 4, 5, 5], [0, 1, 2, 3, 4, 5, float("nan")], [[0.0] * COUNT]])
 def test_times_that_do_not_fit_the_frames_are_refused(times: list, clip: np.ndarray) -> None:
     assert "timestamps" in refusal(clip, timestamps=times)
@@ -349,6 +397,47 @@ def test_colours_follow_what_the_file_says_about_them(colour_range: int, colour_
     shown = read_video(tmp_path / "colour.mp4").frames[0].astype(int)
     assert np.abs(shown[HEIGHT // 2, WIDTH // 4] - (255, 255, 255)).max() <= 4
     assert np.abs(shown[HEIGHT // 2, 3 * WIDTH // 4] - (200, 30, 60)).max() <= 4
+
+
+def encode_camera_frames(path: Path, orientation: int | None = None) -> None:
+    """Motion JPEG as some cameras write it: each picture with its EXIF data."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        exif = PIL.Image.Exif()
+        exif[0x010F] = "A camera"
+        if orientation is not None:
+            exif[0x0112] = orientation
+        for number in range(20):
+            data = io.BytesIO()
+            PIL.Image.fromarray(draw(number)).save(data, "jpeg", exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["camera.avi", "camera.mov", "camera.mkv"])
+def test_frames_with_side_data_of_any_kind_are_read(name: str, tmp_path: Path) -> None:
+    """EXIF is newer than PyAV 18's list of side data: a foreign "ValueError: 31 is not a valid Type" came out."""
+    encode_camera_frames(tmp_path / name)
+    for backend in ("pyav", "decord", "torchcodec"):
+        try:
+            video = read_video(tmp_path / name, num_frames=4, backend=backend)
+        except VideoReadError as error:
+            assert backend in str(error)
+            continue
+        assert read_numbers(video.frames) == uniform_indices(20, 4)
+
+
+def test_a_picture_that_its_exif_data_turn_is_upright(tmp_path: Path) -> None:
+    encode_camera_frames(tmp_path / "camera.mkv", orientation=3)
+    with av.open(str(tmp_path / "camera.mkv")) as container:
+        rotation = next(container.decode(video=0)).rotation
+    if not rotation:
+        pytest.skip("this FFmpeg does not look at the orientation that EXIF data give")
+    frames = read_video(tmp_path / "camera.mkv", num_frames=4).frames
+    assert read_numbers(frames[:, ::-1, ::-1]) == uniform_indices(20, 4)
 
 
 # Files that are not what they seem -----------------------------------------------------------------------------------
@@ -661,7 +750,8 @@ def test_damage_in_one_group_of_pictures_gives_the_frames_of_pyav_or_an_error(
         num_read += 1
         np.testing.assert_allclose(video.timestamps, expected.timestamps, atol=1e-6)
         assert np.abs(video.frames.astype(int) - expected.frames).mean(axis=(1, 2, 3)).max() < 1.0
-    assert num_read >= 2  # at least the windows in front of the damage and behind it
+    # The window behind the damage at least; in the one before it decord may, in its own thread, have read on to it.
+    assert num_read >= (1 if backend == "decord" else 2)
 
 
 @pytest.mark.parametrize("seed", range(12))

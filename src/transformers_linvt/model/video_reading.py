@@ -32,7 +32,7 @@ import PIL.Image
 
 from .errors import VideoReadError
 from .video_download import check_url_allowed, download_video
-from .video_limits import VideoLimits, shorten_name
+from .video_limits import VideoLimits, as_number, shorten_name
 from .video_times import increasing_part, mend_time_stamps, not_among, usual_gap
 
 
@@ -169,12 +169,12 @@ def read_video(
             video, i.e. `{"path": ..., "bytes": ...}` or a torchcodec `VideoDecoder`; a URL with `allow_urls=True`; or
             frames in memory: an array or tensor of shape `(num_frames, height, width, 3)` or
             `(num_frames, 3, height, width)`, `uint8` or floating point in [0, 1], or a list of PIL images or of arrays
-            of one frame each.
+            of one frame each (PIL images with more than 8 bits count as arrays of their type).
         num_frames (`int`, *optional*): Frames to sample uniformly. All frames if the window has fewer.
             `limits.max_frames` looks at the frames that would be returned.
         fps (`float`, *optional*):
-            Frames to sample per second. For frames in memory without `timestamps` it is instead the rate of the given
-            frames, which are then all kept.
+            Frames to sample per second, a real number of any type (`Fraction`, ...). For frames in memory without
+            `timestamps` it is instead the rate of the given frames, which are then all kept.
         start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
         end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
         max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
@@ -203,6 +203,8 @@ def read_video(
     [0.5, 1.5, 2.5]
     """
     limits = VideoLimits() if limits is None else limits
+    if not isinstance(limits, VideoLimits):
+        raise VideoReadError(f"limits={limits!r:.100} is no VideoLimits; pass limits=VideoLimits(max_duration=...).")
     request = _Request(num_frames, fps, start, end, max_frames, limits)
     if backend not in VIDEO_BACKENDS:
         raise VideoReadError(f"backend={backend!r} is not known; choose one of {', '.join(VIDEO_BACKENDS)}.")
@@ -259,11 +261,11 @@ class _Request:
             value = getattr(self, name)
             if value is None:
                 continue
-            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0 or (value == 0 and name != "start"):
+            number = as_number(value)
+            if number is None or not math.isfinite(number) or number < 0 or (number == 0 and name != "start"):
                 unit = "frames per second" if name == "fps" else "seconds"
-                raise VideoReadError(f"{name}={value!r}: give a finite number of {unit}, {smallest}.")
-            setattr(self, name, float(value))
+                raise VideoReadError(f"{name}={value!r:.100}: give a finite number of {unit}, {smallest}.")
+            setattr(self, name, number)
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise VideoReadError(f"start={self.start} s is not before end={self.end} s; swap or widen them.")
 
@@ -1002,12 +1004,35 @@ def _upright(image: np.ndarray, matrix: tuple[int, int, int, int], name: str) ->
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        _name_unknown_side_data()
+        side_data = frame.side_data
     # by name: what iterating gives differs between versions of PyAV
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
+    matrix = side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return None
-    a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
     return (a, b, c, d)
+
+
+def _name_unknown_side_data() -> None:
+    """
+    Give PyAV names for the kinds of side data that it does not know, as PyAV 19 has them itself.
+
+    Before, one kind that is newer than PyAV (EXIF in the frames of a camera) keeps all others from being looked at.
+    """
+    kinds = av.sidedata.sidedata.Type
+
+    def named(cls: type, value: object) -> Any:
+        if not isinstance(value, int):
+            return None
+        member = object.__new__(cls)
+        member._name_, member._value_ = f"UNKNOWN_{value}", value
+        return cls._value2member_map_.setdefault(value, member)
+
+    kinds._missing_ = classmethod(named)
 
 
 class _Album:
@@ -1665,7 +1690,8 @@ def _to_uint8(frames: np.ndarray) -> np.ndarray:
     if not np.issubdtype(frames.dtype, np.floating):
         raise VideoReadError(
             f"{_IN_MEMORY} are of type {frames.dtype}, expected uint8 in [0, 255] or floating point in [0, 1]. "
-            "Convert them, for example with .astype(np.uint8)."
+            "Divide them by the largest value that they can have (65535 for 16 bits) and give the floating point "
+            "result, or, if they lie in [0, 255], convert them with .astype(np.uint8)."
         )
     if not np.isfinite(frames).all():
         bad = int((~np.isfinite(frames)).reshape(len(frames), -1).any(axis=1).sum())
@@ -1681,12 +1707,29 @@ def _to_uint8(frames: np.ndarray) -> np.ndarray:
     return np.rint(frames.astype(np.float32) * 255.0).astype(np.uint8)
 
 
+def _picture(image: PIL.Image.Image) -> np.ndarray:
+    """
+    A PIL image as an array of shape `(height, width, 3)`: bytes, or the numbers of its own type if it has wider ones.
+
+    Pillow cuts off what is above 255 of those (depth, heat); they are checked and scaled like arrays of the same type.
+    """
+    try:
+        if image.mode == "F" or image.mode.startswith("I"):
+            return np.repeat(np.asarray(image)[..., None], _CHANNELS, axis=-1)
+        return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise VideoReadError(
+            f"{_IN_MEMORY}: a PIL image of mode {image.mode} cannot be turned into RGB ({str(error)[:200]}). Convert "
+            "it, or look at the file that it is read from."
+        ) from error
+
+
 def _stack_frames(video: Sequence[Any]) -> np.ndarray:
     """A list of PIL images, or of arrays of one frame each, as one array."""
     if len(video) == 0:
         raise VideoReadError("An empty list holds no frames. Give at least one frame.")
     if all(isinstance(frame, PIL.Image.Image) for frame in video):
-        arrays = [np.asarray(frame.convert("RGB")) for frame in video]
+        arrays = [_picture(frame) for frame in video]
     elif all(isinstance(frame, np.ndarray) or _is_tensor(frame) for frame in video):
         arrays = [_as_array(frame) for frame in video]
     else:
@@ -1698,6 +1741,9 @@ def _stack_frames(video: Sequence[Any]) -> np.ndarray:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise VideoReadError(f"The frames of the list differ in shape: {shapes[:4]}. Bring them to one size.")
+    kinds = sorted({str(array.dtype) for array in arrays})
+    if len(kinds) > 1:
+        raise VideoReadError(f"The frames of the list differ in type: {', '.join(kinds[:4])}. Bring them to one.")
     return np.stack(arrays)
 
 
