@@ -44,7 +44,7 @@ test: .venv/installed-dev
 # it. The environment is made anew each time, because what is newest changes without a change of this tree
 test-wheel:
 	$(PYTHON) -m venv --clear .venv-wheel
-	rm -rf build/wheel build/wheel-demo
+	rm -rf build/wheel
 	.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check build/wheel/transformers_linvt-*.whl
 	.venv-wheel/bin/python -m pip list --disable-pip-version-check
@@ -87,7 +87,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-bases build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-bases build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
