@@ -19,11 +19,12 @@ PYTEST = $(RUN)/python -m pytest
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
+.PHONY: help demo test test-wheel test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
 	@echo "make test                set up .venv, then ruff and the tests that CI runs"
+	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-bases          the tests over every architecture of transformers; writes docs/bases.md"
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
@@ -39,6 +40,17 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(PYTEST) $(TESTS)
+
+# What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside
+# it. The environment is made anew each time, because what is newest changes without a change of this tree
+test-wheel:
+	$(PYTHON) -m venv --clear .venv-wheel
+	rm -rf build/wheel
+	.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check build/wheel/transformers_linvt-*.whl
+	.venv-wheel/bin/python -m pip list --disable-pip-version-check
+	@unset PYTHONPATH; folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
+	    OMP_NUM_THREADS=$(THREADS) $(CURDIR)/.venv-wheel/bin/linvt demo
 
 # One process per core, one thread each: the models are tiny
 test-bases: .venv-bases/installed
@@ -83,7 +95,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-bases build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-bases build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.

@@ -57,6 +57,7 @@ FILE_LIBRARIES = {
     "contrastive_head.py": {"torch"},
     "linear_video_tokenizer.py": {"torch"},
     "video_reading.py": {"numpy", "av", "PIL"},
+    "video_times.py": {"numpy"},
 }
 # What an import of the package must not pull in: each costs tenths of seconds or more, or may be missing.
 HEAVY = {

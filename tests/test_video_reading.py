@@ -18,6 +18,8 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,7 +30,20 @@ import pytest
 from transformers_linvt.model import video_reading
 from transformers_linvt.model.errors import LinVTError
 from transformers_linvt.model.video_reading import VideoLimits, VideoReadError, read_video, uniform_indices
-from zoo import HEIGHT, NUM_FRAMES, WIDTH, Recipe, draw, encode, read_numbers
+from transformers_linvt.model.video_times import mend_time_stamps
+from zoo import (
+    HEIGHT,
+    NUM_FRAMES,
+    RECIPES,
+    WIDTH,
+    Recipe,
+    draw,
+    encode,
+    read_numbers,
+    remux,
+    set_block_times,
+    set_edits,
+)
 
 
 pytestmark = pytest.mark.timeout(30)
@@ -139,6 +154,21 @@ def test_sampling_by_rate_follows_the_clock(files: Path) -> None:
     assert read_numbers(read_video(files / "clip.mp4", fps=0.01).frames) == [0]
 
 
+@pytest.mark.parametrize(
+    "rate", [Fraction(5, 2), Decimal("2.5"), np.float32(2.5), np.float64(2.5), np.array(2.5), 2.5]
+)
+def test_a_rate_is_a_real_number_of_any_type(rate: object, files: Path) -> None:
+    assert read_numbers(read_video(files / "clip.mp4", fps=rate).frames) == list(range(0, NUM_FRAMES, 10))
+    limits = VideoLimits(max_duration=rate)
+    assert "over the limit" in refusal(files / "clip.mp4", limits=limits)
+
+
+def test_a_rate_as_pyav_gives_it_is_a_number(files: Path) -> None:
+    with av.open(str(files / "clip.mp4")) as container:
+        rate = container.streams.video[0].average_rate
+    assert read_numbers(read_video(files / "clip.mp4", fps=rate).frames) == list(range(NUM_FRAMES))
+
+
 def test_a_rate_above_that_of_the_file_gives_each_frame_once(files: Path) -> None:
     assert read_numbers(read_video(files / "clip.mp4", fps=1e12).frames) == list(range(NUM_FRAMES))
 
@@ -162,6 +192,12 @@ def test_windows_include_the_frames_on_screen_at_both_ends(files: Path) -> None:
         ({"start": float("nan")}, "start=nan"),
         ({"end": float("inf")}, "end=inf"),
         ({"start": "1"}, "start='1'"),
+        ({"start": np.array([1.0])}, "start=array([1.])"),
+        ({"start": np.bool_(True)}, "True"),
+        ({"fps": 10**400}, "fps=1000"),
+        ({"fps": 1j}, "fps=1j"),
+        ({"limits": 5}, "limits=5 is no VideoLimits"),
+        ({"limits": {}}, "limits={} is no VideoLimits"),
         ({"end": 0}, "end=0"),
         ({"start": 2.0, "end": 1.0}, "not before end=1.0"),
         ({"start": 1.0, "end": 1.0}, "not before"),
@@ -280,6 +316,31 @@ def test_frames_that_are_no_video_are_refused(
     assert words in refusal(change(clip), fps=1.0)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_with_more_than_eight_bits_are_taken_like_arrays_of_their_type(mode: str) -> None:
+    """Pillow turns what is above 255 white: a depth map of 16 bits became 99.6 % white, in silence."""
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    image = PIL.Image.fromarray(ramp.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert image.mode == mode
+    words = "divide by 255" if mode == "F" else "65535 for 16 bits"
+    assert words in refusal([image, image], fps=1.0)
+    if mode == "F":
+        scaled = PIL.Image.fromarray((ramp / 65535).astype(np.float32))
+        frames = read_video([scaled, scaled], fps=1.0).frames
+        np.testing.assert_array_equal(frames[1], np.rint(ramp / 257)[..., None].repeat(3, axis=-1))
+
+
+def test_pictures_that_pillow_cannot_turn_into_rgb_are_refused(tmp_path: Path) -> None:
+    assert "mode La" in refusal([PIL.Image.new("La", (WIDTH, HEIGHT))], fps=1.0)
+    PIL.Image.fromarray(draw(1)).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    half = write(tmp_path, "half.png", data[: len(data) // 2])
+    with PIL.Image.open(half) as image:
+        assert "mode RGB" in refusal([image], fps=1.0)
+    mixed = [PIL.Image.new("F", (WIDTH, HEIGHT)), PIL.Image.new("L", (WIDTH, HEIGHT))]
+    assert "differ in type" in refusal(mixed, fps=1.0)
+
+
 @pytest.mark.parametrize("times", [[0.0], [0, 1, 2, 3, 4, 5, 5], [0, 1, 2, 3, 4, 5, float("nan")], [[0.0] * COUNT]])
 def test_times_that_do_not_fit_the_frames_are_refused(times: list, clip: np.ndarray) -> None:
     assert "timestamps" in refusal(clip, timestamps=times)
@@ -338,6 +399,47 @@ def test_colours_follow_what_the_file_says_about_them(colour_range: int, colour_
     shown = read_video(tmp_path / "colour.mp4").frames[0].astype(int)
     assert np.abs(shown[HEIGHT // 2, WIDTH // 4] - (255, 255, 255)).max() <= 4
     assert np.abs(shown[HEIGHT // 2, 3 * WIDTH // 4] - (200, 30, 60)).max() <= 4
+
+
+def encode_camera_frames(path: Path, orientation: int | None = None) -> None:
+    """Motion JPEG as some cameras write it: each picture with its EXIF data."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        exif = PIL.Image.Exif()
+        exif[0x010F] = "A camera"
+        if orientation is not None:
+            exif[0x0112] = orientation
+        for number in range(20):
+            data = io.BytesIO()
+            PIL.Image.fromarray(draw(number)).save(data, "jpeg", exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["camera.avi", "camera.mov", "camera.mkv"])
+def test_frames_with_side_data_of_any_kind_are_read(name: str, tmp_path: Path) -> None:
+    """EXIF is newer than PyAV 18's list of side data: a foreign "ValueError: 31 is not a valid Type" came out."""
+    encode_camera_frames(tmp_path / name)
+    for backend in ("pyav", "decord", "torchcodec"):
+        try:
+            video = read_video(tmp_path / name, num_frames=4, backend=backend)
+        except VideoReadError as error:
+            assert backend in str(error)
+            continue
+        assert read_numbers(video.frames) == uniform_indices(20, 4)
+
+
+def test_a_picture_that_its_exif_data_turn_is_upright(tmp_path: Path) -> None:
+    encode_camera_frames(tmp_path / "camera.mkv", orientation=3)
+    with av.open(str(tmp_path / "camera.mkv")) as container:
+        rotation = next(container.decode(video=0)).rotation
+    if not rotation:
+        pytest.skip("this FFmpeg does not look at the orientation that EXIF data give")
+    frames = read_video(tmp_path / "camera.mkv", num_frames=4).frames
+    assert read_numbers(frames[:, ::-1, ::-1]) == uniform_indices(20, 4)
 
 
 # Files that are not what they seem -----------------------------------------------------------------------------------
@@ -513,6 +615,42 @@ def test_a_video_track_without_frames_is_refused(tmp_path: Path, files: Path) ->
         assert "no frame" in message or "holds no video" in message
 
 
+def test_a_title_that_is_not_utf8_does_not_keep_a_video_from_being_read(files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "titled.mp4"
+    with av.open(str(files / "clip.mp4")) as reader, av.open(str(path), "w") as writer:
+        writer.metadata["title"] = "Caf\N{LATIN SMALL LETTER E WITH ACUTE} in Paris"
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                writer.mux(packet)
+    data = path.read_bytes()
+    assert data.count(b"Caf\xc3\xa9") == 1
+    path.write_bytes(data.replace(b"Caf\xc3\xa9", b"Caf\xe9!"))  # Latin-1
+    assert read_numbers(read_video(path, num_frames=4).frames) == uniform_indices(NUM_FRAMES, 4)
+
+
+@pytest.mark.parametrize("has_metadata_errors", [True, False])
+def test_a_file_is_opened_with_what_old_and_new_releases_of_pyav_take(
+    has_metadata_errors: bool, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV 19 has no `metadata_errors`; before, a title that is not UTF-8 is an error without it."""
+    original, calls = av.open, []
+
+    def old(file, mode=None, format=None, options=None, container_options=None, metadata_errors="strict"):
+        calls.append(metadata_errors)
+        return original(file, container_options=container_options)
+
+    def new(file, mode=None, format=None, options=None, container_options=None):
+        calls.append(None)
+        return original(file, container_options=container_options)
+
+    monkeypatch.setattr(av, "open", old if has_metadata_errors else new)
+    for video in (files / "clip.mp4", (files / "clip.mp4").read_bytes()):
+        assert read_numbers(read_video(video, num_frames=4).frames) == uniform_indices(NUM_FRAMES, 4)
+    assert set(calls) == ({"replace"} if has_metadata_errors else {None})
+
+
 def test_one_frame_is_a_video(files: Path) -> None:
     video = read_video(files / "one_frame.mp4", num_frames=8)
     assert read_numbers(video.frames) == [0] and video.timestamps.tolist() == [0.0] and video.total_frames == 1
@@ -655,7 +793,8 @@ def test_damage_in_one_group_of_pictures_gives_the_frames_of_pyav_or_an_error(
         num_read += 1
         np.testing.assert_allclose(video.timestamps, expected.timestamps, atol=1e-6)
         assert np.abs(video.frames.astype(int) - expected.frames).mean(axis=(1, 2, 3)).max() < 1.0
-    assert num_read >= 2  # at least the windows in front of the damage and behind it
+    # The window behind the damage at least; in the one before it decord may, in its own thread, have read on to it.
+    assert num_read >= (1 if backend == "decord" else 2)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -674,6 +813,224 @@ def test_random_damage_never_hangs_and_gives_frames_in_order_or_an_error(
     except VideoReadError:
         pass
     assert time.monotonic() - began < 20
+
+
+# Time stamps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stamps", "times", "guesses"),
+    [
+        ([0, 33, 67, 100], [0, 33, 67, 100], []),
+        ([0, 33, 33, 100], [0, 33, 34, 100], [2]),  # one unit behind its twin
+        ([0, 1, 1, 2], [0, 1, 1.5, 2], [2]),  # or less where there is no room
+        ([0, 33, 33, 33, 5000], [0, 33, 34, 35, 5000], [2, 3]),
+        ([0, 33, 10, 100], [0, 33, 66.5, 100], [2]),
+        ([0, None, None, 90], [0, 30, 60, 90], [1, 2]),
+        ([None, 33, 66, None], [-7, 33, 66, 106], [0, 3]),
+        ([0, 40, 10**17, 120, 160], [0, 40, 80, 120, 160], [2]),
+        ([0, 40, -(10**17), 120, 160], [0, 40, 80, 120, 160], [2]),
+        ([0, 40, 80, 120, 0], [0, 40, 80, 120, 160], [4]),
+        ([10**17, 40, 80, 120], [0, 40, 80, 120], [0]),
+        ([None, None, None], [0, 40, 80], [0, 1, 2]),
+        ([7], [7], []),
+    ],
+)
+def test_one_bad_time_stamp_leaves_all_others_as_they_are(stamps: list, times: list, guesses: list) -> None:
+    mended, is_guess = mend_time_stamps(stamps, step=40)
+    assert mended.tolist() == times and np.flatnonzero(is_guess).tolist() == guesses
+
+
+def test_where_the_clock_is_set_back_for_good_the_times_count_on() -> None:
+    part = [0, 40, 90, *range(120, 2000, 40)]
+    mended, is_guess = mend_time_stamps([*part, *part], step=40)
+    assert mended.tolist() == [*part, *(part[-1] + 40 + stamp for stamp in part)]
+    assert is_guess.tolist() == [False] * len(part) + [True] * len(part)
+
+
+def test_any_time_stamps_become_increasing_times_and_good_ones_stay() -> None:
+    noise = random.Random(1)
+    for _ in range(300):
+        true = sorted(noise.sample(range(10 ** noise.randrange(3, 12)), noise.randrange(1, 60)))
+        stamps = [noise.choice([stamp, stamp, stamp, None, noise.randrange(-(10**6), 10**6)]) for stamp in true]
+        mended, is_guess = mend_time_stamps(stamps, step=noise.choice([0, 0.5, 40]))
+        assert (np.diff(mended) > 0).all() and mended.shape == is_guess.shape == (len(true),)
+        assert np.isfinite(mended).all()
+        assert mend_time_stamps(true, step=40)[0].tolist() == true
+
+
+FLAWS = {"repeated": 160, "back": 60, "far back": -32000, "ahead": 290, "far ahead": 32000}  # of 200 ms
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+@pytest.mark.parametrize("kind", ["h264", "h264 with B frames", "vp9", "vp8"])
+def test_a_file_with_one_bad_time_stamp_is_read_by_its_other_ones(
+    kind: str, flaw: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """K2 of the public bug reports: one repeated stamp and all frames were placed at a nominal rate, in silence."""
+    recipe = {"vp9": RECIPES["vp9.webm"], "vp8": RECIPES["vp8.webm"]}.get(kind) or Recipe(bframes=2 * ("B" in kind))
+    encode(tmp_path / "good.mkv", recipe)
+    with av.open(str(tmp_path / "good.mkv")) as container:
+        stamps = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.size]
+    place = stamps.index(200)
+    set_block_times(tmp_path / "good.mkv", tmp_path / "bad.mkv", {place: FLAWS[flaw]})
+    video = read_video(tmp_path / "bad.mkv", num_frames=NUM_FRAMES)
+    assert read_numbers(video.frames) == list(range(NUM_FRAMES)) and (np.diff(video.timestamps) > 0).all()
+    assert np.sum(np.abs(video.timestamps - np.arange(NUM_FRAMES) / 25) > 2e-3) <= 1
+    assert video.duration == pytest.approx(2.88, abs=2e-3) and video.num_broken_packets == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == video.num_guessed_timestamps <= 1  # FFmpeg mends some of these itself
+    assert all("bad.mkv" in text and "1 of its 72 frames" in text for text in warnings)
+    for window in ({"start": 0.0, "end": 0.1}, {"start": 0.5, "end": 0.9}, {"start": 2.0, "end": 2.4}):
+        good, bad = (read_video(tmp_path / name, num_frames=4, **window) for name in ("good.mkv", "bad.mkv"))
+        np.testing.assert_array_equal(bad.frames, good.frames)
+        np.testing.assert_allclose(bad.timestamps, good.timestamps, atol=2e-3)
+
+
+def repeat_time_stamp(source: Path, target: Path) -> None:
+    """Give the third frame the time stamp of the second; muxers of MP4 refuse that, so there the table is changed."""
+    if source.suffix == ".mp4":
+        data = bytearray(source.read_bytes())
+        start = data.index(b"stts") + 12  # entries of a count and a time to the next frame, here of one frame each
+        steps = [int.from_bytes(data[start + at : start + at + 4], "big") for at in (4, 12, 20)]
+        for at, step in zip((12, 20), (0, steps[1] + steps[2]), strict=True):
+            data[start + at : start + at + 4] = step.to_bytes(4, "big")
+        target.write_bytes(data)
+        return
+    stamps: list[int] = []
+
+    def repeat(packet: av.Packet) -> av.Packet:
+        if len(stamps) == 2:
+            packet.pts = packet.dts = stamps[-1]
+        stamps.append(packet.pts)
+        return packet
+
+    remux(source, target, repeat)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.mp4", "clip.flv"])
+def test_a_repeated_time_stamp_at_a_variable_rate_costs_nothing_else(name: str, tmp_path: Path) -> None:
+    ticks = [0, 33, 67, 100, 134, 5000, 5033, 5067, 5100, 20000]  # a recording of a screen with two long pauses
+    recipe = Recipe("libvpx-vp9", RECIPES["vp9.webm"].options) if name == "clip.webm" else Recipe(bframes=0)
+    recipe.ticks, recipe.rate = ticks, 1000
+    encode(tmp_path / f"good_{name}", recipe)
+    repeat_time_stamp(tmp_path / f"good_{name}", tmp_path / name)
+    video = read_video(tmp_path / name, num_frames=10)
+    assert len(video) == 10 and video.num_guessed_timestamps == 1
+    others = [place for place in range(10) if place != 2]
+    np.testing.assert_allclose(video.timestamps[others], np.asarray(ticks)[others] / 1000, atol=2e-3)
+    assert 0.033 < video.timestamps[2] < 0.1
+    assert len(read_video(tmp_path / name, fps=1)) == 5  # on screen at 0, 1, 5, 6 and 20 s
+
+
+@pytest.mark.parametrize("place", [0, 3, 40, NUM_FRAMES - 1])
+@pytest.mark.parametrize("stamp", [-(1 << 60), 1 << 60])
+def test_an_absurd_time_stamp_does_not_make_a_video_last_for_ages(place: int, stamp: int, tmp_path: Path) -> None:
+    encode(tmp_path / "good.ivf", Recipe("libvpx-vp9", RECIPES["vp9.webm"].options))
+    data = bytearray((tmp_path / "good.ivf").read_bytes())
+    start = 32  # the header of the file; each frame has its size in 4 bytes and its time stamp in 8
+    for _ in range(place):
+        start += 12 + int.from_bytes(data[start : start + 4], "little")
+    data[start + 4 : start + 12] = stamp.to_bytes(8, "little", signed=True)
+    path = write(tmp_path, "bad.ivf", bytes(data))
+    try:
+        video = read_video(path, num_frames=NUM_FRAMES)
+    except VideoReadError as error:
+        assert "over the limit of 3600 s" in str(error)
+        return
+    numbers = np.asarray(read_numbers(video.frames))
+    assert (np.diff(video.timestamps) > 0).all() and video.duration < 3
+    np.testing.assert_allclose(video.timestamps, numbers / 25, atol=1e-3)
+
+
+def test_a_last_frame_without_a_duration_does_not_get_that_of_the_gap_before_it(tmp_path: Path) -> None:
+    """Seen from muxers in browsers: 6 s were said to be 8.9 s, because the frame before stays for 2.9 s."""
+    ticks = [0, 100, 200, 300, 1000, 1100, 1200, 3000, 3100, 6000]
+    encode(tmp_path / "clip.mp4", Recipe(ticks=ticks, rate=1000, bframes=0))
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    start = data.index(b"stts") + 8
+    last = start + 4 + 8 * (int.from_bytes(data[start : start + 4], "big") - 1)
+    data[last + 4 : last + 8] = bytes(4)
+    video = read_video(write(tmp_path, "clip.mp4", bytes(data)), num_frames=10)
+    assert video.timestamps.tolist() == pytest.approx([tick / 1000 for tick in ticks], abs=1e-3)
+    assert video.duration == pytest.approx(6.1, abs=0.05)
+
+
+FIRST_KEY = ["h264.mp4", "h264.mkv", "h264.flv", "hevc.mp4", "vp9.webm", "vp8.webm", "av1.mp4", "open_gop.mp4"]
+
+
+@pytest.mark.parametrize("name", FIRST_KEY)
+def test_a_broken_first_key_frame_does_not_move_the_clock(name: str, tmp_path: Path) -> None:
+    """A window of 0 to 0.5 s gave the frames of 1.04 to 1.36 s once, under the times 0.08 to 0.40 s."""
+    encode(tmp_path / name, RECIPES[name])
+    # of VP9 the header stays: what a packet says about the size of its frames is believed
+    path = damaged(tmp_path / name, tmp_path / f"hurt_{name}", 0, 0, intact_share=0.01 if "vp9" in name else 0.0)
+    video = read_video(path, num_frames=NUM_FRAMES)
+    numbers = np.asarray(read_numbers(video.frames))
+    assert len(video) >= 24 and (numbers >= 24).all() and video.num_broken_packets > 0
+    np.testing.assert_allclose(video.timestamps, numbers / 25, atol=2e-3)
+    assert video.duration == pytest.approx(2.88, abs=0.01)
+    assert video.total_frames == NUM_FRAMES or name == "vp8.webm"  # its packets are not its frames
+    assert "of the window are damaged" in refusal(path, start=0.0, end=0.5)
+    late = read_video(path, start=2.0, end=2.4, num_frames=3)
+    np.testing.assert_allclose(late.timestamps, np.asarray(read_numbers(late.frames)) / 25, atol=2e-3)
+    assert (late.timestamps >= 1.96).all() and (late.timestamps <= 2.4).all()
+
+
+AVI = {
+    "mjpeg": RECIPES["mjpeg.avi"],
+    "mpeg4": Recipe("mpeg4", gop=12, bframes=0),
+    "mpeg4 with B frames": RECIPES["mpeg4_b.avi"],
+    "h264": Recipe(bframes=0),
+    "h264 with B frames": Recipe(),
+}
+
+
+@pytest.mark.parametrize("first", [0, 29, 30, 47])
+@pytest.mark.parametrize("kind", AVI)
+def test_a_lost_chunk_of_an_avi_file_does_not_move_the_clock(kind: str, first: int, tmp_path: Path) -> None:
+    """AVI has no time stamps, only places: those behind a lost picture were early by one each."""
+    encode(tmp_path / "good.avi", AVI[kind])
+    path = damaged(tmp_path / "good.avi", tmp_path / "hurt.avi", first, first)
+    video = read_video(path, num_frames=NUM_FRAMES)
+    numbers = np.asarray(read_numbers(video.frames))
+    readable = numbers >= 0  # what decodes all the same is not noticed
+    assert readable.sum() >= 47 and video.duration == pytest.approx(2.88, abs=0.01)
+    np.testing.assert_allclose(video.timestamps[readable], numbers[readable] / 25, atol=1e-3)
+
+
+def test_frames_of_an_avi_file_are_shown_at_the_places_of_its_chunks(tmp_path: Path) -> None:
+    """Dropped frames are empty chunks; with B frames the frames are in another order than the chunks."""
+    ticks = [0, 1, 2, 3, 10, 11, 12, 30, 31, 60]
+    for bframes in (0, 2):
+        encode(tmp_path / "clip.avi", Recipe(ticks=ticks, rate=10, bframes=bframes))
+        with av.open(str(tmp_path / "clip.avi")) as container:
+            places = [packet.dts for packet in container.demux(container.streams.video[0]) if packet.size]
+        assert len(places) == 10 and places[-1] > 12
+        video = read_video(tmp_path / "clip.avi", num_frames=10)
+        assert video.timestamps.tolist() == pytest.approx([place / 10 for place in places])
+        assert video.num_guessed_timestamps == 0
+        if bframes == 0:
+            assert places == ticks
+
+
+def test_a_file_trimmed_in_place_and_cut_off_is_said_to_be_cut_off(files: Path, tmp_path: Path) -> None:
+    encode(tmp_path / "clip.mp4", Recipe(gop=10))
+    set_edits(tmp_path / "clip.mp4", tmp_path / "trimmed.mp4", [(1.0, 1.0)])
+    data = (tmp_path / "trimmed.mp4").read_bytes()
+    moov = data.rindex(b"moov") - 4
+    # the index in front, as of a file made for streaming; only half of the pictures were downloaded
+    index = bytearray(data[moov:])
+    begin = data.index(b"mdat") - 4
+    place = index.index(b"stco") + 8
+    for number in range(int.from_bytes(index[place : place + 4], "big")):
+        entry = slice(place + 4 + 4 * number, place + 8 + 4 * number)
+        index[entry] = (int.from_bytes(index[entry], "big") + len(index)).to_bytes(4, "big")
+    whole = write(tmp_path, "whole.mp4", data[:begin] + bytes(index) + data[begin:moov])
+    assert read_numbers(read_video(whole, num_frames=NUM_FRAMES).frames) == list(range(25, 50))
+    half = write(tmp_path, "half.mp4", whole.read_bytes()[: begin + len(index) + (moov - begin) // 2])
+    message = refusal(half)
+    assert "is cut off" in message and "of its 72 frames are there" in message
 
 
 # Limits --------------------------------------------------------------------------------------------------------------
@@ -695,6 +1052,13 @@ def test_a_video_of_two_hours_is_refused_before_it_is_decoded(tmp_path: Path) ->
     assert "film.mp4" in message and "over the limit of 3600 s" in message
     assert time.monotonic() - began < 2
     assert len(read_video(path, num_frames=4, limits=VideoLimits(max_duration=None))) == 4
+
+
+def test_the_limit_of_duration_holds_for_the_last_frames_too(tmp_path: Path) -> None:
+    encode(tmp_path / "slides.mkv", Recipe(ticks=[0, 25, 25 * 7200], bframes=0))
+    assert "over the limit of 3600 s" in refusal(tmp_path / "slides.mkv")
+    video = read_video(tmp_path / "slides.mkv", limits=VideoLimits(max_duration=8000))
+    assert video.timestamps.tolist() == pytest.approx([0, 1, 7200])
 
 
 def test_frames_of_8k_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

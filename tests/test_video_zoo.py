@@ -15,22 +15,27 @@ import pytest
 
 from transformers_linvt.model import video_reading
 from transformers_linvt.model.video_reading import VideoFrames, VideoReadError, read_video, uniform_indices
-from zoo import MATRICES, NUM_FRAMES, RECIPES, Exhibit, build_zoo, read_numbers
+from zoo import EDITS, MATRICES, NUM_FRAMES, RECIPES, Exhibit, build_zoo, read_numbers
 
 
-NAMES = [*RECIPES, *MATRICES, "trimmed.mp4", "packed_b.avi", "vp8_hidden.webm", "false_keys.mp4", "two_streams.mp4"]
+NAMES = [
+    *RECIPES, *MATRICES, "trimmed.mp4", "packed_b.avi", "vp8_hidden.webm", "false_keys.mp4", "two_streams.mp4",
+    "thumbnail_first.mov", "thumbnail_first.mkv", "long_sound.mkv", "false_duration.mkv",
+    *(name for name, *_ in EDITS),
+]  # fmt: skip
 
 # Exact with the backend beside PyAV; on every other file it has to refuse.
 EXACT = {
     "decord": {
         "h264.mp4", "h264_moov_first.mp4", "vp9.webm", "h264.mkv", "fragmented.mp4", "odd_size.mp4",
         "start_at_3s.mp4", "start_at_3s.mkv", "vfr.mp4", "vfr.mkv", "h264_10bit.mp4", "rotated_90.mp4",
-        "rotated_180.mp4", "rotated_270.mp4",
+        "rotated_180.mp4", "rotated_270.mp4", "start_at_100000s.mkv", "long_sound.mkv", "false_duration.mkv",
     },
     "torchcodec": {
         "h264.mp4", "h264_moov_first.mp4", "hevc.mp4", "hevc_10bit.mp4", "vp9.webm", "h264.mkv", "open_gop.mp4",
         "short_gop.mp4", "fragmented.mp4", "odd_size.mp4", "start_at_3s.mp4", "start_at_3s.mkv", "av1.mp4", "vfr.mp4",
         "vfr.mkv", "h264_10bit.mp4", "rotated_90.mp4", "rotated_180.mp4", "rotated_270.mp4", "two_streams.mp4",
+        "start_at_100000s.mkv", "long_sound.mkv", "false_duration.mkv", "thumbnail_first.mov", "thumbnail_first.mkv",
     },
 }  # fmt: skip
 
@@ -73,6 +78,8 @@ def assert_shows(video: VideoFrames, exhibit: Exhibit, indices: list[int]) -> No
     assert video.frames.dtype == np.uint8 and video.frames.shape == (len(indices), *exhibit.size, 3)
     assert video.total_frames == len(exhibit.numbers)
     assert video.num_broken_packets == 0
+    # a raw stream has no time stamps at all: they are those of its nominal rate
+    assert video.num_guessed_timestamps == (len(exhibit.numbers) if exhibit.name == "raw.h264" else 0)
 
 
 def read_or_refuse(exhibit: Exhibit, backend: str, **sampling: object) -> VideoFrames | None:

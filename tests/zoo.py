@@ -9,6 +9,7 @@ did to the picture. `python tests/zoo.py` prints, for each file and backend, whe
 import argparse
 import io
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -90,6 +91,7 @@ class Recipe:
 
 def encode(path: Path, recipe: Recipe) -> None:
     """Write a file of barcoded frames."""
+    os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder writes its settings to the terminal
     options = dict(recipe.options)
     if recipe.codec == "libx264":
         options = {"preset": "ultrafast", "bf": str(recipe.bframes), "crf": "23", "threads": "1", **options}
@@ -185,6 +187,59 @@ def hide_vp8_frames(source: Path, target: Path) -> None:
             writer.mux(packet)
 
 
+def set_block_times(source: Path, target: Path, times: dict[int, int]) -> None:
+    """Give packets of a Matroska file other time stamps: place in the file -> milliseconds after its cluster's."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size]
+    for number, milliseconds in times.items():
+        assert data.count(packets[number]) == 1
+        start = data.index(packets[number])  # in front of it: the time relative to the cluster, and a byte of flags
+        data[start - 3 : start - 1] = milliseconds.to_bytes(2, "big", signed=True)
+    target.write_bytes(data)
+
+
+def set_edits(source: Path, target: Path, rows: list[tuple[float, float]]) -> None:
+    """Show other pieces of an MP4 file whose index is at its end: `(duration, start)` of each in seconds."""
+    data = bytearray(source.read_bytes())
+    start = data.index(b"elst") - 4
+    old = int.from_bytes(data[start : start + 4], "big")
+
+    first = int.from_bytes(data[start + 20 : start + 24], "big")  # where second 0 is, with the delay of B frames
+
+    def scale(header: bytes) -> int:
+        place = data.index(header) + 16  # version 0: flags 4, times 8
+        return int.from_bytes(data[place : place + 4], "big")
+
+    body = b""
+    for duration, begin in rows:
+        body += round(duration * scale(b"mvhd")).to_bytes(4, "big")
+        body += (first + round(begin * scale(b"mdhd"))).to_bytes(4, "big") + b"\0\1\0\0"
+    box = (16 + len(body)).to_bytes(4, "big") + b"elst" + bytes(4) + len(rows).to_bytes(4, "big") + body
+    data[start : start + old] = box
+    for name in (b"edts", b"trak", b"moov"):
+        place = data.index(name) - 4
+        size = int.from_bytes(data[place : place + 4], "big") + len(box) - old
+        data[place : place + 4] = size.to_bytes(4, "big")
+    target.write_bytes(data)
+
+
+def encode_thumbnail_first(path: Path) -> None:
+    """A video behind a stream of one small picture, which is neither the default nor marked as a cover."""
+    with av.open(str(path), "w") as container:
+        small = container.add_stream("mjpeg", rate=RATE)
+        small.height, small.width, small.pix_fmt = 32, 32, "yuvj420p"
+        video = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "threads": "1"})
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        small.disposition, video.disposition = 0, av.stream.Disposition.default.value  # PyAV 15 takes numbers only
+        frame = av.VideoFrame.from_ndarray(draw(255, 32, 32), format="rgb24").reformat(format="yuvj420p")
+        frame.pts = 0
+        container.mux([*small.encode(frame), *small.encode()])
+        for number in range(NUM_FRAMES):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(draw(number), format="rgb24")))
+        container.mux(video.encode())
+
+
 def pack_b_frames(source: Path, target: Path) -> None:
     """
     Rewrite MPEG-4 with one B frame between others as "packed bitstream", as old DivX encoders did in AVI.
@@ -232,6 +287,11 @@ _VARIABLE_TICKS = [0]
 for _number in range(1, NUM_FRAMES):
     _VARIABLE_TICKS.append(_VARIABLE_TICKS[-1] + (4, 4, 9, 3, 40)[_number % 5])
 
+# A camera that loses frames: single ones, and a second at a time.
+_DROPPED_TICKS = [0]
+for _number in range(1, NUM_FRAMES):
+    _DROPPED_TICKS.append(_DROPPED_TICKS[-1] + (1, 1, 3, 1, 25)[_number % 5])
+
 _LARGE = (358, 638)
 _HEVC = {"preset": "ultrafast", "x265-params": "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "10", "auto-alt-ref": "1", "crf": "30"}
@@ -253,12 +313,15 @@ RECIPES: dict[str, Recipe] = {
     "odd_size.mp4": Recipe(size=_LARGE),
     "start_at_3s.mp4": Recipe(ticks=[75 + number for number in range(NUM_FRAMES)]),
     "start_at_3s.mkv": Recipe(ticks=[75 + number for number in range(NUM_FRAMES)]),
+    "start_at_100000s.mkv": Recipe(ticks=[2_500_000 + number for number in range(NUM_FRAMES)]),
     "av1.mp4": Recipe("libsvtav1", _AV1),
     "vfr.mp4": Recipe(ticks=_VARIABLE_TICKS, rate=100),
     "vfr.mkv": Recipe(ticks=_VARIABLE_TICKS, rate=100),
     "mpegts.ts": Recipe(),
     "mpeg4_b.avi": Recipe("mpeg4", gop=12),
     "mjpeg.avi": Recipe("mjpeg", pixel_format="yuvj420p"),
+    "dropped.avi": Recipe(ticks=_DROPPED_TICKS, bframes=0),
+    "dropped_mpeg4.avi": Recipe("mpeg4", ticks=_DROPPED_TICKS, gop=12, bframes=0),
     "mpeg2.mpg": Recipe("mpeg2video", gop=12),
     "h264.flv": Recipe(),
     "raw.h264": Recipe(container="h264"),
@@ -301,7 +364,6 @@ def encode_turned(path: Path, name: str) -> None:
 
 def build_zoo(folder: Path) -> dict[str, Exhibit]:
     """Write every file of the zoo into `folder` (about 2 MB)."""
-    os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder writes its settings to the terminal
     zoo: dict[str, Exhibit] = {}
     numbers = list(range(NUM_FRAMES))
     for name, recipe in RECIPES.items():
@@ -324,7 +386,57 @@ def build_zoo(folder: Path) -> dict[str, Exhibit]:
     zoo["vp8_hidden.webm"] = Exhibit("vp8_hidden.webm", folder / "vp8_hidden.webm", numbers, _even())
     encode_two_streams(folder / "two_streams.mp4")
     zoo["two_streams.mp4"] = Exhibit("two_streams.mp4", folder / "two_streams.mp4", numbers, _even())
+    for name in ("thumbnail_first.mov", "thumbnail_first.mkv"):
+        encode_thumbnail_first(folder / name)
+        zoo[name] = Exhibit(name, folder / name, numbers, _even())
+    encode_long_sound(folder / "long_sound.mkv")
+    zoo["long_sound.mkv"] = Exhibit("long_sound.mkv", folder / "long_sound.mkv", numbers, _even())
+    encode(folder / "false_duration.mkv", Recipe())
+    set_matroska_duration(folder / "false_duration.mkv", 9.9e6)
+    zoo["false_duration.mkv"] = Exhibit("false_duration.mkv", folder / "false_duration.mkv", numbers, _even())
+    for name, bframes, pieces in EDITS:
+        encode(folder / "unedited.mp4", Recipe(gop=10, bframes=bframes))
+        set_edits(
+            folder / "unedited.mp4", folder / name, [((end - begin) / RATE, begin / RATE) for begin, end in pieces]
+        )
+        shown = [number for begin, end in pieces for number in range(begin, end)]
+        zoo[name] = Exhibit(name, folder / name, shown, _even(len(shown)))
     return zoo
+
+
+# Files trimmed in place: the frames that are shown, first and behind the last; a group of pictures has ten.
+EDITS: list[tuple[str, int, list[tuple[int, int]]]] = [
+    ("edited_both_ends.mp4", 2, [(12, 54)]),
+    ("edited_beginning.mp4", 2, [(25, 72)]),
+    ("edited_end.mp4", 2, [(0, 45)]),
+    ("edited_at_key_frames.mp4", 0, [(10, 60)]),
+    ("edited_pieces.mp4", 0, [(5, 25), (30, 55)]),
+    ("edited_backwards.mp4", 0, [(42, 65), (3, 25)]),
+]
+
+
+def set_matroska_duration(path: Path, ticks: float) -> None:
+    """Write another duration into the header of a Matroska file."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3  # the element, with 8 bytes of content
+    data[place : place + 8] = struct.pack(">d", ticks)
+    path.write_bytes(data)
+
+
+def encode_long_sound(path: Path) -> None:
+    """A video beside a sound track that goes on for two hours: two short tones, the second at its end."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "threads": "1"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000)
+        for number in range(NUM_FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(draw(number), format="rgb24")))
+        container.mux(stream.encode())
+        for seconds in (0, 7300):
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), format="s16", layout="mono")
+            tone.sample_rate, tone.pts, tone.time_base = 8000, 8000 * seconds, Fraction(1, 8000)
+            container.mux(sound.encode(tone))
+        container.mux(sound.encode())
 
 
 def encode_two_streams(path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a video may cost at most, and how long its name may be in a message."""
 
+import math
 from dataclasses import dataclass, fields
 
 from .errors import VideoReadError
@@ -26,6 +27,34 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:120]}...{name[-60:]}"
 
 
+def as_number(value: object) -> float | None:
+    """
+    A real number of any type as a `float`; `None` if it is none.
+
+    Args:
+        value (`object`): Anything: `int`, `float`, `Fraction`, `Decimal`, a number of NumPy, torch or PyAV.
+
+    Returns:
+        `float`, infinite where `value` is too large for one, or `None` for truth values, text and all else.
+
+    Example:
+
+    >>> from fractions import Fraction
+    >>> as_number(Fraction(1, 8)), as_number(True), as_number("2")
+    (0.125, None, None)
+    """
+    if isinstance(value, bool | complex | str | bytes) or getattr(value, "ndim", 0) != 0:
+        return None
+    if not hasattr(value, "__float__") or getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return None
+
+
 @dataclass(frozen=True)
 class VideoLimits:
     """
@@ -35,7 +64,7 @@ class VideoLimits:
 
     Args:
         max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
-        max_duration (`float`, defaults to 3600): Length of the file in seconds, whatever part of it is asked for.
+        max_duration (`float`, defaults to 3600): Length of the video in seconds, whatever part of it is asked for.
         max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
         max_frames (`int`, defaults to 1024): Frames returned, however many were asked for.
         max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
@@ -67,7 +96,10 @@ class VideoLimits:
             value = getattr(self, entry.name)
             if entry.name == "allow_private_addresses" or value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            number = as_number(value)
+            if number is None or not number > 0:
                 raise VideoReadError(
                     f"VideoLimits({entry.name}={value!r}): a limit is a positive number, or None for no limit."
                 )
+            if not isinstance(value, int | float):  # a Fraction cannot be added to a float's clock or formatted as one
+                object.__setattr__(self, entry.name, number)

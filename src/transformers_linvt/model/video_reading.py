@@ -33,7 +33,8 @@ import PIL.Image
 from .errors import VideoReadError
 from .media_address import is_data_url, name_of_address, path_of_file_url, read_data_url, scheme_of
 from .video_download import check_url_allowed, download_video
-from .video_limits import VideoLimits, shorten_name
+from .video_limits import VideoLimits, as_number, shorten_name
+from .video_times import increasing_part, mend_time_stamps, not_among, usual_gap
 
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ _FORMATS = (
 )
 # Seeking is trusted, and then verified, where packets carry presentation time stamps and the container an index.
 _SEEKABLE_FORMATS = {"mov", "matroska"}
-# AVI stores no time stamps; those that FFmpeg makes up are wrong where B frames are packed together.
+# AVI stores no time stamps: a frame is shown at the place of its chunk among all chunks, the empty ones counted. What
+# FFmpeg makes of that is wrong where B frames are packed together, and late by the delay of the decoder with H.264.
 _FORMATS_WITHOUT_TIME_STAMPS = {"avi"}
 # VP8 stores invisible pictures as packets of their own, so its packets are not its frames.
 _CODECS_WITH_INVISIBLE_PACKETS = {"vp8", "libvpx"}
@@ -65,6 +67,8 @@ _CODECS_OF_OTHER_BACKENDS = {
     "decord": {"h264", "hevc", "vp9", "mpeg4", "mjpeg"},
     "torchcodec": {"h264", "hevc", "vp9", "mpeg4", "mjpeg", "av1"},
 }
+# Codings of single pictures, in which thumbnails are stored (and some videos, too).
+_PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "gif", "tiff", "jpeg2000", "libopenjpeg", "ljpeg", "apng"}
 _CHANNELS = 3
 _COPY_CHUNK = 1 << 20  # bytes
 
@@ -85,6 +89,9 @@ class VideoFrames:
         average_fps (`float`, *optional*): `total_frames / duration`; `None` where the duration is 0.
         num_broken_packets (`int`, defaults to 0):
             Damaged packets met while reading. Those outside of what had to be read are not seen, so not counted.
+        num_guessed_timestamps (`int`, defaults to 0):
+            Frames of the whole video whose time the file does not say: their time stamp is missing, repeated or goes
+            back. They are placed between their neighbours, whose times are the file's own.
     """
 
     frames: np.ndarray
@@ -95,6 +102,7 @@ class VideoFrames:
     total_frames: int
     average_fps: float | None
     num_broken_packets: int = 0
+    num_guessed_timestamps: int = 0
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -147,12 +155,14 @@ def read_video(
     Sampling is uniform with `num_frames` (see [`uniform_indices`]) or by time with `fps`: the frames on screen at
     `start`, `start + 1 / fps`, ... seconds, each once, and `max_frames` of the window uniformly if those are more.
     With neither, 32 frames uniformly. Time stamps are those of the file (variable rates included), counted from its
-    first frame.
+    first frame. One that is missing, repeated or goes back is replaced by a time between its neighbours, and a warning
+    and `num_guessed_timestamps` say so.
 
     A damaged file is read around the damage: a frame that is broken, or depends on a broken one, is taken out of the
     choice, the frames are sampled among the intact ones with their true time stamps, and a warning and
-    `num_broken_packets` say so. If nothing in the window is intact, or the file is cut off before the end of the
-    window, that is an error.
+    `num_broken_packets` say so. The first frame of the file stays second 0 where it cannot be shown itself, so that
+    `start` and `end` mean what they mean on the whole file. If nothing in the window is intact, or the file is cut off
+    before the end of the window, that is an error.
 
     Args:
         video:
@@ -160,12 +170,13 @@ def read_video(
             video, i.e. `{"path": ..., "bytes": ...}` or a torchcodec `VideoDecoder`; an address: `data:` (decoded
             within `limits.max_bytes`), `file://` (a path), http or https with `allow_urls=True`; or frames in memory:
             an array or tensor of shape `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, `uint8`
-            or floating point in [0, 1], or a list of PIL images or of arrays of one frame each.
+            or floating point in [0, 1], or a list of PIL images or of arrays of one frame each (PIL images with more
+            than 8 bits count as arrays of their type).
         num_frames (`int`, *optional*): Frames to sample uniformly. All frames if the window has fewer.
             `limits.max_frames` looks at the frames that would be returned.
         fps (`float`, *optional*):
-            Frames to sample per second. For frames in memory without `timestamps` it is instead the rate of the given
-            frames, which are then all kept.
+            Frames to sample per second, a real number of any type (`Fraction`, ...). For frames in memory without
+            `timestamps` it is instead the rate of the given frames, which are then all kept.
         start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
         end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
         max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
@@ -194,6 +205,8 @@ def read_video(
     [0.5, 1.5, 2.5]
     """
     limits = VideoLimits() if limits is None else limits
+    if not isinstance(limits, VideoLimits):
+        raise VideoReadError(f"limits={limits!r:.100} is no VideoLimits; pass limits=VideoLimits(max_duration=...).")
     request = _Request(num_frames, fps, start, end, max_frames, limits)
     if backend not in VIDEO_BACKENDS:
         raise VideoReadError(f"backend={backend!r} is not known; choose one of {', '.join(VIDEO_BACKENDS)}.")
@@ -250,11 +263,11 @@ class _Request:
             value = getattr(self, name)
             if value is None:
                 continue
-            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0 or (value == 0 and name != "start"):
+            number = as_number(value)
+            if number is None or not math.isfinite(number) or number < 0 or (number == 0 and name != "start"):
                 unit = "frames per second" if name == "fps" else "seconds"
-                raise VideoReadError(f"{name}={value!r}: give a finite number of {unit}, {smallest}.")
-            setattr(self, name, float(value))
+                raise VideoReadError(f"{name}={value!r:.100}: give a finite number of {unit}, {smallest}.")
+            setattr(self, name, number)
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise VideoReadError(f"start={self.start} s is not before end={self.end} s; swap or widen them.")
 
@@ -540,22 +553,37 @@ def _describe_non_video(source: _Source) -> str:
     return "its content is not that of a video file, or it is damaged at the very beginning. Check where it comes from"
 
 
-class _File:
-    """One opened video file: its first video stream, its packets, and an end to both."""
+def _open_container(file: str | io.BytesIO, **options: str) -> Any:
+    """
+    `av.open` with what every PyAV from 15 on takes, and further options of the demuxer.
 
-    def __init__(self, source: _Source, clock: _Clock, num_threads: int = 1) -> None:
+    Before 19 it fails on a title that is not UTF-8 unless told what to do about it; 19 has no such argument.
+    """
+    # not `options`: PyAV 15 crashes on them where streams are found late (MPEG program streams)
+    container_options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **options}
+    try:
+        return av.open(file, container_options=container_options, metadata_errors="replace")
+    except TypeError:
+        return av.open(file, container_options=container_options)
+
+
+def _is_thumbnail(stream: Any) -> bool:
+    """Whether a video stream is likely to be a single picture: in a coding of pictures, and not said to hold more."""
+    context = stream.codec_context
+    return context is not None and context.name in _PICTURE_CODECS and stream.frames <= 1
+
+
+class _File:
+    """One opened video file: its video stream, its packets, and an end to both."""
+
+    def __init__(self, source: _Source, clock: _Clock, num_threads: int = 1, **options: str) -> None:
         self.source, self.clock = source, clock
         try:
-            self.container = av.open(
-                source.for_reading(),
-                # not `options`: PyAV 15 crashes on them where streams are found late (MPEG program streams)
-                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-                metadata_errors="replace",
-            )
+            self.container = _open_container(source.for_reading(), **options)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.") from error
         try:
-            self.stream = self._first_video_stream()
+            self.stream = self._video_stream()
             context = self.stream.codec_context
             declared = _declared_num_bytes(source) if context is None else None
             if declared is not None and declared > source.num_bytes:
@@ -573,7 +601,12 @@ class _File:
             self.container.close()
             raise
 
-    def _first_video_stream(self) -> Any:
+    def _video_stream(self) -> Any:
+        """
+        The first stream that is no thumbnail, one that is marked as default before one that is not.
+
+        Not simply the first: some programs put a thumbnail in front of the video as a stream of its own.
+        """
         # A cover picture in an audio file is stored as a video stream of one frame.
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in self.container.streams.video if not stream.disposition & cover]
@@ -582,7 +615,11 @@ class _File:
             raise VideoReadError(
                 f"{self.source.name} holds no video, only {', '.join(kinds)}. Give a file with a picture track."
             )
-        return streams[0]
+
+        def rank(stream: Any) -> tuple[bool, bool]:
+            return _is_thumbnail(stream), not stream.disposition & av.stream.Disposition.default
+
+        return min(streams, key=rank)
 
     def __enter__(self) -> "_File":
         return self
@@ -593,6 +630,11 @@ class _File:
     @property
     def format(self) -> str:
         return self.container.format.name.split(",")[0]
+
+    @property
+    def has_places_only(self) -> bool:
+        """Whether the times of frames are the places of their packets, which the decoder is told as time stamps."""
+        return self.format in _FORMATS_WITHOUT_TIME_STAMPS
 
     @property
     def codec(self) -> str:
@@ -629,19 +671,25 @@ class _FrameTable:
 
     Args:
         pts (`list[int]`): Presentation time stamps in units of `time_base`, strictly increasing; empty if unusable.
+        stamps (`list[int]`):
+            What the packets say, usable or not: sorted, less what is out of all order. In AVI the places of the chunks
+            that hold a picture.
         keys (`list[tuple[int, int]]`):
             Presentation and decoding time stamps of the key frames, those hidden in front of an edit included; sorted.
         first_pts, time_base: `seconds = (pts - first_pts) * time_base`.
         duration (`float`): Seconds.
+        last_duration (`float`): Seconds that the last frame stays; 0 if nothing tells.
         cut_off (`str`, *optional*): What is missing of a file that stops too early.
         has_hidden_packets (`bool`): Whether an edit list hides packets (a file trimmed without re-encoding).
         has_leading_frames (`bool`): Whether frames are shown before the key frame they are stored behind (open GOP).
     """
 
     pts: list[int]
+    stamps: list[int]
     keys: list[tuple[int, int]]
     time_base: float
     duration: float
+    last_duration: float = 0.0
     cut_off: str | None = None
     has_hidden_packets: bool = False
     has_leading_frames: bool = False
@@ -727,13 +775,80 @@ def _declared_matroska_bytes(head: bytes) -> int | None:
     return None if size is None else position + size
 
 
-def _missing_part(source: _Source, file: _File, num_read: int, num_corrupt: int, num_errors: int) -> str | None:
+@dataclass
+class _Tally:
+    """What was counted and noted while the packets of a file were read."""
+
+    order: list[int] = field(default_factory=list)  # time stamps of what is to be shown, in the order of the file
+    keys: list[tuple[int, int]] = field(default_factory=list)
+    num_read: int = 0
+    num_corrupt: int = 0
+    num_hidden: int = 0
+    num_errors: int = 0
+    num_without_stamp: int = 0
+    num_before_decoding: int = 0  # frames that would be shown before they are decoded
+    has_leading_frames: bool = False
+    last_duration: int = 0
+
+    def add(self, packet: Any) -> None:
+        """Note a packet that holds a picture."""
+        self.num_read += 1
+        self.num_corrupt += packet.is_corrupt
+        pts, dts = packet.pts, packet.dts
+        if pts is None:
+            self.num_without_stamp += 1
+            return
+        self.has_leading_frames |= bool(self.keys) and pts < self.keys[-1][0]
+        self.num_before_decoding += dts is not None and pts < dts
+        if packet.is_keyframe:
+            self.keys.append((pts, pts if dts is None else dts))
+        if packet.is_discard:
+            self.num_hidden += 1
+            return
+        self.order.append(pts)
+        self.last_duration = packet.duration or 0
+
+    def plausible(self, max_reordered: int) -> list[int]:
+        """The stamps in the order shown, less those that stand further from their place in the file than possible."""
+        if max_reordered == 0:
+            return [self.order[place] for place in increasing_part(self.order)]
+        by_stamp = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return [self.order[place] for rank, place in enumerate(by_stamp) if abs(rank - place) <= max_reordered]
+
+
+def _read_packets(file: _File, limits: VideoLimits) -> _Tally:
+    """Read every packet of a file; a film over the limit of duration is refused as soon as it is seen to be one."""
+    tally = _Tally()
+    time_base, lowest, num_beyond = float(file.stream.time_base), None, 0
+    for packet in file.packets():
+        if packet is None:
+            tally.num_errors += 1
+            continue
+        if packet.size == 0:  # the flush packet, or in AVI a place where the picture before stays
+            continue
+        if file.has_places_only:
+            packet.pts = packet.dts
+        tally.add(packet)
+        if packet.pts is None or packet.is_discard:
+            continue
+        lowest = packet.pts if lowest is None else min(lowest, packet.pts)
+        seconds = (packet.pts - lowest) * time_base
+        num_beyond += limits.max_duration is not None and seconds > limits.max_duration
+        if num_beyond > _MAX_REORDERED:  # a few may have a false time stamp
+            _check_duration(file.source.name, seconds, limits)
+    return tally
+
+
+def _missing_part(source: _Source, file: _File, tally: _Tally, clock: _Clock) -> str | None:
     """What a file lacks that stops too early, in words; `None` if it is whole or says nothing about its length."""
     expected = file.stream.frames if file.format == "mov" else 0
-    num_intact = num_read - num_corrupt
     declared = _declared_num_bytes(source)
     is_short = declared is not None and declared > source.num_bytes
-    if expected and num_intact < expected and (is_short or num_errors or num_read < expected):
+    if expected and tally.num_read < expected:  # the header counts what an edit list keeps from being shown, too
+        with _File(source, clock, ignore_editlist="1") as whole:
+            tally = _read_packets(whole, VideoLimits(max_duration=None))
+    num_intact = tally.num_read - tally.num_corrupt
+    if expected and num_intact < expected and (is_short or tally.num_errors or tally.num_read < expected):
         return f"only {num_intact} of its {expected} frames are there"
     if is_short and not expected:
         return f"{source.num_bytes} of its {declared} bytes are there, with {num_intact} frames"
@@ -745,56 +860,35 @@ def _scan(source: _Source, clock: _Clock, limits: VideoLimits) -> _FrameTable:
     with _File(source, clock) as file:
         context = file.stream.codec_context
         _check_frame_size(source.name, context.height or 0, context.width or 0, limits)
-        if file.container.duration is not None:
-            _check_duration(source.name, file.container.duration / av.time_base, limits)
-        time_base = float(file.stream.time_base)
-        pts: list[int] = []
-        keys: list[tuple[int, int]] = []
-        complete, num_read, num_corrupt, num_hidden, num_errors, last_duration = True, 0, 0, 0, 0, 0
-        lowest: int | None = None
-        has_leading = False
-        for packet in file.packets():
-            if packet is None:
-                num_errors += 1
-                continue
-            if packet.size == 0:  # the flush packet, or in AVI a place where the picture before stays
-                continue
-            num_read += 1
-            num_corrupt += packet.is_corrupt
-            if packet.pts is None:
-                complete = False
-                continue
-            has_leading |= bool(keys) and packet.pts < keys[-1][0]
-            if packet.is_keyframe:
-                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-            if packet.is_discard:
-                num_hidden += 1
-                continue
-            pts.append(packet.pts)
-            lowest = packet.pts if lowest is None else min(lowest, packet.pts)
-            _check_duration(source.name, (packet.pts - lowest) * time_base, limits)
-            last_duration = packet.duration or last_duration
-        if num_read == 0 and num_errors == 0:
+        tally = _read_packets(file, limits)
+        if tally.num_read == 0 and tally.num_errors == 0:
             raise VideoReadError(f"{source.name} has a video track with no frame in it. Record or export it again.")
-        pts.sort()
-        strictly = complete and len(pts) > 0 and all(a < b for a, b in zip(pts, pts[1:], strict=False))
-        usable = strictly and not (
-            file.codec in _CODECS_WITH_INVISIBLE_PACKETS or file.format in _FORMATS_WITHOUT_TIME_STAMPS
+        time_base = float(file.stream.time_base)
+        pts = sorted(tally.order)
+        stamps = tally.plausible(_MAX_REORDERED if context.has_b_frames else 0)
+        usable = (
+            0 < len(pts) == len(stamps)
+            and tally.num_without_stamp == tally.num_before_decoding == 0
+            and all(a < b for a, b in zip(pts, pts[1:], strict=False))
+            and file.codec not in _CODECS_WITH_INVISIBLE_PACKETS
+            and not file.has_places_only
         )
-        duration = (pts[-1] - pts[0] + last_duration) * time_base if pts else 0.0
+        last_duration = (tally.last_duration or usual_gap(stamps)) * time_base
         return _FrameTable(
             pts=pts if usable else [],
-            keys=sorted(keys),
+            stamps=stamps,
+            keys=sorted(tally.keys),
             time_base=time_base,
-            duration=duration,
-            has_hidden_packets=num_hidden > 0,
-            has_leading_frames=has_leading,
-            can_seek=usable and file.format in _SEEKABLE_FORMATS and num_errors == 0 and num_corrupt == 0,
+            duration=(pts[-1] - pts[0]) * time_base + last_duration if usable else 0.0,
+            last_duration=last_duration,
+            has_hidden_packets=tally.num_hidden > 0,
+            has_leading_frames=tally.has_leading_frames,
+            can_seek=usable and file.format in _SEEKABLE_FORMATS and tally.num_errors == 0 and tally.num_corrupt == 0,
             format=file.format,
             codec=file.codec,
             stream_index=file.stream.index,
             num_video_streams=len(file.container.streams.video),
-            cut_off=_missing_part(source, file, num_read, num_corrupt, num_errors),
+            cut_off=_missing_part(source, file, tally, clock),
         )
 
 
@@ -873,6 +967,8 @@ def _decoded(file: _File, damage: _Damage) -> Iterator[Any]:
         if packet.size == 0 and not is_flush:  # an empty packet would end decoding
             continue
         if packet.size:
+            if file.has_places_only:
+                packet.pts = packet.dts
             damage.feed(packet)
         try:
             frames = packet.decode()
@@ -914,11 +1010,35 @@ def _upright(image: np.ndarray, matrix: tuple[int, int, int, int], name: str) ->
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
-            return (a, b, c, d)
-    return None
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        _name_unknown_side_data()
+        side_data = frame.side_data
+    # by name: what iterating gives differs between versions of PyAV
+    matrix = side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    return (a, b, c, d)
+
+
+def _name_unknown_side_data() -> None:
+    """
+    Give PyAV names for the kinds of side data that it does not know, as PyAV 19 has them itself.
+
+    Before, one kind that is newer than PyAV (EXIF in the frames of a camera) keeps all others from being looked at.
+    """
+    kinds = av.sidedata.sidedata.Type
+
+    def named(cls: type, value: object) -> Any:
+        if not isinstance(value, int):
+            return None
+        member = object.__new__(cls)
+        member._name_, member._value_ = f"UNKNOWN_{value}", value
+        return cls._value2member_map_.setdefault(value, member)
+
+    kinds._missing_ = classmethod(named)
 
 
 class _Album:
@@ -1062,7 +1182,7 @@ class _PyAVReader:
                 stamps.append(frame.pts)
                 intact.append(is_intact)
                 kinds.append("I" if _is_intra(frame) else "B" if frame.pict_type == _B else "P")
-        if None not in stamps:
+        if None not in stamps and stamps == sorted(stamps):
             self._doubt_neighbours_of_missing(stamps, intact, kinds)
         return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0
 
@@ -1100,6 +1220,7 @@ def _read_pyav(source: _Source, table: _FrameTable, request: _Request, clock: _C
     reader = _PyAVReader(source, table, request, clock, num_threads)
     if table.pts:
         seconds = table.seconds
+        _check_duration(source.name, table.duration, request.limits)
         chosen = request.choose(seconds, table.duration, source.name)
         wanted = {table.pts[index]: place for place, index in enumerate(chosen)}
         album = _Album(source.name, len(chosen), request.limits)
@@ -1109,36 +1230,130 @@ def _read_pyav(source: _Source, table: _FrameTable, request: _Request, clock: _C
     return _read_by_order(source, table, request, reader)
 
 
+@dataclass
+class _Timeline:
+    """
+    All frames of a video that was decoded as a whole, in the order shown, those included that did not come out.
+
+    Args:
+        seconds (`np.ndarray` of shape `(num_frames,)`): From the first frame, whether it can be shown or not.
+        is_intact (`np.ndarray` of shape `(num_frames,)`): False also where no picture came out.
+        position (`np.ndarray` of shape `(num_frames,)`): Place among the pictures that came out, -1 if it did not.
+        num_guessed (`int`): Frames whose time the file does not say.
+    """
+
+    seconds: np.ndarray
+    is_intact: np.ndarray
+    position: np.ndarray
+    num_guessed: int
+
+
+def _places_of_frames(stamps: list[int | None], places: list[int]) -> tuple[list[int | None], list[int]]:
+    """
+    Times of the frames of an AVI file and of those that did not come out, given the chunk that each came out of.
+
+    Frames are shown in the order in which they come out, each at the next of the `places` of all chunks, those that
+    gave none among them. Where some gave none and others two, it cannot be told which place is whose: the times are
+    `None`.
+    """
+    if len(stamps) == len(places):
+        return list(places), []
+    lost = set(not_among(places, stamps))
+    order = list(stamps)
+    has_b_frames = None not in stamps and stamps != sorted(stamps)
+    for before, chunk in zip([None, *places], places, strict=False):
+        if chunk in lost:
+            order.insert(_turn_of_lost(order, before, chunk, has_b_frames), chunk)
+    if len(order) != len(places):
+        return [None] * len(stamps), []
+    is_lost = [chunk in lost for chunk in order]
+    return (
+        [place for place, gone in zip(places, is_lost, strict=True) if not gone],
+        [place for place, gone in zip(places, is_lost, strict=True) if gone],
+    )
+
+
+def _turn_of_lost(order: list[int | None], before: int | None, chunk: int, has_b_frames: bool) -> int:
+    """
+    When a lost frame would have been shown: its position in `order`, the chunks of the frames shown.
+
+    It is taken for a B frame where there are such: if it was none, what follows is damaged up to the next key frame,
+    and does not come into question anyway.
+    """
+    if before is None or before not in order:
+        return next((at for at, other in enumerate(order) if other is not None and other > chunk), len(order))
+    at = order.index(before)
+    is_b_frame = any(other is not None and other < before for other in order[at + 1 :])
+    if is_b_frame or not has_b_frames:
+        return at + 1
+    # shown before the frame in front of it in the file, and before the other B frames behind it
+    return next((earlier for earlier, other in enumerate(order[:at]) if other is not None and other > chunk), at)
+
+
+def _lay_out(
+    table: _FrameTable, stamps: list[int | None], is_intact: np.ndarray, nominal: float, is_damaged: bool
+) -> _Timeline:
+    """Place the frames that came out of decoding (their time stamps in the order shown), and those that did not."""
+    ticks, lost = stamps, not_among(table.stamps, stamps)
+    if table.format in _FORMATS_WITHOUT_TIME_STAMPS:
+        ticks, lost = _places_of_frames(stamps, table.stamps)
+        lost = lost if is_damaged else []  # some programs fill places with chunks that only say "as before"
+    elif table.codec in _CODECS_WITH_INVISIBLE_PACKETS:
+        lost = lost[:1] if table.stamps[:1] == lost[:1] else []  # the first packet of a stream is always shown
+    known = sorted(tick for tick in ticks if tick is not None)
+    origin = known[len(known) // 2] if known else 0  # one that is not absurdly far away: what is near it stays exact
+    step = usual_gap(table.stamps) or (nominal / table.time_base if table.time_base else 0.0)
+    times, is_guess = mend_time_stamps([None if tick is None else tick - origin for tick in ticks], step)
+    shown = set(times.tolist())
+    missing = [tick - origin for tick in lost if tick - origin not in shown]
+    everything = np.concatenate([times, np.asarray(missing, dtype=np.float64)])
+    order = np.argsort(everything, kind="stable")
+    position = np.concatenate([np.arange(len(times)), np.full(len(missing), -1)])[order]
+    return _Timeline(
+        seconds=(everything[order] - everything[order[0]]) * table.time_base,
+        is_intact=np.concatenate([is_intact, np.zeros(len(missing), dtype=bool)])[order],
+        position=position,
+        num_guessed=int(is_guess.sum()),
+    )
+
+
 def _read_by_order(source: _Source, table: _FrameTable, request: _Request, reader: _PyAVReader) -> VideoFrames:
     """For packets without usable time stamps, and for damage: decode all, then choose among what came out intact."""
     stamps, is_intact, nominal = reader.shown()
+    num_broken = len(reader.damage.broken)
     if not stamps:
         raise VideoReadError(
-            f"{source.name}: none of its frames could be decoded (codec {table.codec}, "
-            f"{len(reader.damage.broken)} broken packets). Copy or download it again, or re-encode it."
+            f"{source.name}: none of its frames could be decoded (codec {table.codec}, {num_broken} broken packets). "
+            "Copy or download it again, or re-encode it."
         )
-    if None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False)):
-        seconds = (np.asarray(stamps, dtype=np.float64) - stamps[0]) * table.time_base
-    elif reader.damage.broken:
+    line = _lay_out(table, stamps, is_intact, nominal, num_broken > 0)
+    if num_broken and line.num_guessed == len(stamps):
         raise VideoReadError(
-            f"{source.name} is damaged ({len(reader.damage.broken)} broken packets) and has no time stamps, so that "
-            "what follows the damage cannot be placed in time. Copy or download it again."
+            f"{source.name} is damaged ({num_broken} broken packets) and has no time stamps, so that what follows the "
+            "damage cannot be placed in time. Copy or download it again."
         )
-    else:  # a container of constant rate, such as AVI, or time stamps that jump back: the place in the order counts
-        seconds = np.arange(len(stamps)) * nominal
-    duration = float(seconds[-1]) + nominal
+    seconds = line.seconds
+    duration = float(seconds[-1]) + (table.last_duration or nominal)
     _check_duration(source.name, duration, request.limits)
     first, last = request.window(seconds, duration, source.name)
-    if not is_intact[first : last + 1].any():
+    if not line.is_intact[first : last + 1].any():
         raise VideoReadError(
-            f"{source.name}: all {last - first + 1} frames of the window are damaged "
-            f"({len(reader.damage.broken)} broken packets). Choose another window, or copy or download it again."
+            f"{source.name}: all {last - first + 1} frames of the window are damaged ({num_broken} broken packets). "
+            "Choose another window, or copy or download it again."
         )
-    chosen = request.choose(seconds, duration, source.name, is_intact)
+    chosen = request.choose(seconds, duration, source.name, line.is_intact)
     album = _Album(source.name, len(chosen), request.limits)
-    reader.by_order({position: place for place, position in enumerate(chosen)}, album)
-    num_damaged = int((~is_intact).sum())
-    return _finish(source.name, "pyav", album, seconds, chosen, duration, reader.damage, num_damaged)
+    reader.by_order({int(line.position[index]): place for place, index in enumerate(chosen)}, album)
+    num_damaged = int((~line.is_intact).sum())
+    result = _finish(source.name, "pyav", album, seconds, chosen, duration, reader.damage, num_damaged)
+    if line.num_guessed:
+        result.num_guessed_timestamps = line.num_guessed
+        logger.warning(
+            f"{source.name}: the file does not say when {line.num_guessed} of its {len(seconds)} frames are shown "
+            "(time stamps that are missing, repeated or go back); they are placed between the frames around them, or "
+            "at its nominal rate. Remux or re-encode it if their times matter."
+        )
+    return result
 
 
 def _finish(
@@ -1204,7 +1419,7 @@ def _why_not(backend: str, source: _Source, table: _FrameTable) -> str | None:
         # It numbers key frames by their place in the file, which is off by the frames stored behind but shown before.
         return "frames are stored behind the key frame they are shown before (open GOP), and it miscounts those"
     if backend == "decord" and table.num_video_streams > 1:
-        return f"the file has {table.num_video_streams} video streams, of which it may take another than the first"
+        return f"the file has {table.num_video_streams} video streams, of which it may take another"
     return None
 
 
@@ -1265,6 +1480,7 @@ def _read_other(
     album, chosen = None, []
     if reason is None:
         seconds = table.seconds
+        _check_duration(source.name, table.duration, request.limits)
         chosen = request.choose(seconds, table.duration, source.name)
         wanted = [table.pts[index] for index in chosen]
         reason, first = _check_key_frames(backend, source, table, wanted, clock)
@@ -1316,7 +1532,7 @@ def _import_backend(backend: str) -> Any:
 def _check_same(image_shape: Sequence[int], shape: Sequence[int]) -> str | None:
     if tuple(image_shape) != tuple(shape):
         return (
-            f"it gives frames of {image_shape[1]}x{image_shape[0]} where the first video stream, shown upright, has "
+            f"it gives frames of {image_shape[1]}x{image_shape[0]} where the video stream, shown upright, has "
             f"{shape[1]}x{shape[0]}"
         )
     return None
@@ -1480,7 +1696,8 @@ def _to_uint8(frames: np.ndarray) -> np.ndarray:
     if not np.issubdtype(frames.dtype, np.floating):
         raise VideoReadError(
             f"{_IN_MEMORY} are of type {frames.dtype}, expected uint8 in [0, 255] or floating point in [0, 1]. "
-            "Convert them, for example with .astype(np.uint8)."
+            "Divide them by the largest value that they can have (65535 for 16 bits) and give the floating point "
+            "result, or, if they lie in [0, 255], convert them with .astype(np.uint8)."
         )
     if not np.isfinite(frames).all():
         bad = int((~np.isfinite(frames)).reshape(len(frames), -1).any(axis=1).sum())
@@ -1496,12 +1713,29 @@ def _to_uint8(frames: np.ndarray) -> np.ndarray:
     return np.rint(frames.astype(np.float32) * 255.0).astype(np.uint8)
 
 
+def _picture(image: PIL.Image.Image) -> np.ndarray:
+    """
+    A PIL image as an array of shape `(height, width, 3)`: bytes, or the numbers of its own type if it has wider ones.
+
+    Pillow cuts off what is above 255 of those (depth, heat); they are checked and scaled like arrays of the same type.
+    """
+    try:
+        if image.mode == "F" or image.mode.startswith("I"):
+            return np.repeat(np.asarray(image)[..., None], _CHANNELS, axis=-1)
+        return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise VideoReadError(
+            f"{_IN_MEMORY}: a PIL image of mode {image.mode} cannot be turned into RGB ({str(error)[:200]}). Convert "
+            "it, or look at the file that it is read from."
+        ) from error
+
+
 def _stack_frames(video: Sequence[Any]) -> np.ndarray:
     """A list of PIL images, or of arrays of one frame each, as one array."""
     if len(video) == 0:
         raise VideoReadError("An empty list holds no frames. Give at least one frame.")
     if all(isinstance(frame, PIL.Image.Image) for frame in video):
-        arrays = [np.asarray(frame.convert("RGB")) for frame in video]
+        arrays = [_picture(frame) for frame in video]
     elif all(isinstance(frame, np.ndarray) or _is_tensor(frame) for frame in video):
         arrays = [_as_array(frame) for frame in video]
     else:
@@ -1513,6 +1747,9 @@ def _stack_frames(video: Sequence[Any]) -> np.ndarray:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise VideoReadError(f"The frames of the list differ in shape: {shapes[:4]}. Bring them to one size.")
+    kinds = sorted({str(array.dtype) for array in arrays})
+    if len(kinds) > 1:
+        raise VideoReadError(f"The frames of the list differ in type: {', '.join(kinds[:4])}. Bring them to one.")
     return np.stack(arrays)
 
 
