@@ -50,15 +50,15 @@ MOTION_KINDS = ("direction", "traverse")  # twice as many clips: each has one qu
 MIX = (
     ("needle", None, 1),
     ("needles", None, 3),
-    ("order", "order", 5),
+    ("order", "order", 6),
     ("order", None, 1),
     ("static", None, 2),
-    ("static", "attribute_count", 2),
-    ("static", "count", 2),
-    ("static", "position", 1),
+    ("static", "attribute_count", 1.5),
+    ("static", "count", 1),
+    ("static", "position", 0.5),
     ("moment", None, 2),
-    ("direction", None, 4),
-    ("traverse", None, 2),
+    ("direction", None, 2),
+    ("traverse", None, 5),
     ("count", None, 5),
 )
 # Questions about single pictures, the hard ones more often, so that the adapter leaves what the base knows
