@@ -210,7 +210,7 @@ def test_demo_compares_with_the_right_answers_and_says_what_it_is(linvt, tmp_pat
     verdicts = [line.split()[-1] for line in out.splitlines() if line.endswith((" ok", " wrong"))]
     assert f"{verdicts.count('ok')} of {len(verdicts)} right" in out
     assert len(verdicts) >= 20 and verdicts.count("ok") / len(verdicts) > 0.8
-    kinds = ["needle", "order", "scenes", "static"]
+    kinds = ["count", "moment", "needle", "order", "scenes", "static", "traverse"]
     assert sorted(file.name for file in (tmp_path / "shown").iterdir()) == sorted(
         [f"{kind}.mp4" for kind in kinds] + [f"{kind}.png" for kind in kinds]
     )
