@@ -658,8 +658,14 @@ def test_negative_weights_are_noticed(plain: Wrapped, monkeypatch: pytest.Monkey
 
 
 def test_other_weights_for_deep_layers_are_noticed(monkeypatch: pytest.MonkeyPatch):
-    family, apply = wrapped("qwen3_vl"), FactoredWeights.apply
-    monkeypatch.setattr(FactoredWeights, "apply", lambda self, values: apply(self, values).flip(1))
+    family, condense = wrapped("qwen3_vl"), LinVTModel.condense
+
+    def other_weights(self: LinVTModel, *args: Any, **kwargs: Any) -> Any:
+        condensed = condense(self, *args, **kwargs)
+        condensed.deepstack = [layer.flip(1) for layer in condensed.deepstack]
+        return condensed
+
+    monkeypatch.setattr(LinVTModel, "condense", other_weights)
     with noticed("not close"):
         check_tokens_are_averages(family.model, batch_of(family)[0])
 
@@ -748,6 +754,7 @@ def test_a_picture_that_goes_through_linvt_is_noticed(plain: Wrapped, monkeypatc
 
 def test_a_stale_offset_of_an_earlier_picture_is_noticed(monkeypatch: pytest.MonkeyPatch):
     family = wrapped("qwen2_vl")
+    family.model.config.video_positions = "text"  # in a grid every prompt sets an offset of its own
     inputs = family.inputs(user(family.clip(5), QUESTION))
     family.model(**family.inputs(user(family.picture(), QUESTION)))
     monkeypatch.setattr(modeling_linvt, "forget_positions", lambda base: None)

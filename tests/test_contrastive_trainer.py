@@ -55,7 +55,7 @@ def trainer_of(family: Wrapped, folder: Path, rows: list | None = None, **kwargs
 
 
 def test_stage_one_learns_to_tell_captions_and_moves_linvt_alone(family: Wrapped, tmp_path: Path):
-    trainer = trainer_of(family, tmp_path, max_steps=30, learning_rate=3e-3, lr_scheduler_type="constant")
+    trainer = trainer_of(family, tmp_path, max_steps=60, learning_rate=3e-3, lr_scheduler_type="constant")
     before = snapshot(family.model)
     trainer.train()
     after = family.model.state_dict()
