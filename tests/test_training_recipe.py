@@ -3,6 +3,7 @@ The fast trainer of `benchmarks/` is the product: its answers are those of the m
 model is the base's own forward pass, and what it counts as right is right.
 """
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +169,14 @@ def test_settings_and_mixes_come_from_the_command_line(modules):
     for wrong in (lambda: training.parse_settings(["colour=red"]), lambda: training.parse_mix(["film=2"])):
         with pytest.raises(SystemExit, match="Use"):
             wrong()
+
+
+def test_seeds_are_asked_what_the_example_asks(modules):
+    """The figures of five seeds are of the recipe that `make train-linvt-shapes` follows."""
+    _, training_recipe = modules
+    spec = importlib.util.spec_from_file_location("shapes_clips", BENCHMARKS.parent / "examples" / "shapes_clips.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    for name in ("MIX", "PICTURE_MIX", "CAPTION_KINDS", "SHUFFLED_KINDS"):
+        assert getattr(training_recipe, name) == getattr(example, name), name
+    assert training_recipe.Recipe().picture_share == example.PICTURE_SHARE
