@@ -73,7 +73,7 @@ def is_trained(name: str) -> bool:
 
 
 def test_stage_two_learns_answers_and_moves_linvt_and_lora_alone(family: Wrapped, tmp_path: Path):
-    trainer = trainer_of(family, tmp_path, max_steps=80, learning_rate=5e-3)
+    trainer = trainer_of(family, tmp_path, max_steps=120, learning_rate=5e-3)
     before = snapshot(trainer.model)
     trainer.train()
     after = trainer.model.state_dict()
