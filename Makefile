@@ -56,9 +56,9 @@ test-wheel:
 test-bases: .venv-bases/installed
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \
-	    --junitxml=$(SHAPES)/bases.xml tests/test_bases.py tests/test_base_vlm.py tests/test_positions.py \
-	    tests/test_frame_path.py $(TESTS)
-	.venv-bases/bin/python tests/bases_table.py $(SHAPES)/bases.xml docs/bases.md
+	    --junitxml=$(SHAPES)/bases.xml tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
+	    tests/bases/test_frame_path.py $(TESTS)
+	.venv-bases/bin/python tests/support/bases_table.py $(SHAPES)/bases.xml docs/bases.md
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
@@ -72,7 +72,7 @@ train-linvt-shapes: .venv/installed-dev
 	$(PIP_INSTALL) matplotlib
 	$(RUN)/python examples/shapes_clips.py draw --output $(SHAPES)/clips
 	$(RUN)/python examples/train_alignment.py --config examples/configs/shapes_alignment.yaml --use_cpu --seed $(SEED) \
-	    --model_name_or_path src/transformers_linvt/assets/shapes_vlm \
+	    --model_name_or_path src/transformers_linvt/demo/assets/shapes_vlm \
 	    --dataset_name $(SHAPES)/clips/align.jsonl --output_dir $(SHAPES)/stage_1
 	$(RUN)/python examples/train_instruct.py --config examples/configs/shapes_instruct.yaml --use_cpu --seed $(SEED) \
 	    --model_name_or_path $(SHAPES)/stage_1 \

@@ -36,7 +36,8 @@ import transformers
 from PIL import Image
 
 from transformers_linvt import LinearVideoTokenizer, LinVTConfig, read_video
-from transformers_linvt.model.linear_video_tokenizer import CHOICES, LinearVideoTokenizerOutput
+from transformers_linvt.tokenizer.checks import CHOICES
+from transformers_linvt.tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 
 
 CLIPS = ("baby_reads", "sample_demo_3", "sample_demo_9", "juggle", "nasa_13013")

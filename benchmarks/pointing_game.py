@@ -22,14 +22,7 @@ import transformers
 
 import transformers_linvt
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, embedded_model_path
-from transformers_linvt.model.attribution import (
-    NUM_POINTS,
-    AnswerPasses,
-    attribute_answers,
-    attribute_to_slots,
-    words_of_answer,
-)
-from transformers_linvt.shapes import (
+from transformers_linvt.demo.shapes import (
     CLIP_SPLITS,
     COLOURS,
     GRID_SIZE,
@@ -38,6 +31,13 @@ from transformers_linvt.shapes import (
     Question,
     make_clip,
     script_clip,
+)
+from transformers_linvt.model.attribution import (
+    NUM_POINTS,
+    AnswerPasses,
+    attribute_answers,
+    attribute_to_slots,
+    words_of_answer,
 )
 
 

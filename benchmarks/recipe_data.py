@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from transformers_linvt import embedded_base_path, shapes
+from transformers_linvt import embedded_base_path
+from transformers_linvt.demo import shapes
 
 
 NUM_FRAMES = 16  # of clips to train on

@@ -46,7 +46,8 @@ from recipe_data import (
 from torch import nn
 from transformers import AutoProcessor
 
-from transformers_linvt import LinVTForVideoQA, embedded_base_path, shapes
+from transformers_linvt import LinVTForVideoQA, embedded_base_path
+from transformers_linvt.demo import shapes
 
 
 FRAMES_PER_SECOND = 8.0

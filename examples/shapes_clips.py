@@ -37,7 +37,8 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from transformers_linvt import embedded_base_path, embedded_model_path, save_instructed, shapes
+from transformers_linvt import embedded_base_path, embedded_model_path, save_instructed
+from transformers_linvt.demo import shapes
 
 
 FRAMES_PER_SECOND = 8

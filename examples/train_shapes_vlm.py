@@ -5,9 +5,10 @@ Train the embedded base model: a small LLaVA that answers questions about pictur
 
 The model is a `LlavaForConditionalGeneration` (SigLIP tower of two layers, Llama of four, width 128, 1.1 million
 parameters, a word-level tokenizer) trained end to end from random weights on pictures that
-`transformers_linvt.shapes` draws: single pictures, and runs of two to four pictures whose visual tokens follow each
-other in one row, as a LinVT with four segments hands them over. Visual tokens are averaged with neighbours, with empty
-background and with a second noisy view of the same picture while training, because averages are what LinVT gives.
+`transformers_linvt.demo.shapes` draws: single pictures, and runs of two to four pictures whose visual tokens follow
+each other in one row, as a LinVT with four segments hands them over. Visual tokens are averaged with neighbours, with
+empty background and with a second noisy view of the same picture while training, because averages are what LinVT
+gives.
 
 It takes 20 minutes on one thread of a 2-core machine, and a few more for the final report. Held out, 1,000 questions
 per kind about one picture, by greedy generation through the saved checkpoint: colour 100.0 %, shape 100.0, existence
@@ -49,7 +50,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_linvt import shapes
+from transformers_linvt.demo import shapes
 
 
 logger = logging.getLogger("train_shapes_vlm")

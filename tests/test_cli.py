@@ -24,7 +24,7 @@ from transformers_linvt import (
     embedded_base_path,
     embedded_model_path,
 )
-from transformers_linvt.shapes import COLOURS, SHAPES, make_clip, write_clip
+from transformers_linvt.demo.shapes import COLOURS, SHAPES, make_clip, write_clip
 
 
 SOURCES = Path(transformers_linvt.__file__).parents[1]

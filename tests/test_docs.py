@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from transformers_linvt import cli
-from transformers_linvt.shapes import make_clip, write_clip
+from transformers_linvt.demo.shapes import make_clip, write_clip
 
 
 # docs/train.md trains: peft 0.21 asks whether checkpointing is on by the old name

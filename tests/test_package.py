@@ -1,8 +1,8 @@
 """
 What the package is before it does anything: its layers, the cost of importing it, its documentation, its wheel.
 
-The layers are read from the syntax tree, so that they hold for code that no test runs. `model/` travels to the Hub
-with a checkpoint, where a rule collects its files that understands `from .x import y` and nothing else.
+The layers are read from the syntax tree, so that they hold for code that no test runs. What `model/` needs travels to
+the Hub with a checkpoint, written flat by `remote_code.py`, which understands `from .x import y`.
 """
 
 import ast
@@ -31,34 +31,30 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
+    {"errors", "remote_code"},
+    {"tokenizer", "video"},
+    {"bases"},
     {"model"},
-    {"shapes", "drawing", "embedded", "conversion", "planning"},
-    {"answer_sheet", "weights_sheet"},
-    {"evidence"},
+    {"demo", "evidence", "planning"},
     {"pipeline"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "serving"},
     {"auto"},
     {"__init__"},
     {"cli"},
 )
-# Third-party libraries of model/; some files have fewer, and optional decoders are imported where they are used.
-MODEL_LIBRARIES = {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub", "av"}
+# The parts that travel with a checkpoint, and the third-party libraries that each may use; optional decoders are
+# imported where they are used.
+LIBRARIES = {
+    "errors": set(),
+    "remote_code": set(),
+    "tokenizer": {"torch"},
+    "video": {"numpy", "av", "PIL"},
+    "bases": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
+    "model": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
+}
 OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
 # Distributions whose module has another name
 MODULE_NAMES = {"pillow": "PIL", "lmms-eval": "lmms_eval"}
-FILE_LIBRARIES = {
-    "errors.py": set(),
-    "cells.py": {"torch"},
-    "keyframes.py": {"torch"},
-    "media_address.py": set(),
-    "messages.py": set(),
-    "significance.py": {"torch"},
-    "aggregation.py": {"torch"},
-    "contrastive_head.py": {"torch"},
-    "linear_video_tokenizer.py": {"torch"},
-    "video_reading.py": {"numpy", "av", "PIL"},
-    "video_times.py": {"numpy"},
-}
 # What an import of the package must not pull in: each costs tenths of seconds or more, or may be missing.
 HEAVY = {
     "torch", "torchvision", "torchcodec", "av", "decord", "PIL.Image", "PIL.ImageDraw", "peft", "trl", "datasets",
@@ -101,8 +97,13 @@ def modules_named(path: Path, node: ast.Import | ast.ImportFrom) -> list[str]:
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
+def own_part(path: Path) -> str:
+    """The folder of the package that a file lies in, or the file's own name at the top."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 def part_of(module: str) -> str:
-    """The part of the package that a module name belongs to: `transformers_linvt.model.errors` is of `model`."""
+    """The part of the package that a module name belongs to: `transformers_linvt.errors` is of `model`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and any(parts[1] in layer for layer in LAYERS) else "__init__"
 
@@ -123,7 +124,7 @@ def run_python(code: str, *options: str, folder: Path = PACKAGE.parent) -> subpr
 
 def test_every_file_belongs_to_a_layer():
     known = set().union(*LAYERS)
-    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    parts = set(map(own_part, FILES))
     assert parts - known == set(), "a new part of the package: say in LAYERS where it stands"
 
 
@@ -131,7 +132,7 @@ def test_arrows_between_the_parts_of_the_package_point_down():
     rank = {part: level for level, layer in enumerate(LAYERS) for part in layer}
     upward = []
     for path in FILES:
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        own = own_part(path)
         for node, _ in imports_of(path):
             for module in filter(is_own, modules_named(path, node)):
                 part = part_of(module)
@@ -140,30 +141,37 @@ def test_arrows_between_the_parts_of_the_package_point_down():
     assert upward == []
 
 
-def test_files_of_model_import_each_other_only_as_from_dot_x_import_y():
-    siblings = {path.stem for path in (PACKAGE / "model").glob("*.py")}
+def test_files_that_travel_import_each_other_only_as_from_dot_x_import_y():
     others = []
-    for path in (PACKAGE / "model").rglob("*.py"):
+    for path in FILES:
+        if own_part(path) not in LIBRARIES:
+            continue
         for node, _ in imports_of(path):
             if any(map(is_own, modules_named(path, node))):
-                flat = isinstance(node, ast.ImportFrom) and node.level == 1 and node.module in siblings
-                if not flat or any(alias.name == "*" for alias in node.names):
+                understood = isinstance(node, ast.ImportFrom) and node.level and node.module
+                if not understood or any(alias.name == "*" for alias in node.names):
                     others.append(place(path, node))
     assert others == []
 
 
-def test_model_is_one_flat_folder():
-    assert [path.name for path in (PACKAGE / "model").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+def test_files_that_travel_have_names_of_their_own_when_they_lie_in_one_folder():
+    names = [
+        "_".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in FILES if own_part(path) in LIBRARIES
+    ]
+    names = [name.removeprefix("model_") for name in names if not name.endswith("__init__")]
+    assert sorted(names) == sorted(set(names))
 
 
-def test_files_of_model_use_no_library_but_their_own():
+def test_parts_that_travel_use_no_library_but_their_own():
     others = []
-    for path in (PACKAGE / "model").rglob("*.py"):
-        allowed = FILE_LIBRARIES.get(path.name, MODEL_LIBRARIES) | set(sys.stdlib_module_names)
+    for path in FILES:
+        if own_part(path) not in LIBRARIES:
+            continue
+        allowed = LIBRARIES[own_part(path)] | set(sys.stdlib_module_names)
         for node, in_function in imports_of(path):
             for module in modules_named(path, node):
                 library = module.partition(".")[0]
-                where_used = in_function and library in OPTIONAL_LIBRARIES and path.name == "video_reading.py"
+                where_used = in_function and library in OPTIONAL_LIBRARIES and own_part(path) == "video"
                 if not is_own(module) and library not in allowed and not where_used:
                     others.append(place(path, node))
     assert others == []
@@ -317,7 +325,7 @@ def test_wheel_holds_every_file_of_the_package(wheel):
     }
     assert files - set(wheel.namelist()) == set()
     assert "transformers_linvt/py.typed" in files
-    assets = [name for name in files if name.startswith("transformers_linvt/assets/")]
+    assets = [name for name in files if name.startswith("transformers_linvt/demo/assets/")]
     assert {".safetensors", ".json", ".jinja"} <= {Path(name).suffix for name in assets}
 
 

@@ -29,9 +29,9 @@ from transformers_linvt import (
     VideoReadError,
     embedded_model_path,
 )
+from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.model import processing_linvt
 from transformers_linvt.model.attribution import tokens_of_answer, words_of_answer
-from transformers_linvt.shapes import make_clip, write_clip
 
 
 VIDEO_TOKENS, NEW_TOKENS = 6, 5

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from test_base_vlm import audio, encoder_decoder, text_only
 
 from promises import LINVT, base_folder, check_refused
-from test_base_vlm import audio, encoder_decoder, text_only
 from tiny_bases import build_model, save_base
 from transformers_linvt import (
     LinVTForVideoQA,
@@ -22,7 +22,7 @@ from transformers_linvt import (
     plan_wrap,
     planning,
 )
-from transformers_linvt.model.errors import CheckpointError
+from transformers_linvt.errors import CheckpointError
 
 
 FRAMES, SIZE, NUM_VIDEO_TOKENS = 7, (48, 80), 6

@@ -14,66 +14,67 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
-    "BaseAdapter": "model.base_adapter",
-    "CheckpointError": "model.errors",
-    "EmbeddingsAdapter": "model.base_adapter",
-    "FactoredWeights": "model.linear_video_tokenizer",
+    "BaseAdapter": "bases.base",
+    "CheckpointError": "errors",
+    "EmbeddingsAdapter": "bases.base",
+    "FactoredWeights": "tokenizer.weights",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
     "LinVTContrastiveTrainer": "training.contrastive_trainer",
     "LinVTDataCollator": "training.collator",
-    "LinVTError": "model.errors",
+    "LinVTError": "errors",
     "LinVTForVideoQA": "model.modeling_linvt",
-    "LinVTInputError": "model.errors",
+    "LinVTInputError": "errors",
     "LinVTModel": "model.modeling_linvt",
     "LinVTProcessor": "model.processing_linvt",
     "LinVTSFTConfig": "training.sft_trainer",
     "LinVTSFTTrainer": "training.sft_trainer",
-    "LinearVideoTokenizer": "model.linear_video_tokenizer",
-    "LinearVideoTokenizerOutput": "model.linear_video_tokenizer",
-    "UnsupportedBaseError": "model.errors",
-    "VideoEvidence": "evidence",
-    "VideoFeatures": "model.video_features",
-    "VideoFrames": "model.video_reading",
-    "VideoLimits": "model.video_limits",
+    "LinearVideoTokenizer": "tokenizer.linear_video_tokenizer",
+    "LinearVideoTokenizerOutput": "tokenizer.linear_video_tokenizer",
+    "UnsupportedBaseError": "errors",
+    "VideoEvidence": "evidence.evidence",
+    "VideoFeatures": "model.features",
+    "VideoFrames": "video.reading",
+    "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
-    "VideoReadError": "model.errors",
+    "VideoReadError": "errors",
     "WrapPlan": "planning",
-    "convert_checkpoint": "conversion",
-    "embedded_base_path": "embedded",
-    "embedded_model_path": "embedded",
-    "language_model_targets": "training.adapters",
-    "load_for_training": "training.adapters",
-    "load_video_dataset": "training.examples",
-    "lora_config": "training.adapters",
+    "convert_checkpoint": "bases.conversion",
+    "embedded_base_path": "demo.embedded",
+    "embedded_model_path": "demo.embedded",
+    "language_model_targets": "training.lora",
+    "load_for_training": "training.lora",
+    "load_video_dataset": "training.data",
+    "lora_config": "training.lora",
     "plan_wrap": "planning",
-    "read_video": "model.video_reading",
-    "register_base_vlm": "model.base_adapter",
-    "save_instructed": "training.adapters",
+    "read_video": "video.reading",
+    "register_base_vlm": "bases.base",
+    "save_instructed": "training.lora",
 }
 
 __all__ = [*_MODULE_OF, "__version__"]
 
 if TYPE_CHECKING:
-    from .conversion import convert_checkpoint
-    from .embedded import embedded_base_path, embedded_model_path
-    from .evidence import VideoEvidence
-    from .model.base_adapter import BaseAdapter, EmbeddingsAdapter, register_base_vlm
+    from .bases.base import BaseAdapter, EmbeddingsAdapter, register_base_vlm
+    from .bases.conversion import convert_checkpoint
+    from .demo.embedded import embedded_base_path, embedded_model_path
+    from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
+    from .evidence.evidence import VideoEvidence
     from .model.configuration_linvt import LinVTConfig
-    from .model.errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
-    from .model.linear_video_tokenizer import FactoredWeights, LinearVideoTokenizer, LinearVideoTokenizerOutput
+    from .model.features import VideoFeatures
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
-    from .model.video_features import VideoFeatures
-    from .model.video_limits import VideoLimits
-    from .model.video_reading import VideoFrames, read_video
     from .pipeline import VideoQuestionAnsweringPipeline
     from .planning import WrapPlan, plan_wrap
-    from .training.adapters import language_model_targets, load_for_training, lora_config, save_instructed
+    from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+    from .tokenizer.weights import FactoredWeights
     from .training.collator import LinVTDataCollator
     from .training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
-    from .training.examples import load_video_dataset
+    from .training.data import load_video_dataset
+    from .training.lora import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+    from .video.limits import VideoLimits
+    from .video.reading import VideoFrames, read_video
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,7 @@ def _load_config(_: ModuleType) -> None:
 
 
 def _biased_llava_class() -> type:
-    return importlib.import_module(f"{_PACKAGE}.model.configuration_biased_llava").BiasedLlavaConfig
+    return importlib.import_module(f"{_PACKAGE}.bases.biased_llava.configuration_biased_llava").BiasedLlavaConfig
 
 
 def _register_config(module: ModuleType) -> None:
@@ -71,7 +71,7 @@ def _register_model(module: ModuleType) -> None:
     model = _LazyClass("model.modeling_linvt", "LinVTForVideoQA", _config_class())
     for auto_class in (module.AutoModel, module.AutoModelForImageTextToText):
         auto_class.register(_config_class(), model, exist_ok=True)
-    biased = "model.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_llava_class()
+    biased = "bases.biased_llava.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_llava_class()
     module.AutoModelForImageTextToText.register(_biased_llava_class(), _LazyClass(*biased), exist_ok=True)
 
 

@@ -25,11 +25,11 @@ import transformers
 
 import transformers_linvt
 
-from .embedded import EMBEDDED_MODEL_KNOWS
-from .evidence import check_picture_path
-from .model.errors import CheckpointError, LinVTError, LinVTInputError, check_folder
-from .model.video_limits import VideoLimits
-from .shapes import make_clip, write_clip
+from .demo.embedded import EMBEDDED_MODEL_KNOWS
+from .demo.shapes import make_clip, write_clip
+from .errors import CheckpointError, LinVTError, LinVTInputError, check_folder
+from .evidence.evidence import check_picture_path
+from .video.limits import VideoLimits
 
 
 # What may go wrong with a user's files and models; anything else is a mistake of ours and keeps its traceback.

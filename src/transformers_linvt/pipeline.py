@@ -31,11 +31,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .evidence import VideoEvidence, region_seen
+from .bases.families import FRAME_PREFIX
+from .errors import AttributionError, LinVTError, LinVTInputError
+from .evidence.evidence import VideoEvidence, region_seen
 from .model.attribution import attribute_answers, tokens_of_answer, words_of_answer
-from .model.base_vlm import FRAME_PREFIX
-from .model.errors import AttributionError, LinVTError, LinVTInputError
-from .model.media_address import is_data_url, name_of_address
 from .model.messages import (
     SAMPLING_ARGUMENTS,
     check_keys,
@@ -46,6 +45,7 @@ from .model.messages import (
     source_of,
     texts_of,
 )
+from .video.media_address import is_data_url, name_of_address
 
 
 logger = logging.get_logger(__name__)
@@ -129,7 +129,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
 
     >>> from transformers import pipeline
     >>> from transformers_linvt import embedded_model_path
-    >>> from transformers_linvt.shapes import make_clip
+    >>> from transformers_linvt.demo.shapes import make_clip
     >>> ask = pipeline("video-question-answering", model=embedded_model_path(), device="cpu")
     >>> frames, questions = make_clip("static", seed=0, num_frames=8)
     >>> result = ask(video=frames, question="Is there a red circle?", fps=8)

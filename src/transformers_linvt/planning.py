@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .model.base_adapter import COMMON_FRAME, adapter_of, tokens_of_common_frame
-from .model.base_vlm import check_grid_positions, context_length, no_known_architecture
+from .bases.base import COMMON_FRAME, adapter_of, tokens_of_common_frame
+from .bases.families import check_grid_positions, context_length, no_known_architecture
+from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
 from .model.configuration_linvt import LinVTConfig
-from .model.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
-from .model.linear_video_tokenizer import LinearVideoTokenizer
 from .model.processing_linvt import LinVTProcessor
-from .model.video_limits import VideoLimits
+from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer
+from .video.limits import VideoLimits
 
 
 logger = logging.get_logger(__name__)

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base_vlm import Family
-from .errors import AttributionError
-from .linear_video_tokenizer import FactoredWeights
-from .precision import without_autocast
+from ..bases.families import Family
+from ..errors import AttributionError
+from ..tokenizer.precision import without_autocast
+from ..tokenizer.weights import FactoredWeights
 
 
 NUM_POINTS = 12  # of the integral; chosen with benchmarks/pointing_game.py: more change little, fewer miss the rise

@@ -1,13 +1,23 @@
 """Configuration of LinVT: the base model's configuration plus the numbers of the linear video tokenizer."""
 
+import os
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from .errors import LinVTInputError
+from ..errors import LinVTInputError
+from ..remote_code import class_reference, write_code
 
+
+# What a checkpoint says about its classes, for a machine where this package is not installed.
+AUTO_MAP = {
+    "AutoConfig": class_reference("configuration_linvt", "LinVTConfig"),
+    "AutoModel": class_reference("modeling_linvt", "LinVTForVideoQA"),
+    "AutoModelForImageTextToText": class_reference("modeling_linvt", "LinVTForVideoQA"),
+    "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
+}
 
 # The tokenizer's numbers: `LinearVideoTokenizer` takes these names as they are.
 TOKENIZER_FIELDS = (
@@ -85,7 +95,6 @@ class LinVTConfig(PreTrainedConfig):
     model_type = "linvt"
     # A base is always given in practice; the default is there because transformers builds configs from nothing.
     sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llava")}
-    _auto_class = "AutoConfig"
 
     # -- the base model --
     base_config: dict | PreTrainedConfig | None = None  # its whole configuration, as the base saved it
@@ -157,6 +166,13 @@ class LinVTConfig(PreTrainedConfig):
                 f"num_video_tokens={self.num_video_tokens} is less than the {len(self.pooling_scales)} pooling "
                 "scales, each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
             )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the configuration, with the code that loads it. See [`PreTrainedConfig.save_pretrained`]."""
+        self.auto_map = dict(AUTO_MAP)
+        if not os.path.isfile(save_directory):
+            write_code(save_directory, type(self))
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
     def tokenizer_kwargs(self) -> dict[str, Any]:

@@ -21,8 +21,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .errors import LinVTInputError, VideoReadError, shown
-from .media_address import is_address, is_data_url, path_below, path_of_file_url, scheme_of
+from ..errors import LinVTInputError, VideoReadError, shown
+from ..video.media_address import is_address, is_data_url, path_below, path_of_file_url, scheme_of
 
 
 VIDEO_KEYS = ("video", "path", "url", "frames")

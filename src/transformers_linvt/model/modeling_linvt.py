@@ -40,10 +40,8 @@ from transformers.utils import (
 )
 from transformers.utils.hub import resolve_revision
 
-from .aggregation import lattice_cells
-from .attribution import attribute_answers, words_of_answer
-from .base_adapter import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
-from .base_vlm import (
+from ..bases.base import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
+from ..bases.families import (
     FRAME_PREFIX,
     PICTURES,
     EncodedFrames,
@@ -61,12 +59,15 @@ from .base_vlm import (
     positions_without_padding,
     split_videos,
 )
+from ..errors import AttributionError, CheckpointError, LinVTInputError
+from ..remote_code import write_code
+from ..tokenizer.aggregation import lattice_cells
+from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
+from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from .attribution import attribute_answers, words_of_answer
 from .configuration_linvt import LinVTConfig
-from .contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
-from .errors import AttributionError, CheckpointError, LinVTInputError
-from .linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from .features import VideoFeatures
 from .model_card import card_for_upload, is_local, make_card
-from .video_features import VideoFeatures
 
 
 logger = logging.get_logger(__name__)
@@ -75,12 +76,6 @@ LINVT_PREFIX = "model.linvt."  # where LinVT's own weights live in a checkpoint;
 _BASE_PREFIX = "model.base_vlm."
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
-_AUTO_MAP = {
-    "AutoConfig": "configuration_linvt.LinVTConfig",
-    "AutoModel": "modeling_linvt.LinVTForVideoQA",
-    "AutoModelForImageTextToText": "modeling_linvt.LinVTForVideoQA",
-    "AutoProcessor": "processing_linvt.LinVTProcessor",
-}
 
 
 @dataclass
@@ -568,8 +563,6 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     16
     """
 
-    _auto_class = "AutoModelForImageTextToText"
-
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.model = LinVTModel(config, base_vlm)
@@ -837,7 +830,6 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
         include_base = self.config.includes_base if include_base is None else include_base
         subfolder, peft_config = self.config.adapter_subfolder, getattr(self, "peft_config", None)
-        self.config.auto_map = dict(_AUTO_MAP)
         if self._hf_peft_config_loaded and not subfolder:
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         if include_base:
@@ -860,6 +852,8 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         is_main_process = kwargs.get("is_main_process", True)
         with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+            if is_main_process:
+                write_code(save_directory, type(self))
             if is_main_process and not (card := Path(save_directory) / "README.md").exists():
                 make_card(self.config).save(card)
         if adapter_name and is_main_process:

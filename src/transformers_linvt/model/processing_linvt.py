@@ -15,15 +15,17 @@ import numpy as np
 import PIL.Image
 import torch
 from transformers import BatchFeature, ProcessorMixin
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .base_adapter import BaseAdapter, adapter_of, default_video_tokens, load_processor_at
-from .base_processor import AddedTexts, VisualMarkers, model_type_of
-from .base_vlm import FRAME_PREFIX
-from .errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
+from ..bases.base import BaseAdapter, adapter_of, default_video_tokens, load_processor_at
+from ..bases.families import FRAME_PREFIX
+from ..bases.loading import AddedTexts, VisualMarkers, model_type_of
+from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
+from ..remote_code import write_code
+from ..video.reading import VideoFrames, VideoLimits, read_video
+from .configuration_linvt import AUTO_MAP
 from .messages import (
     PICTURE_KEYS,
     SAMPLING_ARGUMENTS,
@@ -38,8 +40,7 @@ from .messages import (
     texts_of,
     unknown_argument,
 )
-from .picture_reading import read_named_pictures, read_picture
-from .video_reading import VideoFrames, VideoLimits, read_video
+from .pictures import read_named_pictures, read_picture
 
 
 logger = logging.get_logger(__name__)
@@ -178,8 +179,6 @@ class LinVTProcessor(ProcessorMixin):
     >>> processor.question_inputs(["What colour is the circle?"])["video_mask"].sum().item()
     16
     """
-
-    _auto_class = "AutoProcessor"
 
     def __init__(
         self,
@@ -1073,7 +1072,7 @@ class LinVTProcessor(ProcessorMixin):
             **self.base_processor.to_dict(),
             "processor_class": type(self).__name__,
             "base_processor_class": type(self.base_processor).__name__,
-            "auto_map": {"AutoProcessor": "processing_linvt.LinVTProcessor"},
+            "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
             "linvt": {name: getattr(self, name) for name in _SETTINGS},
         }
 
@@ -1100,8 +1099,7 @@ class LinVTProcessor(ProcessorMixin):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             files = list(self.base_processor.save_pretrained(folder) or [])
-            # transformers' own way to put the code beside a checkpoint; there is no method for it
-            custom_object_save(self, folder)
+            files += write_code(folder, type(self))
             saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             whole = json.dumps({**saved, **settings}, indent=2, sort_keys=True) + "\n"
             unfinished = path.with_suffix(".tmp")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..model.errors import LinVTInputError, VideoReadError
+from ..errors import LinVTInputError, VideoReadError
 from ..model.messages import sampling_of, source_of
 from ..model.processing_linvt import LinVTProcessor
-from ..model.video_limits import VideoLimits
-from ..model.video_reading import VideoFrames
-from .examples import Example, parse_example
+from ..video.limits import VideoLimits
+from ..video.reading import VideoFrames
+from .data import Example, parse_example
 from .identity import content_id
 
 

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..model.contrastive_head import INITIAL_TEMPERATURE
-from ..model.errors import LinVTInputError
-from .adapters import unwrap
+from ..errors import LinVTInputError
+from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE
 from .collator import IGNORED
-from .contrastive import ContrastiveLoss, info_nce
+from .lora import unwrap
+from .losses import ContrastiveLoss, info_nce
 from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
 from .stages import find_linvt
 

@@ -19,13 +19,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from ..model.errors import CheckpointError, LinVTInputError, VideoReadError
+from ..errors import CheckpointError, LinVTInputError, VideoReadError
 from ..model.modeling_linvt import LinVTForVideoQA, token_refused
 from ..model.processing_linvt import LinVTProcessor
-from . import model_card
-from .adapters import save_instructed, unwrap
+from . import card as training_card
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
-from .examples import check_dataset
+from .data import check_dataset
+from .lora import save_instructed, unwrap
 from .stages import apply_stage, find_stage
 
 
@@ -309,11 +309,11 @@ class LinVTSFTTrainer(SFTTrainer):
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`model_card.create`]."""
+        """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`training.card.create`]."""
         if not self.is_world_process_zero():
             return
         tags = [tags] if isinstance(tags, str) else list(tags or ())
-        card = model_card.create(
+        card = training_card.create(
             self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
             repo_id=self.hub_model_id,
             args=self.args,

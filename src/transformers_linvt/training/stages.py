@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..model.errors import LinVTInputError
-from ..model.linear_video_tokenizer import LinearVideoTokenizer
+from ..errors import LinVTInputError
+from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
 
 
 logger = logging.get_logger(__name__)

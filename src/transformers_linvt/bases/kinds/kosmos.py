@@ -1,0 +1,115 @@
+"""
+What Kosmos-2 needs: a place for video tokens in its vocabulary, its encoder, and its language model run by itself.
+
+Its head insists on a picture of a fixed number of tokens in every prompt and says by a mask where it stands, so videos
+and text go to the language model inside, embedded. That one counts positions from the padding, and forgets it in steps
+with a cache; they are counted here. The adapter that calls all this stands in `base_adapter.py`.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+from ..generator import BorrowedGenerator
+
+
+# Of the tokens that its processor adds, in its order, the one for the end of a chunk of a document: no prompt for a
+# picture holds it. Whatever is embedded there is replaced.
+START, END, PLACE = "<image>", "</image>", "</chunk>"
+_TAGS = ("</doc>", START, END, PLACE, "</line>", "<phrase>", "</phrase>", "<object>", "</object>")
+_NUM_TAGS = len(_TAGS) + 2  # and those between several objects, and for answers with places
+_NUM_PATCH_TOKENS = 1024  # places in a picture, at the end of the vocabulary; its processor's default
+
+
+def place_token_id(config: Any) -> int | None:
+    """Id of `</chunk>`: 64005 of the published 65037."""
+    size = getattr(getattr(config, "text_config", None), "vocab_size", None)
+    return size - _NUM_PATCH_TOKENS - _NUM_TAGS + _TAGS.index(PLACE) if isinstance(size, int) else None
+
+
+def encode_pictures(base: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """
+    Pictures through vision tower and resampler, as the base's own `forward` does it.
+
+    Args:
+        base: the model.
+        pixel_values (`torch.Tensor` of shape `(pictures, 3, height, width)`).
+
+    Returns:
+        `torch.Tensor` of shape `(pictures, tokens, D)`.
+    """
+    patches = base.vision_model(pixel_values=pixel_values, return_dict=True).last_hidden_state
+    normal = nn.functional.normalize(base.vision_model.model.post_layernorm(patches), dim=-1)
+    return base.image_to_text_projection(normal)[0]
+
+
+def run_text(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Any = None,
+    **rest: Any,
+) -> ModelOutput:
+    """
+    The language model with or without its head, at positions that do not count padding.
+
+    Args:
+        model: `base.text_model`, or its `model` for hidden states.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): unused beside embeddings.
+        inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`, *optional*): before they are scaled.
+        attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
+        position_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): by default counted from the mask.
+        past_key_values: what was seen before.
+        rest: everything else that it takes.
+    """
+    given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    if position_ids is None:
+        (prompt,) = given.values()
+        length, mask = prompt.shape[1], attention_mask
+        if mask is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            mask = torch.ones(len(prompt), seen + length, dtype=torch.long, device=prompt.device)
+        # as its table has them: padding lies at the id of its token, the first word behind that
+        position_ids = (mask.long().cumsum(-1) * mask.long() + model.config.pad_token_id)[:, -length:].contiguous()
+    return model(
+        **given, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
+    )
+
+
+class Kosmos2Generator(BorrowedGenerator):
+    """`generate` on the language model of Kosmos-2, with the positions of [`run_text`] in every step."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ModelOutput:
+        """One step of `generate`: the embedded prompt, then ids; `position_ids`, which begin elsewhere, are unused."""
+        return run_text(
+            self._held[0].text_model,
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+
+
+__all__ = ["END", "PLACE", "START", "Kosmos2Generator", "encode_pictures", "place_token_id", "run_text"]

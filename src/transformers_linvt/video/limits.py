@@ -1,0 +1,105 @@
+"""What a video may cost at most, and how long its name may be in a message."""
+
+import math
+from dataclasses import dataclass, fields
+
+from ..errors import VideoReadError
+
+
+_MAX_NAME_LENGTH = 200
+
+
+def shorten_name(name: str) -> str:
+    """
+    A path or an address as messages show it: its beginning and end if it has more than 200 characters.
+
+    Args:
+        name (`str`): Whatever was given, of any length.
+
+    Returns:
+        `str` of at most 200 characters.
+
+    Example:
+
+    >>> shorten_name("clip.mp4"), len(shorten_name("a" * 5000))
+    ('clip.mp4', 183)
+    """
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:120]}...{name[-60:]}"
+
+
+def as_number(value: object) -> float | None:
+    """
+    A real number of any type as a `float`; `None` if it is none.
+
+    Args:
+        value (`object`): Anything: `int`, `float`, `Fraction`, `Decimal`, a number of NumPy, torch or PyAV.
+
+    Returns:
+        `float`, infinite where `value` is too large for one, or `None` for truth values, text and all else.
+
+    Example:
+
+    >>> from fractions import Fraction
+    >>> as_number(Fraction(1, 8)), as_number(True), as_number("2")
+    (0.125, None, None)
+    """
+    if isinstance(value, bool | complex | str | bytes) or getattr(value, "ndim", 0) != 0:
+        return None
+    if not hasattr(value, "__float__") or getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return None
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """
+    What a video may cost at most. Every limit is on by default; `None` switches one off.
+
+    The numbers are ours: they let through an hour of 4K and stop what would fill a machine or keep it busy for hours.
+
+    Args:
+        max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
+        max_duration (`float`, defaults to 3600): Length of the video in seconds, whatever part of it is asked for.
+        max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
+        max_frames (`int`, defaults to 1024): Frames returned, however many were asked for.
+        max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
+        max_decode_seconds (`float`, defaults to 120): Wall time for reading and decoding, looked at between packets.
+        max_download_seconds (`float`, defaults to 120): Wall time for fetching a URL.
+        allow_private_addresses (`bool`, defaults to `False`):
+            Whether a URL may lead to loopback, private, link-local or reserved addresses.
+
+    Raises:
+        [`VideoReadError`]: if a limit is not a positive number or `None`.
+
+    Example:
+
+    >>> VideoLimits(max_duration=7200.0).max_duration
+    7200.0
+    """
+
+    max_bytes: int | None = 2 << 30
+    max_duration: float | None = 3600.0
+    max_pixels: int | None = 4096 * 2304
+    max_frames: int | None = 1024
+    max_output_bytes: int | None = 4 << 30
+    max_decode_seconds: float | None = 120.0
+    max_download_seconds: float | None = 120.0
+    allow_private_addresses: bool = False
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name == "allow_private_addresses" or value is None:
+                continue
+            number = as_number(value)
+            if number is None or not number > 0:
+                raise VideoReadError(
+                    f"VideoLimits({entry.name}={value!r}): a limit is a positive number, or None for no limit."
+                )
+            if not isinstance(value, int | float):  # a Fraction cannot be added to a float's clock or formatted as one
+                object.__setattr__(self, entry.name, number)

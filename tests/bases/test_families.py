@@ -1,0 +1,457 @@
+"""
+The seam by itself: which models are refused as a base and why, and its pieces against results worked out by hand.
+
+The refused models are tiny and built in memory; a reason is part of every refusal.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from base_specs import ALL_BASES, BASES
+from promises import LINVT, check_refused
+from tiny_bases import build_model, build_processor, model_type_of, save_base
+from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
+from transformers_linvt.bases.base import adapter_of
+from transformers_linvt.bases.families import (
+    DENIED,
+    FAMILIES,
+    Family,
+    _grid_size,
+    changed_weights,
+    check_base,
+    context_length,
+    encode_frames,
+    encoder_inputs,
+    family_of,
+    fingerprint_weights,
+    grids_with_videos,
+    lay_out_frames,
+    load_base,
+    pack_visuals,
+    positions_without_padding,
+    split_videos,
+)
+from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad_videos
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refusals
+# ---------------------------------------------------------------------------------------------------------------------
+
+TEXT = {"vocab_size": 13, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+
+
+def encoder_decoder() -> nn.Module:
+    parts = {**TEXT, "num_key_value_heads": 2, "head_dim": 4}
+    config = transformers.T5GemmaConfig(encoder=dict(parts), decoder=dict(parts), vocab_size=13)
+    return transformers.T5GemmaForConditionalGeneration(config)
+
+
+def captioner() -> nn.Module:
+    """Pictures through cross-attention of an encoder-decoder."""
+    encoder = transformers.ViTConfig(**VISION, image_size=16, patch_size=8)
+    decoder = transformers.GPT2Config(vocab_size=13, n_positions=11, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return transformers.VisionEncoderDecoderModel(config)
+
+
+def text_only() -> nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT))
+
+
+def audio() -> nn.Module:
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 12},
+        text_config={"model_type": "qwen2", **TEXT, "num_key_value_heads": 2},
+        audio_token_index=3,
+    )
+    return transformers.Qwen2AudioForConditionalGeneration(config)
+
+
+def mllama() -> nn.Module:
+    vision = {
+        "hidden_size": 8,
+        "attention_heads": 2,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "image_size": 16,
+        "patch_size": 8,
+        "max_num_tiles": 1,
+        "intermediate_layers_indices": [1],
+        "vision_output_dim": 16,
+        "supported_aspect_ratios": [[1, 1]],
+    }
+    text = {**TEXT, "num_hidden_layers": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
+    text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    return transformers.MllamaForConditionalGeneration(config)
+
+
+def without_image_token() -> nn.Module:
+    base = build_model("llava_phi")
+    base.config.image_token_id = None
+    return base
+
+
+def linvt() -> nn.Module:
+    return LinVTForVideoQA.from_base(build_model("llava_phi"), **LINVT)
+
+
+def headless() -> nn.Module:
+    return build_model("llava_phi").model
+
+
+REFUSED = {
+    encoder_decoder: ("encoder-decoder",),
+    captioner: ("encoder-decoder",),
+    text_only: ("llama", "mm_encoder_outputs"),
+    audio: ("qwen2_audio",),
+    mllama: ("mllama", "cross-attention"),
+    without_image_token: ("image_token_id is None",),
+    linvt: ("LinVT model already",),
+    headless: ("language head", "AutoModelForImageTextToText"),
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
+    base = make()
+    check_refused(lambda: LinVTForVideoQA.from_base(base, **LINVT), UnsupportedBaseError, *REFUSED[make])
+    check_refused(lambda: check_base(base), UnsupportedBaseError, *REFUSED[make])
+
+
+@pytest.mark.parametrize("base", [nn.Linear(2, 3), "a string that is no folder/or repository/of anything", None])
+def test_what_is_no_model_is_refused_with_its_kind(base: Any):
+    check_refused(lambda: check_base(base), UnsupportedBaseError, type(base).__name__, "Qwen2-VL")
+
+
+def test_what_cannot_be_loaded_is_refused_without_a_traceback_of_a_library(tmp_path: Path):
+    """Each of them once ended in an error of transformers that named nothing to do."""
+    for name, change, error, words in (
+        (
+            "unknown",
+            {"model_type": "foobar"},
+            UnsupportedBaseError,
+            ("foobar", "newer transformers", "register_base_vlm"),
+        ),
+        ("sizes", {"hidden_size": 24}, CheckpointError, ("weights and the config", "disagree")),
+        (
+            "quantised",
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            CheckpointError,
+            ("bitsandbytes", "quantised"),
+        ),
+    ):
+        if name == "quantised" and importlib.util.find_spec("bitsandbytes"):
+            continue
+        folder = save_base("llava", tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (config["text_config"] if name == "sizes" else config).update(change)
+        (folder / "config.json").write_text(json.dumps(config))
+        check_refused(lambda folder=folder: load_base(str(folder)), error, str(folder), *words)
+
+
+def test_a_refused_base_is_left_as_it_was():
+    base = text_only()
+    with pytest.raises(UnsupportedBaseError):
+        LinVTForVideoQA.from_base(base, **LINVT)
+    assert all(p.requires_grad for p in base.parameters())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_nine_families_are_accepted(name: str):
+    check_base(build_model(name))
+
+
+@pytest.mark.parametrize("family", ["Qwen2_5Omni", "Qwen3OmniMoe"])
+def test_of_a_model_that_speaks_the_thinker_is_the_base(family: str, tmp_path: Path):
+    name = {"Qwen2_5Omni": "qwen2_5_omni_thinker", "Qwen3OmniMoe": "qwen3_omni_moe_thinker"}[family]
+    thinker = build_model(name)
+    config = getattr(transformers, f"{family}Config")(
+        thinker_config=thinker.config.to_dict(), enable_audio_output=False
+    )
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    whole.thinker.load_state_dict(thinker.state_dict())
+    check_refused(lambda: check_base(whole), UnsupportedBaseError, "model.thinker")
+    whole.save_pretrained(tmp_path / "base")
+    build_processor(name).save_pretrained(tmp_path / "base")
+
+    base = load_base(str(tmp_path / "base"))
+    assert base.config.model_type == name
+    assert not changed_weights(base, fingerprint_weights(thinker))
+    assert LinVTProcessor.from_base(tmp_path / "base").base_model_type == name
+    model = LinVTForVideoQA.from_base(tmp_path / "base", **LINVT)
+    model.save_pretrained(tmp_path / "linvt")
+    again = LinVTForVideoQA.from_pretrained(tmp_path / "linvt")
+    assert not changed_weights(again, fingerprint_weights(model))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table of families
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_table_says_what_the_tiny_bases_say(name: str):
+    spec, family = BASES[name], family_of(build_model(name).config.model_type)
+    assert dict(family.one_tile) == dict(spec.one_tile)
+    assert family.nesting == spec.frame_nesting
+
+
+def test_every_listed_architecture_exists_and_none_is_denied_as_well():
+    known = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    assert set(FAMILIES) <= set(known)
+    assert set(DENIED) <= set(known)
+    assert not set(FAMILIES) & set(DENIED)
+
+
+def test_every_image_text_architecture_is_either_tested_or_refused():
+    """None that AutoModelForImageTextToText can load is left to chance (tests of all: `make test-bases`)."""
+    tested, refused = {model_type_of(name) for name in ALL_BASES}, set(DENIED)
+    assert not tested & refused
+    unknown = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - tested - refused
+    assert not unknown, f"new in transformers {transformers.__version__}: {sorted(unknown)}"
+
+
+def test_an_architecture_that_is_not_listed_has_the_common_traits():
+    assert family_of("something_new") == Family()
+    assert Family().nesting == "flat" and Family().layout == "frame" and Family().video_type_id == 1
+
+
+def test_positions_are_counted_without_padding_where_the_family_says_so():
+    ids, mask = torch.zeros(2, 4, dtype=torch.long), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert positions_without_padding(Family(), ids, mask) == {}
+    positions = positions_without_padding(Family(counts_padding=True), ids, mask)["position_ids"]
+    assert positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_videos_are_split_by_frames():
+    videos = split_videos(family_of("llava"), {"pixel_values": torch.arange(5)}, [2, 3])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
+
+
+def test_videos_of_a_grid_family_are_split_by_the_patches_of_their_frames():
+    """Two frames of 1 x 2 patches, one of 2 x 2: 8 rows of patches, 3 of grids."""
+    grids = torch.tensor([[1, 1, 2], [1, 1, 2], [1, 2, 2]])
+    videos = split_videos(family_of("qwen2_vl"), {"pixel_values": torch.arange(8), "image_grid_thw": grids}, [2, 1])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [len(video["image_grid_thw"]) for video in videos] == [2, 1]
+
+
+def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
+    """Frames of 2 and 3 crops; tokens of a frame: rows x columns of the global view and of the crops."""
+    inputs = {
+        "pixel_values": torch.arange(5),
+        "image_num_crops": torch.tensor([2, 3]),
+        "image_grids": torch.tensor([[1, 1, 1, 2], [1, 2, 2, 1]]),
+        "image_token_pooling": torch.arange(7),
+    }
+    videos = split_videos(family_of("molmo2"), inputs, [1, 1])
+    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
+    assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
+
+
+def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
+    """MiniCPM-V: frames of 1 x 2, 1 x 2 and 2 x 2 patches of 3 pixels are one strip 24 pixels wide."""
+    strip = torch.arange(24.0).expand(1, 2, 3, 24)
+    sizes = torch.tensor([[1, 2], [1, 2], [2, 2]])
+    family = family_of("minicpmv4_6")
+    inputs = lay_out_frames(family, {"pixel_values": strip, "target_sizes": sizes}, 6, 6)
+    first, second = split_videos(family, inputs, [2, 1])
+    assert first["pixel_values"][:, 0, 0, 0].tolist() == list(range(12))
+    assert second["pixel_values"][:, 0, 0, 0].tolist() == list(range(12, 24))
+    calls: list[torch.Tensor] = []
+
+    def get_image_features(pixel_values: torch.Tensor, target_sizes: torch.Tensor, return_dict: bool) -> Any:
+        calls.append(pixel_values)
+        return SimpleNamespace(pooler_output=[torch.ones(2, 5)] * len(target_sizes))
+
+    base = SimpleNamespace(base_model=SimpleNamespace(get_image_features=get_image_features))
+    assert encode_frames(adapter_of("minicpmv4_6"), base, first, 2, 1).tokens.shape == (2, 2, 5)
+    assert torch.equal(torch.cat(calls, dim=-1), strip[..., :12])
+
+
+def test_numbers_of_patches_become_rows_and_columns_of_the_frames_shape():
+    """Inkling: 18 patches of a frame of 48 x 80 are 3 x 6, of one of 80 x 48 they are 6 x 3."""
+    family = family_of("inkling_mm_model")
+    for height, width, grid in ((48, 80, [3, 6]), (80, 48, [6, 3])):
+        assert lay_out_frames(family, {"num_patches": torch.tensor([18])}, height, width)["num_patches"].tolist() == [
+            grid
+        ]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "patches", "grid"),
+    [
+        (15, [[1, 6, 10]], (3, 5)),  # squares of 2 x 2 patches
+        (15, [[1, 3, 5]], (3, 5)),  # Inkling 2 counts tokens and not patches
+        (8, [[3, 8]], (2, 4)),  # LFM2-VL fills the last square up
+        (7, [[4, 4]], (2, 3)),  # a resampler has no grid
+        (17, None, (4, 4)),
+        (13, None, (3, 4)),  # Unlimited-OCR: a token ends each row and one the picture
+        (18, None, (4, 4)),
+    ],
+)
+def test_the_grid_of_a_frame_has_no_more_cells_than_tokens(num_tokens: int, patches: Any, grid: tuple[int, int]):
+    """13 tokens were a grid of 3 x 5 once, which LinVT itself refused."""
+    inputs = {"image_grid_thw": torch.tensor(patches)} if patches else {}
+    assert _grid_size(Family(), inputs, num_tokens) == grid
+
+
+@pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])
+def test_frames_that_are_too_many_or_too_few_are_refused_with_both_numbers(frames_per_video: list[int]):
+    check_refused(
+        lambda: split_videos(family_of("llava"), {"pixel_values": torch.arange(5)}, frames_per_video),
+        LinVTInputError,
+        "5 rows",
+        f"{sum(frames_per_video)} frames",
+    )
+
+
+def test_missing_frames_are_named():
+    check_refused(
+        lambda: split_videos(family_of("qwen2_vl"), {"pixel_values": torch.arange(5)}, [5]),
+        LinVTInputError,
+        "frame_image_grid_thw missing",
+    )
+
+
+class CountingBase:
+    """Makes `tokens_per_frame` tokens of every frame, each with the frame's value; notes the frames of every call."""
+
+    def __init__(self, tokens_per_frame: int = 3, extra: int = 0) -> None:
+        self.config = SimpleNamespace(model_type="llava")
+        self.base_model = self
+        self.calls: list[list[float]] = []
+        self.tokens_per_frame, self.extra = tokens_per_frame, extra
+
+    def get_image_features(self, pixel_values: torch.Tensor, return_dict: bool = True) -> Any:
+        self.calls.append(pixel_values.tolist())
+        rows = pixel_values.repeat_interleave(self.tokens_per_frame)[:, None].repeat(1, 2)
+        return SimpleNamespace(pooler_output=torch.cat([rows, rows[: self.extra]])[None])
+
+
+@pytest.mark.parametrize(
+    ("frames_per_chunk", "calls"),
+    [(1, [[0.0], [1.0], [2.0], [3.0], [4.0]]), (2, [[0.0, 1.0], [2.0, 3.0], [4.0]]), (9, [[0.0, 1.0, 2.0, 3.0, 4.0]])],
+)
+def test_frames_are_encoded_chunk_by_chunk_and_come_back_in_order(frames_per_chunk: int, calls: list[list[float]]):
+    base = CountingBase()
+    video = encode_frames(adapter_of("llava"), base, {"pixel_values": torch.arange(5.0)}, 5, frames_per_chunk)
+    assert base.calls == calls
+    assert video.tokens.shape == (5, 3, 2)
+    assert video.tokens[:, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert video.grid_size == (1, 3) and video.container == "tensor" and video.deepstack == []
+
+
+def test_tokens_that_do_not_divide_among_the_frames_are_refused():
+    base = CountingBase(extra=1)
+    check_refused(
+        lambda: encode_frames(adapter_of("llava"), base, {"pixel_values": torch.arange(5.0)}, 5, 5),
+        LinVTInputError,
+        "16 visual tokens of 5 frames",
+    )
+
+
+def test_the_encoder_gets_only_what_it_takes():
+    inputs = {"pixel_values": 1, "image_sizes": None, "attention_mask": 2, "return_dict": None}
+    assert encoder_inputs(CountingBase(), inputs) == {"pixel_values": 1}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Handing over
+# ---------------------------------------------------------------------------------------------------------------------
+
+TOKENS = torch.arange(30.0).view(10, 3)
+
+
+def test_a_tensor_container_has_groups_of_the_greatest_common_divisor():
+    """Rows with 4 and 6 tokens: groups of 2, none across the rows."""
+    packed = pack_visuals(TOKENS, [], [4, 6], "tensor").pooler_output
+    assert packed.shape == (5, 2, 3)
+    assert torch.equal(packed.flatten(0, 1), TOKENS)
+
+
+@pytest.mark.parametrize(("container", "kind"), [("list", list), ("tuple", tuple)])
+def test_other_containers_have_one_entry_per_row_and_layer(container: str, kind: type):
+    packed = pack_visuals(TOKENS, [TOKENS + 1, TOKENS + 2], [4, 6], container)
+    assert type(packed.pooler_output) is kind
+    assert [len(part) for part in packed.pooler_output] == [4, 6]
+    assert torch.equal(torch.cat(list(packed.pooler_output)), TOKENS)
+    assert len(packed.deepstack_features) == 2
+    for added, layer in zip((1, 2), packed.deepstack_features, strict=True):
+        assert torch.equal(torch.cat(list(layer)), TOKENS + added)
+
+
+def test_no_deep_layers_are_none():
+    assert pack_visuals(TOKENS, [], [10], "list").deepstack_features is None
+
+
+def test_a_video_is_a_strip_among_the_grids_of_pictures():
+    """Two pictures of 2 x 3 and 1 x 2 tokens, of four patches each, and two videos of 5 tokens."""
+    base = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2)))
+    pictures, strip = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10]
+    is_video = torch.tensor([0] * 6 + [1] * 10 + [0] * 2).bool()
+    assert grids_with_videos(base, is_video, 5, pictures).tolist() == [[1, 4, 6], strip, strip, [1, 2, 4]]
+    assert grids_with_videos(base, is_video[6:16], 5, None).tolist() == [strip, strip]
+
+
+def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():
+    is_video = torch.tensor([False, True, True, False, True])
+    merged = _interleave(is_video, torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [-2.0]]))
+    assert merged.flatten().tolist() == [-1.0, 1.0, 2.0, -2.0, 3.0]
+
+
+def test_videos_of_different_size_are_padded_at_the_end_and_masked():
+    padded, mask = _pad_videos([torch.ones(2, 3, 1), torch.ones(1, 4, 1)])
+    assert padded.shape == (2, 2, 4, 1)
+    assert mask.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]]
+    assert torch.equal(padded[..., 0], mask.float())
+
+
+def test_timestamps_are_padded_at_the_end():
+    assert _pad_rows([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], 2).tolist() == [[1.0, 2.0], [3.0, 0.0]]
+
+
+def test_the_context_is_the_language_models():
+    base = build_model("llava_phi")
+    assert context_length(base) == base.config.text_config.max_position_embeddings
+    unknown = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace()))
+    assert context_length(unknown) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whether a base is still what it was
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 3, 8, 21])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_change_of_any_one_number_is_noticed(dtype: torch.dtype, size: int, offset: int):
+    base = torch.nn.Module()
+    base.weight = torch.nn.Parameter(torch.randn(size + offset).to(dtype)[offset:])
+    before = fingerprint_weights(base)
+    assert changed_weights(base, before) == []
+    for index in range(size):
+        kept = base.weight[index].item()
+        base.weight.data[index] = kept + 1.0
+        assert changed_weights(base, before) == ["weight"]
+        base.weight.data[index] = kept
+    assert changed_weights(base, before) == []
