@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers_linvt.evidence.evidence.answer_sheet import AnswerSheet
-from transformers_linvt.evidence.evidence.weights_sheet import WeightsSheet
 
 from transformers_linvt import LinearVideoTokenizer, LinVTInputError, VideoEvidence
+from transformers_linvt.evidence.answer_sheet import AnswerSheet
 from transformers_linvt.evidence.drawing import AGAINST, tick_step, wrapped
 from transformers_linvt.evidence.evidence import check_picture_path, region_seen
+from transformers_linvt.evidence.weights_sheet import WeightsSheet
 
 
 FRAMES, HEIGHT, WIDTH, ROWS, COLUMNS, EXTRA, VIDEO_TOKENS = 3, 40, 60, 2, 3, 1, 2
