@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from test_base_vlm import audio, encoder_decoder, text_only
 
 from promises import LINVT, base_folder, check_refused
+from refused_bases import audio, encoder_decoder, text_only
 from tiny_bases import build_model, save_base
 from transformers_linvt import (
     LinVTForVideoQA,

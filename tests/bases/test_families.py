@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
+from refused_bases import audio, captioner, encoder_decoder, mllama, text_only
 from tiny_bases import build_model, build_processor, model_type_of, save_base
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.bases.base import adapter_of
@@ -46,56 +47,6 @@ from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad
 # ---------------------------------------------------------------------------------------------------------------------
 # Refusals
 # ---------------------------------------------------------------------------------------------------------------------
-
-TEXT = {"vocab_size": 13, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
-VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
-
-
-def encoder_decoder() -> nn.Module:
-    parts = {**TEXT, "num_key_value_heads": 2, "head_dim": 4}
-    config = transformers.T5GemmaConfig(encoder=dict(parts), decoder=dict(parts), vocab_size=13)
-    return transformers.T5GemmaForConditionalGeneration(config)
-
-
-def captioner() -> nn.Module:
-    """Pictures through cross-attention of an encoder-decoder."""
-    encoder = transformers.ViTConfig(**VISION, image_size=16, patch_size=8)
-    decoder = transformers.GPT2Config(vocab_size=13, n_positions=11, n_embd=8, n_layer=1, n_head=2)
-    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    return transformers.VisionEncoderDecoderModel(config)
-
-
-def text_only() -> nn.Module:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT))
-
-
-def audio() -> nn.Module:
-    config = transformers.Qwen2AudioConfig(
-        audio_config={"d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 12},
-        text_config={"model_type": "qwen2", **TEXT, "num_key_value_heads": 2},
-        audio_token_index=3,
-    )
-    return transformers.Qwen2AudioForConditionalGeneration(config)
-
-
-def mllama() -> nn.Module:
-    vision = {
-        "hidden_size": 8,
-        "attention_heads": 2,
-        "intermediate_size": 12,
-        "num_hidden_layers": 2,
-        "num_global_layers": 1,
-        "image_size": 16,
-        "patch_size": 8,
-        "max_num_tiles": 1,
-        "intermediate_layers_indices": [1],
-        "vision_output_dim": 16,
-        "supported_aspect_ratios": [[1, 1]],
-    }
-    text = {**TEXT, "num_hidden_layers": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
-    text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
-    return transformers.MllamaForConditionalGeneration(config)
 
 
 def without_image_token() -> nn.Module:
