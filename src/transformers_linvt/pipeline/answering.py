@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 from ..bases.families import FRAME_PREFIX
-from ..errors import AttributionError, LinVTError
+from ..errors import AttributionError
 from ..evidence.evidence import VideoEvidence, region_seen
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from .requests import Request, is_continued
@@ -26,7 +26,7 @@ class Read:
     request: Request
     videos: list[Any] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
-    error: LinVTError | None = None
+    error: Exception | None = None
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Answered:
     num_frame_tokens: int = 0
     num_video_tokens: int = 0
     evidence: list[list[VideoEvidence]] | None = None  # per text, per video
-    error: LinVTError | None = None
+    error: Exception | None = None
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Answerer:
         if len(together) > 1:
             try:
                 found = self._answer_chats([batch[i] for i in together], how)
-            except LinVTError:
+            except Exception:  # what a base raises is anything
                 found = []  # one of them is to blame: each by itself, so that the others are answered
             for i, one in zip(together, found, strict=False):
                 answered[i] = one
@@ -108,7 +108,7 @@ class Answerer:
                     answered[i] = self._answer_questions(read, how)
                 else:
                     answered[i] = self._answer_one_by_one(read, how)
-            except LinVTError as error:
+            except Exception as error:
                 answered[i] = Answered(error=error)
         return answered
 

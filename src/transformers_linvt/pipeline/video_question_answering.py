@@ -4,7 +4,7 @@ import difflib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from ..model.messages import SAMPLING_ARGUMENTS, sampling_of, source_of
 from .answering import Answered, Answerer, Generation, Read
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .requests import (
+    OTHER_NAMES,
     Request,
     is_chat,
     is_list_of_chats,
@@ -40,6 +41,7 @@ _OWN_ARGUMENTS = (
     "progress_bar",
     "generate_kwargs",
 )
+_INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
 _LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
@@ -80,7 +82,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             What an input that cannot be answered does (an unreadable video, an impossible question, a chat with an
             unknown key). `"raise"`, the default for a single input: the error is raised. `"record"`, the default for
             lists, datasets and generators: its result has `answer=None` and the message under `"error"`, the other
-            inputs are answered, and a warning is logged.
+            inputs are answered, and a warning is logged; the message of an error of another package
+            begins with its kind. A generator that raises ends the answers, after those of all inputs before.
         progress_bar (`bool`, *optional*):
             By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
@@ -202,6 +205,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: something is missing, of a wrong type, given twice, or not known.
             VideoReadError: a video could not be read (unless errors are recorded).
         """
+        self._check_names(kwargs)
         if text is not None:
             if messages is not None or question is not None:
                 raise LinVTInputError("text was given together with question or messages, which mean the same.")
@@ -220,18 +224,24 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
+    @staticmethod
+    def _check_names(given: Iterable[str]) -> None:
+        """Refuse what is no argument, with the one that was meant; before anything else is said of the call."""
+        known = [*_OWN_ARGUMENTS, *_OF_PIPELINE, *GENERATION_ARGUMENTS]
+        for name in given:
+            if name not in known:
+                alike = difflib.get_close_matches(name, [*_INPUTS, *known], n=1)
+                close = [OTHER_NAMES[name]] if name in OTHER_NAMES else alike
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+
     def _sanitize_parameters(
         self, rows_at_once: int | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         generate_kwargs = dict(kwargs.pop("generate_kwargs", None) or {})
         own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if kwargs.get(name) is not None}
-        for name in list(kwargs):
-            if name in _OWN_ARGUMENTS:  # given as None: not given
-                kwargs.pop(name)
-            elif name not in GENERATION_ARGUMENTS:
-                close = difflib.get_close_matches(name, [*_OWN_ARGUMENTS, *GENERATION_ARGUMENTS], n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OWN_ARGUMENTS}  # None: not given
+        self._check_names(kwargs)
         if twice := sorted(generate_kwargs.keys() & kwargs.keys()):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
@@ -283,7 +293,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         total = len(inputs) if is_sized else None
         # disable=None: on a terminal only
         with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
-            while batch := list(itertools.islice(videos, batch_size)):
+            for batch in _batches(videos, batch_size):
                 for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
@@ -301,7 +311,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 read.videos = [self.processor.read_video(request.video, video_root, **sampling)]
             else:
                 read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
-        except LinVTError as error:
+        except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
 
@@ -348,7 +358,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             names = [video.source for video in read.videos] or request.names_of_videos()
             if on_error == "raise":
                 raise answered.error
-            logger.warning(f"{', '.join(names)} was not answered: {answered.error}")
+            logger.warning(f"{', '.join(names)} was not answered: {_told(answered.error)}")
         else:
             names = [video.source for video in read.videos]
         per_question = max(len(answered.texts) // len(questions), 1)
@@ -364,7 +374,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "video_tokens": answered.num_video_tokens,
             }
             if answered.error is not None:
-                result["error"] = str(answered.error)
+                result["error"] = _told(answered.error)
             elif is_chat:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
@@ -376,15 +386,39 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return results
 
 
+def _told(error: Exception) -> str:
+    """Ours say all there is to say; of others, which kind they are."""
+    return str(error) if isinstance(error, LinVTError) else f"{type(error).__name__}: {error}"
+
+
+def _until_it_fails(items: Iterator[Any], failures: list[Exception]) -> Iterator[Any]:
+    """The items until getting one fails; the error is kept, for whoever has used what came before it."""
+    try:
+        yield from items
+    except Exception as error:
+        failures.append(error)
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; where getting one fails, those before it come first, and then its error."""
+    failures: list[Exception] = []
+    items = _until_it_fails(items, failures)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+    if failures:
+        raise failures[0]
+
+
 def _in_threads(read: Callable[[Request], Read], requests: Iterator[Request], num_threads: int) -> Iterator[Read]:
     """`map(read, requests)`, in order, at most `num_threads` requests ahead of what was taken."""
     if num_threads < 1:
         yield from map(read, requests)
         return
     waiting: deque[Future[Read]] = deque()
+    failures: list[Exception] = []
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for request in requests:
+            for request in _until_it_fails(requests, failures):
                 waiting.append(pool.submit(read, request))
                 if len(waiting) > num_threads:
                     yield waiting.popleft().result()
@@ -393,3 +427,5 @@ def _in_threads(read: Callable[[Request], Read], requests: Iterator[Request], nu
         finally:
             for future in waiting:
                 future.cancel()
+    if failures:
+        raise failures[0]
