@@ -63,7 +63,12 @@ def processor() -> LinVTProcessor:
 @pytest.fixture(scope="module")
 def pipe(model, processor) -> VideoQuestionAnsweringPipeline:
     return pipeline(
-        "video-question-answering", model=model, processor=processor, device="cpu", max_new_tokens=NEW_TOKENS
+        "video-question-answering",
+        model=model,
+        processor=processor,
+        device="cpu",
+        max_new_tokens=NEW_TOKENS,
+        cache_size=0,  # what a call costs is counted; test_caching.py has what is remembered
     )
 
 
