@@ -34,7 +34,7 @@ _MODULE_OF = {
     "UnsupportedBaseError": "errors",
     "VideoEvidence": "evidence.evidence",
     "VideoFeatures": "model.features",
-    "VideoFrames": "video.reading",
+    "VideoFrames": "video.frames",
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
@@ -73,8 +73,9 @@ if TYPE_CHECKING:
     from .training.data import load_video_dataset
     from .training.lora import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+    from .video.frames import VideoFrames
     from .video.limits import VideoLimits
-    from .video.reading import VideoFrames, read_video
+    from .video.reading import read_video
 
 
 def __getattr__(name: str) -> Any:
