@@ -24,7 +24,9 @@ from ..bases.families import FRAME_PREFIX
 from ..bases.loading import AddedTexts, VisualMarkers, model_type_of
 from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
 from ..remote_code import write_code
-from ..video.reading import VideoFrames, VideoLimits, read_video
+from ..video.frames import VideoFrames
+from ..video.limits import VideoLimits
+from ..video.reading import read_video
 from .configuration_linvt import AUTO_MAP
 from .messages import (
     PICTURE_KEYS,
