@@ -20,7 +20,8 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from ..errors import CheckpointError, LinVTInputError, VideoReadError
-from ..model.modeling_linvt import LinVTForVideoQA, token_refused
+from ..model.checkpoint_saving import token_refused
+from ..model.modeling_linvt import LinVTForVideoQA
 from ..model.processing_linvt import LinVTProcessor
 from . import card as training_card
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
