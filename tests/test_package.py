@@ -208,7 +208,7 @@ def test_nothing_prints_but_the_command_line():
     prints = [
         place(path, node)
         for path in FILES
-        if path.name != "cli.py"
+        if own_part(path) != "cli"
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
     ]
@@ -223,10 +223,6 @@ MOST_LINES = {"file": 600, "class": 450, "function": 60}
 STILL_LONGER = {
     "bases/base.py",
     "bases/families.py",
-    "cli.py",
-    "demo/shapes.py",
-    "pipeline.py",
-    "pipeline.py VideoQuestionAnsweringPipeline",
     "tokenizer/linear_video_tokenizer.py __init__",
     "video/reading.py",
 }

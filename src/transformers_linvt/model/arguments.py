@@ -102,6 +102,7 @@ def nested_videos(videos: Any) -> list[list[Any]]:
 
 
 def check_video_counts(texts: Sequence[str], videos: Sequence[Sequence[Any]]) -> None:
+    """Refuse another number of videos than the prompts have placeholders, in all or prompt by prompt."""
     wanted, given = [text.count(VIDEO_TOKEN) for text in texts], [len(row) for row in videos]
     if sum(wanted) != sum(given) or (len(given) > 1 and given != wanted):
         raise LinVTInputError(
