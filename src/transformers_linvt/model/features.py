@@ -94,8 +94,8 @@ class VideoFeatures:
         }
         if len(kinds) > 1:
             raise LinVTInputError(
-                f"These videos were encoded by different models (width, bottleneck, container, layers: {sorted(kinds)})."
-                " Encode them again with this one."
+                f"These videos were encoded by different models: width, bottleneck, container and layers are "
+                f"{sorted(kinds)}. Encode them again with this one."
             )
         refined = RefinedVideo.stack([one.refined for one in features])
         num_kept = refined.kept_indices.shape[1]

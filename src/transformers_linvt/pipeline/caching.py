@@ -24,8 +24,8 @@ from transformers.utils import logging
 
 from ..errors import LinVTInputError, shown
 from ..model.features import VideoFeatures
+from ..video.frames import VideoFrames
 from ..video.media_address import is_address
-from ..video.reading import VideoFrames
 
 
 logger = logging.get_logger(__name__)
@@ -152,6 +152,8 @@ class FeatureCache:
         return None
 
     def _to_folder(self, key: str, seen: SeenVideo) -> None:
+        if any(self.folder.glob(f"{key}.*{_SUFFIX}")):  # another process was faster
+            return
         partial = self.folder / f".{key}.{os.getpid()}.{threading.get_ident()}.partial"
         try:
             with_about(seen.features, seen.video).save(partial)
