@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .bases.families import FRAME_PREFIX
+from .bases.layouts import FRAME_PREFIX
 from .errors import AttributionError, LinVTError, LinVTInputError
 from .evidence.evidence import VideoEvidence, region_seen
 from .model.attribution import attribute_answers, tokens_of_answer, words_of_answer

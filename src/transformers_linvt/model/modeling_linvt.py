@@ -40,25 +40,20 @@ from transformers.utils import (
 )
 from transformers.utils.hub import resolve_revision
 
-from ..bases.base import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
-from ..bases.families import (
-    FRAME_PREFIX,
-    PICTURES,
-    EncodedFrames,
-    Fingerprint,
-    changed_weights,
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import Fingerprint, changed_weights, fingerprint_weights
+from ..bases.layouts import FRAME_PREFIX, EncodedFrames
+from ..bases.loading import context_length
+from ..bases.positions import (
     check_grid_positions,
-    context_length,
-    encode_frames,
-    fingerprint_weights,
-    flat_rows,
     forget_positions,
-    grids_with_videos,
     has_grid_positions,
     lay_out_positions,
     positions_without_padding,
-    split_videos,
 )
+from ..bases.registry import bridge_at, bridge_of
+from ..bases.video_tokens import default_video_tokens_at
+from ..bases.visuals import PICTURES, flat_rows
 from ..errors import AttributionError, CheckpointError, LinVTInputError
 from ..remote_code import write_code
 from ..tokenizer.aggregation import lattice_cells
@@ -171,7 +166,7 @@ class LinVTModel(LinVTPreTrainedModel):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        adapter = adapter_of(config.base_config.model_type)
+        adapter = bridge_of(config.base_config.model_type)
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
         else:
@@ -196,9 +191,9 @@ class LinVTModel(LinVTPreTrainedModel):
         return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def adapter(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.config.base_config.model_type)
+        return bridge_of(self.config.base_config.model_type)
 
     @property
     def has_video_grid(self) -> bool:
@@ -240,9 +235,9 @@ class LinVTModel(LinVTPreTrainedModel):
                     f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
                     "with num_frames, or raise config.max_frames."
                 )
-        videos = split_videos(self.adapter.family, frame_inputs, frames_per_video)
+        videos = self.adapter.family.layout.split(frame_inputs, frames_per_video)
         return [
-            encode_frames(self.adapter, self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            self.adapter.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
 
@@ -513,11 +508,9 @@ class LinVTModel(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        grid = self.adapter.family.grid
+        grid = self.adapter.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
-        if self.adapter.family.video_has_grid:
-            num_tokens = self.config.num_video_tokens
-            inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
+        inputs = self.adapter.place_videos(self.base_vlm, is_video, self.config.num_video_tokens, inputs)
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
@@ -763,7 +756,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
-            base, loading = adapter_at(name, kwargs).load(name, **kwargs), kwargs
+            base, loading = bridge_at(name, kwargs).load(name, **kwargs), kwargs
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
@@ -1131,7 +1124,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             }
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return adapter_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -1146,9 +1139,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
 
 
-def _adapter_of_model(base: Any) -> BaseAdapter:
+def _adapter_of_model(base: Any) -> BaseBridge:
     """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
-    return adapter_of(getattr(getattr(base, "config", None), "model_type", ""))
+    return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
 
 
 _LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {

@@ -7,7 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ..bases.base import BaseAdapter, adapter_of, default_video_tokens, load_processor_at
-from ..bases.families import FRAME_PREFIX
-from ..bases.loading import AddedTexts, VisualMarkers, model_type_of
+from ..bases.base import BaseBridge
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.markers import VisualMarkers
+from ..bases.registry import bridge_of, load_processor_at, model_type_of
+from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
 from ..remote_code import write_code
 from ..video.reading import VideoFrames, VideoLimits, read_video
@@ -208,7 +209,7 @@ class LinVTProcessor(ProcessorMixin):
         self.frame_path = frame_path
         self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
         self.markers = self.adapter.markers(base_processor)
-        self.added = AddedTexts.of(base_processor, self.adapter.family)
+        self.added = self.adapter.added_texts(base_processor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -216,9 +217,9 @@ class LinVTProcessor(ProcessorMixin):
         return []
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def adapter(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.base_model_type)
+        return bridge_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:
@@ -248,17 +249,7 @@ class LinVTProcessor(ProcessorMixin):
 
     @cached_property
     def _frame_input_names(self) -> frozenset[str]:
-        """
-        What the model takes of the image processor's output; some of it only serves to write the prompt.
-
-        `batch_num_images` (LLaVA-OneVision) says which pictures belong together; frames are counted by
-        `frames_per_video`.
-        """
-        unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        family = self.adapter.family
-        # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
-        needed = {"pixel_values", family.grid} if family.layout == "grid" else set()
-        return (frozenset(self.image_processor.model_input_names) - unused) | needed
+        return self.adapter.frame_input_names(self.base_processor)
 
     @cached_property
     def _placeholders(self) -> tuple[str, ...]:
@@ -1029,28 +1020,13 @@ class LinVTProcessor(ProcessorMixin):
         self, ids: Sequence[Sequence[int]], masks: Mapping[str, Sequence[Sequence[int]]], kwargs: Mapping[str, Any]
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
-        base = self.base_processor
-        family = self.adapter.family
-        if family.type_ids == "answer":
-            answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
-            # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
-            return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
-        value = family.video_type_id
-        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
-        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids or value == 0):
-            return {}
-        types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if value != 1:
-            types = [
-                [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
-                for rows in zip(types, masks["video_mask"], strict=True)
-            ]
-        is_renamed = "mm_token_type_ids" not in base.model_input_names and "token_type_ids" in base.model_input_names
-        # Row by row: prompts that are not padded differ in length.
-        further = {
-            name: [getattr(base, f"create_{name}")([list(row)])[0] for row in ids] for name in family.further_type_ids
-        }
-        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types, **further}
+        return self.adapter.type_ids(
+            self.base_processor,
+            ids,
+            masks["video_mask"],
+            masks.get("assistant_masks"),
+            kwargs.get("return_mm_token_type_ids"),
+        )
 
     # -- decoding, saving, loading --
 
@@ -1145,7 +1121,7 @@ class LinVTProcessor(ProcessorMixin):
             )
         saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
         settings = {**saved, **own}
-        adapter = adapter_of(settings.get("base_model_type") or "")
+        adapter = bridge_of(settings.get("base_model_type") or "")
         return cls(adapter.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
