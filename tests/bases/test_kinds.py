@@ -1,4 +1,4 @@
-"""The registry of kinds: what is registered, under the new names and the old, and that each file of `kinds/` is known."""
+"""The kinds of bases: what is registered, under the new names and the old, and that each file of `kinds/` is known."""
 
 import importlib
 import warnings
