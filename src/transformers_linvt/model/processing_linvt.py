@@ -25,7 +25,9 @@ from ..bases.registry import bridge_of, load_processor_at, model_type_of
 from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line, shown
 from ..remote_code import write_code
-from ..video.reading import VideoFrames, VideoLimits, read_video
+from ..video.frames import VideoFrames
+from ..video.limits import VideoLimits
+from ..video.reading import read_video
 from .configuration_linvt import AUTO_MAP
 from .messages import (
     PICTURE_KEYS,
