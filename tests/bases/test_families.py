@@ -29,7 +29,8 @@ from transformers_linvt.bases.loading import check_base, context_length, load_ba
 from transformers_linvt.bases.positions import grids_with_videos, positions_without_padding
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import encoder_inputs, pack_visuals
-from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad_videos
+from transformers_linvt.model.condensing import _pad_rows, _pad_videos
+from transformers_linvt.model.placing import _interleave
 
 
 # ---------------------------------------------------------------------------------------------------------------------
