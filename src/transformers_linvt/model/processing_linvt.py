@@ -46,6 +46,10 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
         frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
             as the base's own video path does, where it has one that can.
+        max_frame_tokens, max_total_frame_tokens (`int`, *optional*): most visual tokens of one frame, and of all
+            frames of a video together: larger frames are made smaller. By default as the base's own video processor
+            caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
+            given in a call (`size`, `max_pixels`) comes before both.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -68,6 +72,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         num_frames: int = 32,
         add_timestamps: bool = False,
         frame_path: str = "image",
+        max_frame_tokens: int | None = None,
+        max_total_frame_tokens: int | None = None,
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -87,6 +93,14 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
         self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
+        for name, value in (
+            ("max_frame_tokens", max_frame_tokens),
+            ("max_total_frame_tokens", max_total_frame_tokens),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
+        self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
+        self.adapter.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.adapter.markers(base_processor)
         self.added = self.adapter.added_texts(base_processor)
 
