@@ -221,10 +221,7 @@ def test_nothing_prints_but_the_command_line():
 MOST_LINES = {"file": 600, "class": 450, "function": 60}
 # What was longer when these limits came: shorten one and take it out, put none in.
 STILL_LONGER = {
-    "bases/base.py",
-    "bases/families.py",
     "tokenizer/linear_video_tokenizer.py __init__",
-    "video/reading.py",
 }
 
 
