@@ -10,7 +10,7 @@ from transformers.utils import logging
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
-from ..video.reading import VideoFrames
+from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
 from .messages import PICTURE_KEYS, Messages, parse_conversations, parse_messages, parts_of, sampling_of, source_of
 from .pictures import read_named_pictures, read_picture
