@@ -142,7 +142,7 @@ class BaseBridge:
             features, layers, container = self.encode(base, pictures)
             chunks.append([layout.by_frame(base, one, stop - start) for one in (features, *layers)])
         tokens, *deepstack = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return EncodedFrames(tokens, deepstack, layout.grid(inputs, tokens.shape[1]), container)
+        return EncodedFrames(tokens, deepstack, layout.grid(base, inputs, tokens.shape[1]), container)
 
     def hand_over(
         self,

@@ -85,7 +85,6 @@ FAMILIES: dict[str, Family] = {
     "glm5_next": Family(layout=_MERGING),
     "glm_ocr": Family(**_MROPE_MERGING),
     "glmga": Family(**{**_GLM, "frame_budget": FrameBudget(total=111_580, counts_time=True)}),
-    "hunyuan_vl": Family(**_MROPE, counts_padding=True),
     "kimi_k25": Family(layout=_GRID),
     "minimax_m3_vl": Family(
         layout=_GRID,
@@ -102,7 +101,6 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(layout=_SIZES),  # Pixtral is one of them
     "llava_next": Family(layout=PictureTiles()),
     "llava_next_video": Family(layout=PictureTiles()),
-    "lighton_ocr": Family(layout=_SIZES),
     "mistral3": Family(layout=_SIZES, fits_whole_tokens=True),
     # its attention scales by the logarithm of the position
     "mistral_large4": Family(layout=_SIZES, fits_whole_tokens=True, counts_padding=True),
@@ -112,8 +110,6 @@ FAMILIES: dict[str, Family] = {
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),
     "chameleon": Family(ends_with="sep_token", chat_template=turns("sep_token", "sep_token")),
-    # Told where the channels are, its image processor looks for the size of a picture in the wrong place (5.23).
-    "emu3": Family(one_tile={"input_data_format": None}, begins_with_bos=True),
     # Readers of documents and their kin
     "deepseek_ocr2": Family(
         one_tile={"crop_to_patches": False},
