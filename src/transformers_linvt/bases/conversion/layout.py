@@ -156,7 +156,14 @@ def check_nested(source: Path, kind: str, published: Mapping[str, Any], nested: 
 
 def text_config(published: Mapping[str, Any]) -> dict[str, Any]:
     """What a published config says of its language model, under the same names in transformers."""
-    return {name: published[name] for name in _TEXT_FIELDS if published.get(name) is not None}
+    config = {name: published[name] for name in _TEXT_FIELDS if published.get(name) is not None}
+    rope = config.get("rope_scaling")
+    if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in ("su", "longrope"):
+        # Phi-3 says the length of its first training beside these numbers, transformers 5 wants it among them
+        length = config.get("original_max_position_embeddings", rope.get("original_max_position_embeddings"))
+        numbers = {name: value for name, value in rope.items() if name != "type"}
+        config["rope_scaling"] = {**numbers, "rope_type": "longrope", "original_max_position_embeddings": length}
+    return config
 
 
 def siglip_config(sizes: Mapping[str, Any]) -> dict[str, Any]:

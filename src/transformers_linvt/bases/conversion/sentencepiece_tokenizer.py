@@ -40,7 +40,8 @@ def from_sentencepiece(folder: Path, **named: Any) -> PreTrainedTokenizerFast:
     settings = read_json(folder, "tokenizer_config.json")
     special = read_json(folder, "special_tokens_map.json") if (folder / "special_tokens_map.json").exists() else {}
     added = _added_tokens(folder, model, settings)
-    backend = _backend(folder, model, added, is_legacy=bool(settings.get("legacy", True)))
+    is_legacy, adds_space = (bool(settings.get(name, True)) for name in ("legacy", "add_prefix_space"))
+    backend = _backend(folder, model, added, is_legacy, adds_space)
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
     for name in names:
         given = settings.get(name, special.get(name, names[name]))
@@ -103,7 +104,7 @@ def _added_tokens(folder: Path, model: Any, settings: Mapping[str, Any]) -> dict
 
 
 def _backend(
-    folder: Path, model: Any, added: Mapping[int, tokenizers.AddedToken], is_legacy: bool
+    folder: Path, model: Any, added: Mapping[int, tokenizers.AddedToken], is_legacy: bool, adds_space: bool
 ) -> tokenizers.Tokenizer:
     pieces = [added[number].content if number in added else piece.piece for number, piece in enumerate(model.pieces)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -116,12 +117,12 @@ def _backend(
         models.BPE(vocabulary, merges, unk_token=spec.unk_piece, fuse_unk=True, byte_fallback=spec.byte_fallback)
     )
     spaces = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if not model.normalizer_spec.add_dummy_prefix:
+    if not (model.normalizer_spec.add_dummy_prefix if is_legacy else adds_space):
         backend.normalizer = normalizers.Replace(" ", _SPACE)
     elif is_legacy:  # every text between two special tokens begins with a space
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
         spaces.append(decoders.Strip(" ", left=1))
-    else:  # the first one only
+    else:  # the first one only, by whoever reads it, not by the model
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="first", split=False)
         spaces.append(decoders.Strip(" ", left=1))
     backend.decoder = decoders.Sequence(spaces)
