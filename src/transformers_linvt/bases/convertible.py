@@ -1,4 +1,4 @@
-"""Published layouts that `linvt convert` reads, by the name in their config: for messages, so it knows nothing else."""
+"""Layouts that `linvt convert` reads, by the name in their config; for messages, so it knows nothing else."""
 
 CONVERTIBLE = ("internvl_chat", "llava_qwen", "mipha_gemma", "mipha_phi", "mipha_phi3", "xgenmm")
 

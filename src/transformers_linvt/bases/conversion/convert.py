@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import tqdm
 from transformers import AutoModelForImageTextToText, GenerationConfig
-from transformers.utils import logging
 
 from ...errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
 from .internvl import INTERNVL
-from .layout import Converted, Layout, Published, check_nested
+from .layout import Converted, Layout, Published, check_nested, read_vision_config
 from .llava_qwen import LLAVA_QWEN
 from .mipha import MIPHA_GEMMA, MIPHA_PHI, MIPHA_PHI3
 from .weights import NewWeights, PublishedWeights, read_json
@@ -34,7 +34,7 @@ LAYOUTS: dict[str, Layout] = {
 def convert_checkpoint(
     source: str | os.PathLike,
     output: str | os.PathLike,
-    vision_config: Mapping[str, Any] | None = None,
+    vision_config: Mapping[str, Any] | str | os.PathLike | None = None,
     show_progress: bool = False,
 ) -> None:
     """
@@ -49,7 +49,8 @@ def convert_checkpoint(
     Args:
         source: folder with config, tokenizer and safetensors files; `hf download NAME --local-dir FOLDER` makes one.
         output: folder to make; must not exist or be empty.
-        vision_config: sizes of the vision tower, where the published config names one that is not in `VISION_TOWERS`.
+        vision_config: sizes of the vision tower, or its config.json, where the published config names one that is not
+            in `VISION_TOWERS`. InternVL's are always in the checkpoint.
         show_progress: whether to show a bar of the bytes that are written.
 
     Raises:
@@ -69,6 +70,8 @@ def convert_checkpoint(
         )
     _check_precision(source, said)
     check_nested(source, kind, said, LAYOUTS[kind].nested)
+    if isinstance(vision_config, str | os.PathLike):
+        vision_config = read_vision_config(vision_config)
     published = Published(source, said, PublishedWeights(source), dict(vision_config) if vision_config else None)
     converted, weights = _converted(published, kind)
     _write(converted, weights, output, show_progress)
@@ -129,7 +132,7 @@ def _write(converted: Converted, weights: NewWeights, output: Path, show_progres
         GenerationConfig(**converted.generation).save_pretrained(partial)
         converted.processor.save_pretrained(partial)
         bar = {"total": weights.num_bytes, "unit": "B", "unit_scale": True, "desc": "writing weights"}
-        with logging.tqdm(**bar, disable=not show_progress) as progress:
+        with tqdm(**bar, disable=not show_progress) as progress:
             weights.write(partial, progress.update)
         os.replace(partial, output)
     except OSError as error:

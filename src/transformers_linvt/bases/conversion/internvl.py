@@ -2,7 +2,7 @@
 InternVL2, 2.5 and 3 as published (`internvl_chat`): InternViT and a language model, made transformers' own `internvl`.
 
 The language model is a Llama, an InternLM2 (which becomes a Llama), a Qwen2, a Qwen3 or a Phi-3. InternViT-6B, in the
-sizes from 26B on, has norms of another kind and norms of queries and keys; both have a place in transformers' `internvl`.
+sizes from 26B on, has norms of another kind, and norms of queries and keys; transformers' `internvl` knows both.
 """
 
 from collections.abc import Mapping
@@ -82,8 +82,8 @@ def _check(published: Published) -> None:
     if architecture not in _LANGUAGE_MODELS:
         raise UnsupportedBaseError(
             f"{str(published.folder)!r}: the language model is a {architecture}; those that can be converted are "
-            f"{', '.join(_LANGUAGE_MODELS)}. Look for a checkpoint of this model that transformers loads: its name ends "
-            "in -hf."
+            f"{', '.join(_LANGUAGE_MODELS)}. Look for a checkpoint of this model that transformers loads: its name "
+            "ends in -hf."
         )
     published.expect("template", said["template"], *_PROMPTS)
     # the first way to shuffle turns the picture on its side

@@ -1,5 +1,6 @@
 """What the published layouts share: what is read, what is made, and how configs, towers and tokenizers become new."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers.utils import is_torchvision_available
 from ...errors import CheckpointError, LinVTError, UnsupportedBaseError
 from ..loading import NoVideoProcessor
 from .sentencepiece_tokenizer import from_sentencepiece
-from .weights import PublishedWeights, Step, json_kind
+from .weights import PublishedWeights, Step, json_kind, read_json
 
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -60,9 +61,7 @@ class Published:
         """
         if found not in wanted:
             allowed = " or ".join(repr(one) for one in wanted)
-            raise UnsupportedBaseError(
-                f"{str(self.folder)!r}: {name} is {found!r}; only {allowed} can be converted."
-            )
+            raise UnsupportedBaseError(f"{str(self.folder)!r}: {name} is {found!r}; only {allowed} can be converted.")
 
 
 @dataclass
@@ -181,6 +180,19 @@ def siglip_config(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": "siglip_vision_model", **config}
 
 
+def read_vision_config(file: str | os.PathLike) -> dict[str, Any]:
+    """
+    The sizes of a vision tower in a config.json, its own or that of a model with a text tower beside it.
+
+    Raises:
+        CheckpointError: no such file, or it is no config.
+    """
+    path = Path(file)
+    said = read_json(path.parent, path.name)
+    inner = said.get("vision_config")
+    return inner if isinstance(inner, dict) else said
+
+
 def known_tower(name: str) -> dict[str, Any]:
     """
     The sizes of a tower that is known by name.
@@ -191,7 +203,7 @@ def known_tower(name: str) -> dict[str, Any]:
     if name not in VISION_TOWERS:
         raise UnsupportedBaseError(
             f"The vision tower is {name!r}, whose sizes are not in the checkpoint and not known here. Pass "
-            "vision_config (on the command line --vision-config, a file) with those of its own config.json."
+            "vision_config (--vision-config) with its own config.json."
         )
     return VISION_TOWERS[name]
 
@@ -205,7 +217,8 @@ def content(image: str, behind_picture: str) -> str:
     """The part of a chat template that writes a message: its pictures, each as `image`, then its text."""
     return (
         "{%- if message.content is string %}{{- message.content }}{%- else %}"
-        f"{{%- for part in message.content if part.type == 'image' %}}{{{{- '{image}{behind_picture}' }}}}{{%- endfor %}}"
+        "{%- for part in message.content if part.type == 'image' %}"
+        f"{{{{- '{image}{behind_picture}' }}}}{{%- endfor %}}"
         "{%- for part in message.content if part.type == 'text' %}{{- part.text }}{%- endfor %}{%- endif %}"
     )
 
@@ -301,6 +314,7 @@ __all__ = [
     "image_processor",
     "known_tower",
     "load_tokenizer",
+    "read_vision_config",
     "ready_for_chat",
     "siglip_config",
     "text_config",

@@ -60,7 +60,8 @@ _NESTED = {
 
 
 def _phi(published: Published) -> Converted:
-    return _converted(published, BiasedLlavaConfig, {"model_type": "phi"}, _POLITE_TEMPLATE.replace("END", "<|endoftext|>"))
+    template = _POLITE_TEMPLATE.replace("END", "<|endoftext|>")
+    return _converted(published, BiasedLlavaConfig, {"model_type": "phi"}, template)
 
 
 def _phi3(published: Published) -> Converted:

@@ -1,8 +1,8 @@
 """
 A tokenizer published as a sentencepiece model alone, as one of the `tokenizers` library.
 
-InternLM2, Phi-3 and Yi in InternVL2 come so, and the class of the first comes as code with the checkpoint. Read are the
-model and the settings beside it, so that none of that code is run.
+InternLM2, Phi-3 and Yi in InternVL2 come so, and the class of the first comes as code with the checkpoint. The model
+and the settings beside it are read, so that none of that code is run.
 """
 
 from collections.abc import Mapping

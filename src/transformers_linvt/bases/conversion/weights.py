@@ -93,8 +93,8 @@ class PublishedWeights:
             return [SAFE_WEIGHTS_NAME]
         if not (self.folder / SAFE_WEIGHTS_INDEX_NAME).exists():
             raise CheckpointError(
-                f"{str(self.folder)!r} has no {SAFE_WEIGHTS_NAME}, whole or in parts. Weights in pickles (.bin) are not "
-                "read: save them with safetensors first."
+                f"{str(self.folder)!r} has no {SAFE_WEIGHTS_NAME}, whole or in parts. Weights in pickles (.bin) are "
+                "not read: save them with safetensors first."
             )
         index = read_json(self.folder, SAFE_WEIGHTS_INDEX_NAME).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):

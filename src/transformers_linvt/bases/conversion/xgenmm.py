@@ -1,5 +1,7 @@
 """xGen-MM (BLIP-3) with Phi-3: this package's LLaVA with a biased head and a Perceiver."""
 
+import torch
+
 from ...errors import CheckpointError
 from ..biased_llava.configuration_biased_llava import BiasedLlavaConfig
 from .layout import (
@@ -17,8 +19,6 @@ from .layout import (
 )
 from .llava_biased import llava_processor
 from .weights import Step, renamed
-
-import torch
 
 
 _TEMPLATE = (
