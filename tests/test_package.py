@@ -49,7 +49,7 @@ LIBRARIES = {
     "remote_code": set(),
     "tokenizer": {"torch"},
     "video": {"numpy", "av", "PIL"},
-    "bases": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
+    "bases": {"torch", "transformers", "tokenizers", "numpy", "PIL", "safetensors", "huggingface_hub"},
     "model": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
 }
 OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
