@@ -474,7 +474,7 @@ def main() -> None:
             row = f"{name:24}"
             for backend in counts:
                 try:
-                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, backend=backend)
+                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, video_backend=backend)
                     shown = list(zip(read_numbers(video.frames), video.timestamps.round(6).tolist(), strict=True))
                     wanted = list(zip(exhibit.numbers, np.round(exhibit.seconds, 6).tolist(), strict=True))
                     verdict = "exact" if shown == wanted else "WRONG"

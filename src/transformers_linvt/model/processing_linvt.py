@@ -340,11 +340,10 @@ class LinVTProcessor(ProcessorMixin):
             _check_frames(video)
             return video
         sampling = {name: value for name, value in sampling.items() if value is not None}
-        backend = sampling.pop("video_backend", "auto")
         if "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(resolved(video, video_root), backend=backend, **sampling)
+        return read_video(resolved(video, video_root), **sampling)
 
     def video_inputs(
         self,

@@ -37,6 +37,7 @@ class PyAVReader:
         self.follows = dict(zip(table.pts, table.pts[1:], strict=False))
         self.key_pts = {pts for pts, _ in table.keys}
         self.damage = Damage()
+        self.sought: int | None = None  # time stamp of the key frame that the file was last moved to
 
     def open(self) -> VideoFile:
         return VideoFile(self.source, self.clock, self.num_threads)
@@ -62,6 +63,10 @@ class PyAVReader:
             if frame.pts is None or (is_first and not self.may_begin_with(frame)):
                 return False
             if previous is not None and follows.get(previous) != frame.pts:  # one is missing, or not in its order
+                return False
+            if frame.pts == self.sought and not is_intra(
+                frame
+            ):  # intra-refresh: no whole picture, whatever its packet says
                 return False
             is_first, previous = False, frame.pts
             is_intact, revoked = self.damage.frame_came(frame)
@@ -92,8 +97,9 @@ class PyAVReader:
         with self.open() as file:
             for position, group in groups.items():
                 self.damage.restart()
+                self.sought = table.keys[position][0]
                 try:
-                    file.container.seek(table.keys[position][0], stream=file.stream)
+                    file.container.seek(self.sought, stream=file.stream)
                 except (av.error.FFmpegError, OSError):
                     return False
                 if not self.collect(file, group, album, has_sought=True):

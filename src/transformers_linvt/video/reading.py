@@ -33,7 +33,7 @@ def read_video(
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
-    backend: str = "auto",
+    video_backend: str = "auto",
     limits: VideoLimits | None = None,
     allow_urls: bool = False,
     timestamps: Sequence[float] | np.ndarray | None = None,
@@ -70,7 +70,7 @@ def read_video(
         start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
         end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
         max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
-        backend (`str`, defaults to `"auto"`):
+        video_backend (`str`, defaults to `"auto"`):
             `"pyav"` (what `"auto"` means), `"decord"` or `"torchcodec"`. The other two return the frames that
             `"pyav"` returns or refuse. They do not tell of damage, so PyAV decodes what is wanted before them: they
             are slower than `"pyav"`, by about the time that they take themselves.
@@ -98,8 +98,10 @@ def read_video(
     if not isinstance(limits, VideoLimits):
         raise VideoReadError(f"limits={limits!r:.100} is no VideoLimits; pass limits=VideoLimits(max_duration=...).")
     request = Request(num_frames, fps, start, end, max_frames, limits)
-    if backend not in VIDEO_BACKENDS:
-        raise VideoReadError(f"backend={backend!r} is not known; choose one of {', '.join(VIDEO_BACKENDS)}.")
+    if video_backend not in VIDEO_BACKENDS:
+        raise VideoReadError(
+            f"video_backend={video_backend!r:.100} is not known; choose one of {', '.join(VIDEO_BACKENDS)}."
+        )
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise VideoReadError(f"num_threads={num_threads!r}: give a whole number of threads, 1 or more.")
     if is_frames(video):
@@ -112,7 +114,7 @@ def read_video(
     with opened_source(video, limits, allow_urls) as source:
         if not isinstance(source, VideoSource):
             return read_decoder_object(source, request)
-        return _read_source(source, request, "pyav" if backend == "auto" else backend, num_threads)
+        return _read_source(source, request, "pyav" if video_backend == "auto" else video_backend, num_threads)
 
 
 def _read_source(source: VideoSource, request: Request, backend: str, num_threads: int) -> VideoFrames:
