@@ -126,8 +126,11 @@ def remux(
 ) -> None:
     """Copy the packets of the first video stream, each through `change` (which may drop it by returning `None`)."""
     with av.open(str(source)) as reader, av.open(str(target), "w", **open_options) as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(reader.streams.video[0]):
+        template = reader.streams.video[0]
+        # PyAV looks for an encoder of the decoder's name, and there is none of that of AV1's
+        has_no_encoder = template.codec_context.name == "libdav1d"
+        stream = writer.add_stream_from_template(template, **({"opaque": True} if has_no_encoder else {}))
+        for packet in reader.demux(template):
             if packet.dts is None:
                 continue
             packet = packet if change is None else change(packet)

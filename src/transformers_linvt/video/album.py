@@ -100,8 +100,9 @@ def finish(
     num_broken = 0 if damage is None else len(damage.broken)
     if num_broken:
         logger.warning(
-            f"{name}: {num_broken} broken packets; {num_damaged} of its {len(seconds)} frames are damaged by them and "
-            "were left out, the frames returned are intact. Copy or download the file again to see all of it."
+            f"{name}: {num_broken} broken or lost packets; {num_damaged} of its {len(seconds)} frames are damaged by "
+            "them and were left out. In the others no damage was found, which decoders do not always find. Copy or "
+            "download the file again to see all of it."
         )
     return VideoFrames(
         frames=album.frames,

@@ -46,8 +46,8 @@ class VideoFile:
                     f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, "
                     "for example to H.264."
                 )
-            if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise
-                context.options = {"err_detect": "explode"}
+            if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise, and looks at no checksum
+                context.options = {"err_detect": "explode+crccheck"}
             context.thread_count = num_threads
             context.thread_type = "AUTO" if num_threads > 1 else "SLICE"
         except BaseException:

@@ -75,9 +75,9 @@ def import_backend(backend: str) -> Any:
             "torchcodec": "in the version that fits your torch, and FFmpeg 4 to 7",
         }
         raise VideoReadError(
-            f'video_backend="{backend}" cannot be used: {lines[0][:200]}. Install it with `pip install "transformers-linvt[{backend}]"`, '
-            f"{needs[backend]}, or use "
-            'video_backend="pyav", which is always there.'
+            f'video_backend="{backend}" cannot be used: {lines[0][:200]}. Install it with '
+            f'`pip install "transformers-linvt[{backend}]"`, {needs[backend]}, or use video_backend="pyav", which is '
+            "always there."
         ) from error
 
 

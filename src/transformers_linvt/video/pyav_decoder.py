@@ -125,6 +125,8 @@ class PyAVReader:
                 stamps.append(frame.pts)
                 intact.append(is_intact)
                 kinds.append("I" if is_intra(frame) else "B" if frame.pict_type == B_FRAME else "P")
+            num_revoked = len(self.damage.revoked())
+            intact[len(intact) - num_revoked :] = [False] * num_revoked
         if None not in stamps and stamps == sorted(stamps):
             self._doubt_neighbours_of_missing(stamps, intact, kinds)
         return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0
