@@ -13,7 +13,7 @@ from transformers import BatchFeature
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
-from ..video.limits import VideoLimits
+from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
 from .base_parts import HasBaseProcessor
 from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
@@ -49,6 +49,11 @@ class ReadsVideos(HasBaseProcessor):
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
         return read_video(resolved(video, video_root), **sampling)
+
+    def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
+        """The videos of one request, each with its own sampling; they share the limits of a request."""
+        with one_request():
+            return [self.read_video(video, **own) for video, own in zip(videos, sampling, strict=True)]
 
     def video_inputs(
         self,

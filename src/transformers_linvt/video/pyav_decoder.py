@@ -40,7 +40,7 @@ class PyAVReader:
         self.sought: int | None = None  # time stamp of the key frame that the file was last moved to
 
     def open(self) -> VideoFile:
-        return VideoFile(self.source, self.clock, self.num_threads)
+        return VideoFile(self.source, self.clock, self.request.limits, self.num_threads)
 
     def may_begin_with(self, frame: Any) -> bool:
         """Whether decoding rightly began at this frame, the first after a seek."""
