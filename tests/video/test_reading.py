@@ -1238,7 +1238,7 @@ def test_a_video_is_read_from_an_address(path: str, server: str) -> None:
     ("path", "words"),
     [
         ("/again6", "redirects more than 5 times"),
-        ("/to_file", "only http and https"),
+        ("/to_file", "neither http nor https"),
         ("/nowhere", "without saying where to"),
         ("/404", "answered 404"),
         ("/endless", "more than the limit of 1000000 bytes"),

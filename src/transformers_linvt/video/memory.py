@@ -106,7 +106,12 @@ def _memory_timestamps(
                 "seconds, or fps=... if they are evenly spaced."
             )
         return np.arange(count) / (1.0 if fps is None else fps), fps
-    seconds = np.asarray(_as_array(timestamps), dtype=np.float64)
+    try:
+        seconds = np.asarray(_as_array(timestamps), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VideoReadError(
+            f"timestamps={timestamps!r:.100} are not numbers. Give one number of seconds per frame."
+        ) from error
     if seconds.shape != (count,):
         raise VideoReadError(
             f"timestamps have the shape {seconds.shape} for {count} frames. Give one number of seconds per frame."

@@ -108,6 +108,7 @@ class PyAVReader:
 
     def from_start(self, wanted: dict[int, int], album: Album) -> bool:
         self.damage.restart()
+        self.sought = None
         with self.open() as file:
             return self.collect(file, wanted, album, has_sought=False)
 
