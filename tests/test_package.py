@@ -419,7 +419,7 @@ def test_every_library_that_is_imported_is_required(metadata):
     missing = []
     for path in FILES:
         extras = {"training", "evaluation"} & set(path.relative_to(PACKAGE).parts)
-        at_once, where_used = modules(*extras, everywhere=False), modules(*extras, "torchcodec", "training")
+        at_once, where_used = modules(*extras, everywhere=False), modules(*extras, "decord", "torchcodec", "training")
         for node, in_function in imports_of(path):
             for library in {module.partition(".")[0] for module in modules_named(path, node)}:
                 allowed = {"transformers_linvt", *sys.stdlib_module_names} | (where_used if in_function else at_once)

@@ -248,8 +248,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
         if tokenize or writes_times:
             videos = [
-                [self.read_video(one, **sampling_of(part, arguments.sampling)) for one, part in zip(*row, strict=True)]
-                for row in zip(sources, video_parts, strict=True)
+                self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
+                for row, parts in zip(sources, video_parts, strict=True)
             ]
         rewritten = [
             self._rewrite(messages, frames if writes_times else None)
@@ -311,7 +311,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         prompts = with_questions(texts, question)
         pictures = pictures_per_prompt(images, texts, self.markers)
         loaded = [[self.load_picture(one, arguments.sampling) for one in row] for row in pictures]
-        frames = [self.read_video(video, **arguments.sampling) for row in sources for video in row]
+        frames = [one for row in sources for one in self._read_together(row, [arguments.sampling] * len(row))]
         return self._with_videos(prompts, frames, loaded, arguments)
 
     def training_inputs(

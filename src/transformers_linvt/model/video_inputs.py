@@ -12,7 +12,9 @@ from transformers import BatchFeature
 
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown
-from ..video.reading import VideoFrames, VideoLimits, read_video
+from ..video.frames import VideoFrames
+from ..video.limits import VideoLimits, one_request
+from ..video.reading import read_video
 from .base_parts import HasBaseProcessor
 from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
 
@@ -46,11 +48,15 @@ class ReadsVideos(HasBaseProcessor):
             _check_frames(video)
             return video
         sampling = {name: value for name, value in sampling.items() if value is not None}
-        backend = sampling.pop("video_backend", "auto")
         if "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(resolved(video, video_root), backend=backend, **sampling)
+        return read_video(resolved(video, video_root), **sampling)
+
+    def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
+        """The videos of one request, each with its own sampling; they share the limits of a request."""
+        with one_request():
+            return [self.read_video(video, **own) for video, own in zip(videos, sampling, strict=True)]
 
     def video_inputs(
         self,

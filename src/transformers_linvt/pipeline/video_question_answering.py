@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..errors import LinVTError, LinVTInputError
 from ..evidence.evidence import VideoEvidence
 from ..model.messages import SAMPLING_ARGUMENTS, sampling_of, source_of
+from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .requests import (
@@ -300,7 +301,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if request.messages is None:
                 read.videos = [self.processor.read_video(request.video, video_root, **sampling)]
             else:
-                read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
+                with one_request():  # its videos share the limits of a request
+                    read.messages = [
+                        self._read_message(message, sampling, read.videos) for message in request.messages
+                    ]
         except LinVTError as error:
             read.error = error
         return read
