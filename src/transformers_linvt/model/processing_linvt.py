@@ -180,6 +180,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         return_dict: bool = False,
         return_tensors: str | None = "auto",
         processor_kwargs: Mapping[str, Any] | None = None,
+        with_frames: bool = True,
         **kwargs: Any,
     ) -> Any:
         """
@@ -207,6 +208,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             return_dict: everything, instead of only `input_ids`.
             return_tensors: `"pt"`, `"np"` or None for lists. `"auto"` is `"pt"` where there is a video, and the base's
                 own default where there is none. Frames stay tensors where lists are asked for.
+            with_frames: whether the frames of the videos become inputs. They need not where the model gets the videos
+                as it encoded them before (`video_features=[...]`); then they are read for times in the prompt only.
             processor_kwargs: as in transformers; may hold everything below as well.
             kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
                 `allow_urls`), `add_timestamps`, `video_root` (folder that relative paths start from, and that files
@@ -243,10 +246,11 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
-        sources = [[source_of(part, tokenize) for part in parts] for parts in video_parts]
+        reads = tokenize and with_frames
+        sources = [[source_of(part, reads) for part in parts] for parts in video_parts]
         pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
-        if tokenize or writes_times:
+        if reads or writes_times:
             videos = [
                 self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
                 for row, parts in zip(sources, video_parts, strict=True)
@@ -262,7 +266,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             arguments.text.setdefault("padding_side", "left")
         if return_tensors != "auto":
             arguments.text["return_tensors"] = return_tensors
-        inputs = self._with_videos(prompts, [one for row in videos for one in row or []], pictures, arguments)
+        shown_videos = [one for row in videos for one in row or []] if with_frames else []
+        inputs = self._with_videos(prompts, shown_videos, pictures, arguments)
         return inputs if return_dict else inputs["input_ids"]
 
     def __call__(
