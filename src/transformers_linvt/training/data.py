@@ -245,6 +245,7 @@ def _shown(video: Any) -> str:
 def load_video_dataset(
     source: str | os.PathLike,
     *,
+    config: str | None = None,
     split: str = "train",
     streaming: bool = False,
     video_root: str | os.PathLike | None = None,
@@ -257,6 +258,8 @@ def load_video_dataset(
             A `.jsonl` (or `.json`) file; a folder with `<split>.jsonl` or `metadata.jsonl` in it; WebDataset shards
             (`.tar` files: a path or address, with `{000..099}` or `*`, or a folder of them); or a dataset of the Hub.
             Relative paths of videos start from the folder of the jsonl.
+        config (`str`, *optional*):
+            Configuration of a Hub dataset; files and shards have none.
         split (`str`, defaults to `"train"`):
             Split of a Hub dataset, or name of the jsonl in a folder. A file or shards have no split but `"train"`.
         video_root (*optional*):
@@ -277,6 +280,10 @@ def load_video_dataset(
             f"{source!r} has no split {split!r}, it would be the data to train on. Give a folder with train.jsonl and "
             f"{split}.jsonl, or load both by themselves."
         )
+    if config is not None and (os.path.exists(source) or source.endswith((".jsonl", ".json", ".tar"))):
+        raise LinVTInputError(
+            f"config={config!r} has no effect on {source!r}: configurations are of datasets of the Hub. Leave it out."
+        )
     if source.endswith(".tar") or (os.path.isdir(source) and glob.glob(os.path.join(source, "*.tar"))):
         return _load_shards(source, streaming)
     if os.path.isdir(source):
@@ -295,7 +302,7 @@ def load_video_dataset(
         return datasets.Dataset.from_dict({name: _column_of(rows, name, source) for name in names})
     if source.startswith((".", "~", "/")) and not os.path.isdir(source):
         raise LinVTInputError(f"{source!r} does not exist. Give a jsonl, a folder with one, or a dataset of the Hub.")
-    return undecoded(datasets.load_dataset(source, split=split, streaming=streaming))
+    return undecoded(datasets.load_dataset(source, config, split=split, streaming=streaming))
 
 
 def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[Any]:

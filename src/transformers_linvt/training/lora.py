@@ -6,7 +6,7 @@ Ours: the paper trains the language model with LoRA in its second stage and does
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..model.modeling_linvt import LinVTForVideoQA
 logger = logging.get_logger(__name__)
 
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
+ALL_LINEAR = "all-linear"  # as PEFT calls it
 _PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
 _INSERTED_BY_PEFT = (BaseTunerLayer, ModulesToSaveWrapper)
 _ROUTERS = ("gate", "router")  # linear layers that choose experts: neither attention nor MLP
@@ -82,10 +83,27 @@ def lora_config(
     Args:
         model ([`LinVTForVideoQA`]).
         r, lora_alpha, lora_dropout: see [`~peft.LoraConfig`]; the values are those of TRL's `ModelConfig`.
-        kwargs: further arguments of [`~peft.LoraConfig`], such as `use_rslora=True`.
+        kwargs: further arguments of [`~peft.LoraConfig`], such as `use_rslora=True`. Of `target_modules`, endings such
+            as `"q_proj"` and `"all-linear"` stand for the layers of the language model; `modules_to_save` comes
+            beside LinVT.
     """
-    settings = {"target_modules": language_model_targets(model), "modules_to_save": ["linvt"], **kwargs}
-    return LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, **settings)
+    targets = _in_language_model(model, kwargs.pop("target_modules", ALL_LINEAR))
+    settings = {"target_modules": targets, "modules_to_save": None, **kwargs}
+    return with_linvt(LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, **settings))
+
+
+def _in_language_model(model: nn.Module, wanted: str | Sequence[str]) -> str | list[str]:
+    """Full names in the language model for endings such as `q_proj`; others, and regular expressions, are PEFT's."""
+    known = language_model_targets(model)
+    if wanted == ALL_LINEAR:
+        return known
+    found: list[str] = []
+    for ending in [wanted] if isinstance(wanted, str) else wanted:
+        matches = [name for name in known if name == ending or name.endswith(f".{ending}")]
+        if isinstance(wanted, str) and not matches:
+            return wanted
+        found += matches or [ending]
+    return found
 
 
 def with_linvt(config: PeftConfig) -> PeftConfig:
