@@ -5,10 +5,11 @@ What a question about a video costs at the sizes of published models: with LinVT
     python benchmarks/performance.py --table OUT.jsonl
 
 The models have the sizes of published ones and random weights, so nothing is downloaded; time and memory do not depend
-on the values. Frames are 640x360, as patches on the device: reading and resizing are not part of it. Four ways to ask
+on the values. Frames are 640x360, as patches on the device: reading and resizing are not part of it. Five ways to ask
 the same model about the same frames are compared:
 
-- `linvt`: frame tokens condensed into M video tokens
+- `linvt`: frame tokens condensed into M video tokens, every frame encoded as a picture
+- `linvt, merged frames`: the same with `frame_path="video"`, for a base whose own video path merges two frames
 - `all frames`: the base with every frame as a picture
 - `own video path`: the base with the frames as its own kind of video (two frames merge in a Qwen2-VL)
 - `fewer frames`: the base with as many frames, evenly spaced, as fit M tokens (at least one, LLaVA-OneVision two)
@@ -38,7 +39,7 @@ from transformers_linvt import LinVTForVideoQA
 
 QUESTION_TOKENS, ANSWER_TOKENS = 32, 32
 HEIGHT, WIDTH = 360, 640
-ARMS = ("linvt", "all frames", "own video path", "fewer frames")
+LINVT_ARMS = ("linvt", "linvt, merged frames")
 
 
 def qwen2_vl(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> Any:
@@ -286,12 +287,16 @@ def time_of_condensing(model: LinVTForVideoQA, encoded: Any, watch: Stopwatch) -
 
 def measure_linvt(base: Base, row: Row, watch: Stopwatch) -> None:
     """Fill in what LinVT costs."""
-    model = LinVTForVideoQA.from_base(base.model, num_video_tokens=row.video_tokens).eval()
-    inputs = linvt_inputs(base, row.frames, row.video_tokens)
+    merged = row.arm != "linvt"
+    pictures = (row.frames + 1) // 2 if merged else row.frames
+    model = LinVTForVideoQA.from_base(
+        base.model, num_video_tokens=row.video_tokens, frame_path="video" if merged else "image"
+    ).eval()
+    inputs = linvt_inputs(base, pictures, row.video_tokens)
     frames = {name.removeprefix("frame_"): inputs[name] for name in inputs if name.startswith("frame_")}
     row.visual_tokens = row.video_tokens
-    row.vision_s, _ = watch.measure(lambda: model.model.encode_videos([row.frames], frames))
-    row.linvt_s = time_of_condensing(model, model.model.encode_videos([row.frames], frames), watch)
+    row.vision_s, _ = watch.measure(lambda: model.model.encode_videos([pictures], frames))
+    row.linvt_s = time_of_condensing(model, model.model.encode_videos([pictures], frames), watch)
     row.first_token_s, row.per_token_s, row.peak_bytes = answer_times(model, inputs, watch)
 
 
@@ -316,7 +321,7 @@ def measure(base: Base, row: Row, watch: Stopwatch, peak_tflops: float | None) -
     """One row of the table; what does not fit the memory is said in it."""
     try:
         with torch.inference_mode():
-            (measure_linvt if row.arm == "linvt" else measure_base)(base, row, watch)
+            (measure_linvt if row.arm in LINVT_ARMS else measure_base)(base, row, watch)
     except torch.OutOfMemoryError:
         row.error = "does not fit the memory"
         torch.cuda.empty_cache()
@@ -325,16 +330,20 @@ def measure(base: Base, row: Row, watch: Stopwatch, peak_tflops: float | None) -
     row.cache_bytes = base.cache_bytes(tokens)
     if peak_tflops:
         patches_per_token = 4 if base.is_grid else 1
-        seen = row.frames * base.tokens_per_frame() if row.arm == "linvt" else row.visual_tokens
+        pictures = {"linvt": row.frames, "linvt, merged frames": (row.frames + 1) // 2}.get(row.arm)
+        seen = pictures * base.tokens_per_frame() if pictures else row.visual_tokens
         row.limit_s = base.operations(seen * patches_per_token, tokens) / (peak_tflops * 1e12)
     return row
 
 
-def rows_of(shape: str, frames: Sequence[int], video_tokens: Sequence[int], most_pictures: int) -> list[Row]:
+def rows_of(
+    base: Base, shape: str, frames: Sequence[int], video_tokens: Sequence[int], most_pictures: int
+) -> list[Row]:
     """The rows to measure; the base's own ways do not depend on M."""
     rows = []
+    arms = LINVT_ARMS if base.is_grid else LINVT_ARMS[:1]
     for count in frames:
-        rows += [Row(shape, "linvt", count, tokens) for tokens in video_tokens]
+        rows += [Row(shape, arm, count, tokens) for arm in arms for tokens in video_tokens]
         if count <= most_pictures:
             rows += [Row(shape, arm, count, video_tokens[0]) for arm in ("all frames", "own video path")]
         rows += [Row(shape, "fewer frames", count, tokens) for tokens in video_tokens]
@@ -358,7 +367,11 @@ def table(rows: Sequence[dict]) -> str:
             "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for row in own:
-            way = f"{row['arm']}, M = {row['video_tokens']}" if row["arm"] in ("linvt", "fewer frames") else row["arm"]
+            way = (
+                f"{row['arm']}, M = {row['video_tokens']}"
+                if row["arm"] in (*LINVT_ARMS, "fewer frames")
+                else row["arm"]
+            )
             if row["error"]:
                 lines.append(f"| {row['frames']} | {way} | {row['error']} | | | | | | | |")
                 continue
@@ -398,7 +411,7 @@ def main() -> None:
     for shape in arguments.shapes:
         base = Base(shape, device, getattr(torch, arguments.dtype))
         rows = []
-        for row in rows_of(shape, arguments.frames, arguments.video_tokens, arguments.most_pictures):
+        for row in rows_of(base, shape, arguments.frames, arguments.video_tokens, arguments.most_pictures):
             row.machine = f"{machine_of(device)}, {arguments.dtype}"
             rows.append(asdict(measure(base, row, watch, arguments.peak_tflops)))
             if arguments.output:

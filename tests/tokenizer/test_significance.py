@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.tokenizer import significance
+from transformers_linvt.tokenizer import attention, places, pooling, selection, significance
 from transformers_linvt.tokenizer.attention import MultiHeadAttention, SpatioTemporalBlock
 from transformers_linvt.tokenizer.places import frame_times, infer_grid_size, sinusoidal_embedding, token_places
 from transformers_linvt.tokenizer.pooling import (
@@ -64,8 +64,9 @@ def video() -> torch.Tensor:
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    result = doctest.testmod(significance)
-    assert result.attempted > 5 and result.failed == 0
+    results = [doctest.testmod(module) for module in (attention, places, pooling, selection, significance)]
+    assert sum(result.attempted for result in results) > 5
+    assert sum(result.failed for result in results) == 0
 
 
 # ---- where a token is
@@ -150,7 +151,7 @@ def test_attention_over_many_rows_in_pieces_equals_attention_at_once(monkeypatch
     attention = MultiHeadAttention(WIDTH, HEADS)
     states, mask = torch.randn(7, 3, WIDTH), torch.rand(7, 3) > 0.4
     at_once = attention(states, states, mask), attention(states, states)
-    monkeypatch.setattr(significance, "MAX_ATTENTION_ROWS", 2)
+    monkeypatch.setattr("transformers_linvt.tokenizer.attention.MAX_ATTENTION_ROWS", 2)
     torch.testing.assert_close((attention(states, states, mask), attention(states, states)), at_once)
 
 

@@ -100,7 +100,7 @@ class NoveltyScan:
 
     def __init__(self, unit: torch.Tensor | None = None, levels: Sequence[float] = NOVELTY_LEVELS) -> None:
         self.unit = unit
-        self.levels = tuple(levels)
+        self.levels = torch.tensor(tuple(levels))
         self.references: torch.Tensor | None = None  # (batch, places, levels, dim)
         self.squares: torch.Tensor | None = None  # of their lengths, (batch, places, levels)
         self.seen: torch.Tensor | None = None  # (batch, places)
@@ -128,6 +128,7 @@ class NoveltyScan:
         tokens = tokens.to(dtype)
         squares = tokens.square().sum(-1)
         if self.references is None:
+            self.levels = self.levels.to(tokens.device, dtype)  # once: a copy to a GPU waits for what runs there
             batch, places, dim = tokens.shape
             self.references = tokens.new_zeros(batch, places, len(self.levels), dim)
             self.squares = tokens.new_zeros(batch, places, len(self.levels))
@@ -138,8 +139,7 @@ class NoveltyScan:
         novelty = torch.where(self.seen.unsqueeze(-1), novelty, 2.0)
         if self.unit is not None:
             novelty = novelty / self.unit.view(-1, 1, 1)
-        levels = torch.tensor(self.levels, dtype=dtype, device=tokens.device)
-        is_new = novelty > (levels if allowance is None else levels + allowance.unsqueeze(-1).to(dtype))
+        is_new = novelty > (self.levels if allowance is None else self.levels + allowance.unsqueeze(-1).to(dtype))
         is_new = is_new | ~self.seen.unsqueeze(-1)
         if mask is not None:
             is_new = is_new & mask.unsqueeze(-1)
@@ -177,10 +177,11 @@ def contrast(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     dtype = accumulation_dtype(frame_tokens.dtype)
     total = frame_tokens.new_zeros(len(frame_tokens), frame_tokens.shape[-1], dtype=dtype)
     squares = total.new_zeros(len(frame_tokens))
-    for frame in range(frame_tokens.shape[1]):  # the whole video in float32 would double its memory
-        tokens = frame_tokens[:, frame].to(dtype).masked_fill(~mask[:, frame].unsqueeze(-1), 0.0)
-        total = total + tokens.sum(dim=1)
-        squares = squares + tokens.square().sum(dim=(1, 2))
+    for start in range(0, frame_tokens.shape[1], FRAMES_PER_CHUNK):  # a video in float32 would double its memory
+        chunk = slice(start, start + FRAMES_PER_CHUNK)
+        tokens = frame_tokens[:, chunk].to(dtype).masked_fill(~mask[:, chunk].unsqueeze(-1), 0.0)
+        total = total + tokens.sum(dim=(1, 2))
+        squares = squares + tokens.square().sum(dim=(1, 2, 3))
     count = mask.sum(dim=(1, 2)).clamp(min=1)
     common = (total / count.unsqueeze(1)).square().sum(dim=1)
     mean_square = (squares / count).clamp(min=torch.finfo(dtype).tiny)
