@@ -64,7 +64,9 @@ from ..remote_code import write_code
 from ..tokenizer.aggregation import lattice_cells
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from .adapter_files import put_adapter
 from .attribution import attribute_answers, words_of_answer
+from .base_reference import base_location, reference_from, reference_to
 from .configuration_linvt import LinVTConfig
 from .features import VideoFeatures
 from .model_card import card_for_upload, is_local, make_card
@@ -777,7 +779,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         try:
             config = LinVTConfig(
                 base_config=base.config,
-                base_model_name_or_path=name,
+                base_model_name_or_path=reference_to(name) if name else None,
                 base_revision=revision,
                 # Not the base's name: an adapter trained on this model would be loaded onto the base without LinVT.
                 name_or_path="",
@@ -841,7 +843,9 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         saved_as = {
             "includes_base": include_base,
             "adapter_subfolder": subfolder if adapter_name else None,
-            "base_model_name_or_path": self._reference_from(save_directory),
+            "base_model_name_or_path": reference_from(
+                save_directory, self.config.base_model_name_or_path, self._base_folder
+            ),
         }
         push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
         if wants_push := push.pop("push_to_hub", False):
@@ -955,6 +959,8 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         config.modules_to_save = [name for name in config.modules_to_save or () if name != "linvt"] or None
         config.base_model_name_or_path = None  # the checkpoint it lies in
         config.inference_mode = True
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # the weights are here; another start (PiSSA) would change the base again
         config.save_pretrained(folder)
         weights = {
             f"base_model.model.{name}": value.detach().contiguous().cpu()
@@ -962,14 +968,6 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             if LINVT_PREFIX not in name
         }
         save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-
-    def _reference_from(self, save_directory: str | os.PathLike) -> str | None:
-        """The name of the base as a checkpoint in `save_directory` gives it: a relative one may not fit there."""
-        name = self.config.base_model_name_or_path
-        if not name or not name.startswith(".") or self._base_folder is None:
-            return name
-        seen_from_there = os.path.realpath(os.path.join(save_directory, name))
-        return name if seen_from_there == os.path.realpath(self._base_folder) else self._base_folder
 
     def _check_reference(self) -> None:
         """Whether a reference to the base is enough to get this model back."""
@@ -1061,15 +1059,17 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         model._place_linvt()
         model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
         model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
-        model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
-        model._base_folder = _base_location(config, os.fspath(pretrained_model_name_or_path))
+        # The whole path: an adapter that is trained on this model names it, and is loaded from anywhere.
+        name = os.fspath(pretrained_model_name_or_path)
+        model.name_or_path = config.name_or_path = os.path.abspath(name) if os.path.isdir(name) else name
+        model._base_folder = base_location(config.base_model_name_or_path, pretrained_model_name_or_path)
         try:
             model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
         except OSError:
             logger.info("No generation_config.json in the checkpoint: the base's is used.")
         if adapter_path is not None:  # an adapter trained on from the checkpoint's own, which it replaces
             config.adapter_subfolder = None
-            model.load_adapter(adapter_path)
+            model.load_adapter(os.fspath(adapter_path))
         model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
         model.eval()
         if not output_loading_info:
@@ -1098,10 +1098,20 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model
 
-    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, and the model can still be saved whole: the names in its own checkpoint stay known."""
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """As in transformers, read by PEFT's own rules, which know what DoRA adds ([`put_adapter`])."""
+        in_memory = [kwargs.get(name) for name in ("peft_config", "adapter_state_dict")]
+        wants_swap = kwargs.get("hotswap", False) is True or getattr(self, "_hotswap_enabled", False)
+        if peft_model_id is not None and in_memory == [None, None] and not wants_swap:
+            return put_adapter(
+                self,
+                peft_model_id,
+                adapter_name or "default",
+                is_trainable=kwargs.get("is_trainable", False),
+                hub_arguments={**kwargs, **(kwargs.get("adapter_kwargs") or {})},
+            )
         conversions = getattr(self, "_weight_conversions", None)
-        report = super().load_adapter(*args, **kwargs)
+        report = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         # transformers 5.23 leaves those of the adapter's file behind, and would save every weight under such a name
         self._weight_conversions = conversions
         return report
@@ -1113,7 +1123,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         subfolder = "/".join(filter(None, (hub_arguments.get("subfolder"), self.config.adapter_subfolder)))
         try:
             report = self.load_adapter(os.fspath(path), adapter_kwargs={**hub_arguments, "subfolder": subfolder})
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, KeyError) as error:
             raise CheckpointError(
                 f"{os.fspath(path)!r} says that it has an adapter in {subfolder!r}, which cannot be loaded: {error} "
                 "Save or download the checkpoint again, or load it without: from_pretrained(..., "
@@ -1128,7 +1138,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
     @classmethod
     def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
         """The base a checkpoint refers to, with the caller's loading arguments."""
-        name = _base_location(config, checkpoint)
+        name = base_location(config.base_model_name_or_path, checkpoint)
         if not name:
             raise CheckpointError(
                 "The checkpoint holds LinVT's weights only and does not say which base they belong to "
@@ -1185,14 +1195,6 @@ def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
                 f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you "
                 "changed the base, save with include_base=True."
             )
-
-
-def _base_location(config: LinVTConfig, checkpoint: str) -> str | None:
-    """The name to load the base by: a relative one is beside the checkpoint, wherever that is."""
-    name = config.base_model_name_or_path
-    if name and name.startswith(".") and os.path.isdir(checkpoint):
-        return os.path.abspath(os.path.join(checkpoint, name))
-    return name
 
 
 def token_refused(error: HfHubHTTPError, repo_id: str) -> Exception:

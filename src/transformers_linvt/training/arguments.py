@@ -257,8 +257,8 @@ def _check_same_linvt(arguments: LinVTModelConfig, config: LinVTConfig) -> None:
         wanted, found = getattr(arguments, name), getattr(config, name)
         if wanted is not None and _plain(wanted) != _plain(found):
             raise LinVTInputError(
-                f"--{name} {_shown(wanted)}: the checkpoint {arguments.model_name_or_path!r} has {_shown(found)}, which its "
-                " weights were made for. Leave the option out, or start from the base."
+                f"--{name} {_shown(wanted)}: the checkpoint {arguments.model_name_or_path!r} has {_shown(found)}, "
+                "which its weights were made for. Leave the option out, or start from the base."
             )
 
 

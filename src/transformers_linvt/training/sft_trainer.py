@@ -311,6 +311,11 @@ def _checked(model: Any, inner: LinVTForVideoQA, args: LinVTSFTConfig, processor
     if args.push_to_hub:
         inner.check_can_be_pushed()
     if processor is None:
+        if not inner.config.name_or_path:
+            raise LinVTInputError(
+                "The model was not loaded from a checkpoint, so its processor is not known. Pass processing_class="
+                "LinVTProcessor.from_base(...) of the same base."
+            )
         processor = LinVTProcessor.from_pretrained(inner.config.name_or_path)
     check_agreement(inner, processor)
     return processor
