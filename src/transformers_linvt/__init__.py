@@ -34,7 +34,7 @@ _MODULE_OF = {
     "UnsupportedBaseError": "errors",
     "VideoEvidence": "evidence.evidence",
     "VideoFeatures": "model.features",
-    "VideoFrames": "video.reading",
+    "VideoFrames": "video.frames",
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
@@ -74,8 +74,9 @@ if TYPE_CHECKING:
     from .training.lora import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.sft_config import LinVTSFTConfig
     from .training.sft_trainer import LinVTSFTTrainer
+    from .video.frames import VideoFrames
     from .video.limits import VideoLimits
-    from .video.reading import VideoFrames, read_video
+    from .video.reading import read_video
 
 
 def __getattr__(name: str) -> Any:

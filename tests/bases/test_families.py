@@ -41,7 +41,8 @@ from transformers_linvt.bases.families import (
     positions_without_padding,
     split_videos,
 )
-from transformers_linvt.model.modeling_linvt import _interleave, _pad_rows, _pad_videos
+from transformers_linvt.model.condensing import _pad_rows, _pad_videos
+from transformers_linvt.model.placing import _interleave
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_a_given_number_is_obeyed_and_no_frame_is_counted(monkeypatch: pytest.Mo
         raise AssertionError("A frame was counted although the number was given.")
 
     monkeypatch.setattr(base_adapter.BaseAdapter, "tokens_of_frame", counted)
-    monkeypatch.setattr("transformers_linvt.model.modeling_linvt.default_video_tokens_at", counted)
+    monkeypatch.setattr("transformers_linvt.model.checkpoint_loading.default_video_tokens_at", counted)
     model = LinVTForVideoQA.from_base(base_folder(GRID), **{**LINVT, "num_video_tokens": 7})
     assert model.config.num_video_tokens == model.linvt.num_video_tokens == 7
     assert LinVTProcessor.from_base(base_folder(GRID), num_video_tokens=7).num_video_tokens == 7

@@ -31,7 +31,8 @@ from transformers_linvt import LinVTProcessor
 from transformers_linvt.bases.families import family_of
 from transformers_linvt.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, VideoReadError
 from transformers_linvt.model.processing_linvt import VIDEO_TOKEN, RenderedPrompt
-from transformers_linvt.video.reading import VideoFrames, VideoLimits
+from transformers_linvt.video.frames import VideoFrames
+from transformers_linvt.video.limits import VideoLimits
 
 
 M = 6
