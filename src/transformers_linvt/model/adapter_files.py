@@ -48,6 +48,7 @@ def put_adapter(
         CheckpointError: one of the files is missing.
         LinVTInputError: the model has an adapter of that name.
     """
+    # here, because it takes a second, and most checkpoints have no adapter
     from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 
     if adapter_name in getattr(model, "peft_config", {}):

@@ -19,6 +19,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from ..bases.families import changed_weights
 from ..errors import CheckpointError
 from ..remote_code import write_code
+from .base_reference import reference_from
 from .model_card import card_for_upload, is_local, make_card
 from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel
 
