@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from ..bases.base import BaseAdapter, adapter_of
-from ..bases.loading import AddedTexts, VisualMarkers
+from ..bases.base import BaseBridge
+from ..bases.markers import AddedTexts, VisualMarkers
+from ..bases.registry import bridge_of
 
 
 class HasBaseProcessor(ProcessorMixin):
@@ -22,9 +23,9 @@ class HasBaseProcessor(ProcessorMixin):
     added: AddedTexts
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def adapter(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.base_model_type)
+        return bridge_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:

@@ -15,8 +15,10 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import resolve_revision
 
-from ..bases.base import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
-from ..bases.families import fingerprint_weights
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import fingerprint_weights
+from ..bases.registry import bridge_at, bridge_of
+from ..bases.video_tokens import default_video_tokens_at
 from ..errors import CheckpointError, LinVTInputError
 from .adapter_files import put_adapter
 from .base_reference import base_location, reference_to
@@ -62,7 +64,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
-            base, loading = adapter_at(name, kwargs).load(name, **kwargs), kwargs
+            base, loading = bridge_at(name, kwargs).load(name, **kwargs), kwargs
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
@@ -239,7 +241,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             }
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return adapter_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -254,9 +256,9 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
 
 
-def _adapter_of_model(base: Any) -> BaseAdapter:
+def _adapter_of_model(base: Any) -> BaseBridge:
     """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
-    return adapter_of(getattr(getattr(base, "config", None), "model_type", ""))
+    return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
 
 
 _LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {

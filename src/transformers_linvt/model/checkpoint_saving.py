@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..bases.families import changed_weights
+from ..bases.fingerprint import changed_weights
 from ..errors import CheckpointError
 from ..remote_code import write_code
 from .base_reference import reference_from

@@ -7,8 +7,8 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from ..bases.families import FRAME_PREFIX
-from ..bases.loading import AddedTexts, model_type_of
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
@@ -88,7 +88,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         self.frame_path = frame_path
         self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
         self.markers = self.adapter.markers(base_processor)
-        self.added = AddedTexts.of(base_processor, self.adapter.family)
+        self.added = self.adapter.added_texts(base_processor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:

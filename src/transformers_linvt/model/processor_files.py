@@ -8,7 +8,8 @@ from typing import Any, Self
 from transformers import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from ..bases.base import adapter_of, default_video_tokens, load_processor_at
+from ..bases.registry import bridge_of, load_processor_at
+from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTInputError
 from ..remote_code import write_code
 from .base_parts import HasBaseProcessor
@@ -117,7 +118,7 @@ class SavesProcessors(HasBaseProcessor):
             )
         saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
         settings = {**saved, **own}
-        adapter = adapter_of(settings.get("base_model_type") or "")
+        adapter = bridge_of(settings.get("base_model_type") or "")
         return cls(adapter.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
