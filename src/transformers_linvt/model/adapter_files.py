@@ -23,6 +23,16 @@ _HUB_ARGUMENTS = (
 )  # fmt: skip
 
 
+def is_of_base(name: str) -> bool:
+    """
+    Whether a weight that PEFT saves with an adapter is the base's own: embeddings that have LoRA on them.
+
+    >>> is_of_base("embed_tokens.base_layer.weight"), is_of_base("embed_tokens.lora_embedding_A")
+    (True, False)
+    """
+    return ".base_layer." in name
+
+
 def put_adapter(
     model: nn.Module,
     path: str | os.PathLike,
@@ -65,7 +75,9 @@ def put_adapter(
         )
     config = PeftConfig.from_pretrained(os.path.dirname(files[0]))
     config.inference_mode = not is_trainable
-    weights = {name.removeprefix(_PEFT_PREFIX): value for name, value in load_file(files[1]).items()}
+    weights = {
+        name.removeprefix(_PEFT_PREFIX): value for name, value in load_file(files[1]).items() if not is_of_base(name)
+    }
     inject_adapter_in_model(config, model, adapter_name)
     model._hf_peft_config_loaded = True
     expected = {

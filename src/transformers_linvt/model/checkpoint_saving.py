@@ -19,6 +19,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from ..bases.fingerprint import changed_weights
 from ..errors import CheckpointError
 from ..remote_code import write_code
+from .adapter_files import is_of_base
 from .base_reference import reference_from
 from .model_card import card_for_upload, is_local, make_card
 from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel
@@ -192,7 +193,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         weights = {
             f"base_model.model.{name}": value.detach().contiguous().cpu()
             for name, value in weights.items()
-            if LINVT_PREFIX not in name
+            if LINVT_PREFIX not in name and not is_of_base(name)
         }
         save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 

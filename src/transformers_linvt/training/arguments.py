@@ -247,8 +247,6 @@ def _lora_settings(arguments: LinVTModelConfig) -> dict[str, Any]:
     """Arguments of [`lora_config`]: those that were given."""
     given = {name: getattr(arguments, name) for name in _LORA_OPTIONS if getattr(arguments, name) is not None}
     settings = {_NAMES_IN_PEFT.get(name, name): value for name, value in given.items()}
-    if "target_parameters" in settings and "target_modules" not in settings:
-        settings["target_modules"] = []
     return settings
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
 ALL_LINEAR = "all-linear"  # as PEFT calls it
 _PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
-_INSERTED_BY_PEFT = (BaseTunerLayer, ModulesToSaveWrapper)
+_INSERTED_BY_PEFT = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 _ROUTERS = ("gate", "router")  # linear layers that choose experts: neither attention nor MLP
 
 
@@ -117,7 +117,7 @@ def with_linvt(config: PeftConfig) -> PeftConfig:
         config: of any method that leaves weights beside the model.
 
     Raises:
-        LinVTInputError: prompt learning and other methods that cannot train LinVT beside them.
+        LinVTInputError: prompt learning and other methods that cannot train LinVT beside them, or biases of the base.
 
     Example:
 
@@ -129,6 +129,16 @@ def with_linvt(config: PeftConfig) -> PeftConfig:
         raise LinVTInputError(
             f"{name} has no modules_to_save, so PEFT cannot train LinVT beside it. Use LoRA (lora_config) or another "
             "method that adds weights to layers."
+        )
+    if getattr(config, "bias", "none") != "none":
+        raise LinVTInputError(
+            f"bias={config.bias!r} trains biases of the base itself, which the checkpoint of an adapter does not "
+            "bring back. Use bias='none', with lora_bias=True for biases of LoRA's own."
+        )
+    if getattr(config, "target_parameters", None):
+        raise LinVTInputError(
+            f"target_parameters={config.target_parameters!r} puts LoRA on parameters and not on layers, which the "
+            "checkpoint of LinVT and LoRA does not bring back. Name layers in target_modules."
         )
     modules = list(config.modules_to_save or ())
     if any(one.rpartition(".")[2] == "linvt" for one in modules):
@@ -197,6 +207,8 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     Raises:
         CheckpointError: the checkpoint has no adapter.
     """
+    if "output_loading_info" in kwargs:
+        raise LinVTInputError("output_loading_info has no effect here: what does not load whole is refused.")
     loaded = LinVTForVideoQA.from_pretrained(path, **kwargs)
     if not (subfolder := loaded.config.adapter_subfolder):
         raise CheckpointError(
@@ -205,7 +217,7 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     config, weights = loaded.peft_config["default"], loaded.get_adapter_state_dict("default")
     model = LinVTForVideoQA.from_pretrained(path, base_vlm=None, **{**kwargs, "adapter_subfolder": None})
     del loaded
-    config.modules_to_save, config.inference_mode = ["linvt"], False
+    config.modules_to_save, config.inference_mode = [*(config.modules_to_save or ()), "linvt"], False
     peft_model = get_peft_model(model, config)
     linvt = {f"model.linvt.{name}": value for name, value in model.linvt.original_module.state_dict().items()}
     set_peft_model_state_dict(peft_model, {f"{_PEFT_PREFIX}{k}": v for k, v in {**weights, **linvt}.items()})
@@ -239,8 +251,10 @@ def _merge_layers(model: LinVTForVideoQA) -> LinVTForVideoQA:
     inserted = [(name, module) for name, module in model.named_modules() if isinstance(module, _INSERTED_BY_PEFT)]
     for name, module in inserted:
         module.enable_adapters(True)
-        if isinstance(module, ModulesToSaveWrapper):
-            plain = module.modules_to_save[next(iter(model.peft_config))]
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        elif name.endswith(".token_adapter"):
+            continue  # the inside of the one above
         else:
             module.merge(safe_merge=True)
             plain = module.get_base_layer()
