@@ -52,7 +52,8 @@ LIBRARIES = {
     "bases": {"torch", "transformers", "tokenizers", "numpy", "PIL", "safetensors", "huggingface_hub"},
     "model": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
 }
-OPTIONAL_LIBRARIES = {"decord", "torchcodec"}
+# Imported where they are used: decoders, which may be missing, and PEFT, which a checkpoint with an adapter needs
+WHERE_USED = {"video": {"decord", "torchcodec"}, "model": {"peft"}}
 # Distributions whose module has another name
 MODULE_NAMES = {"pillow": "PIL", "lmms-eval": "lmms_eval"}
 # What an import of the package must not pull in: each costs tenths of seconds or more, or may be missing.
@@ -171,7 +172,7 @@ def test_parts_that_travel_use_no_library_but_their_own():
         for node, in_function in imports_of(path):
             for module in modules_named(path, node):
                 library = module.partition(".")[0]
-                where_used = in_function and library in OPTIONAL_LIBRARIES and own_part(path) == "video"
+                where_used = in_function and library in WHERE_USED.get(own_part(path), ())
                 if not is_own(module) and library not in allowed and not where_used:
                     others.append(place(path, node))
     assert others == []
