@@ -59,9 +59,9 @@ from transformers_linvt import (
     VideoFeatures,
     VideoFrames,
 )
-from transformers_linvt.bases import families as base_vlm
-from transformers_linvt.bases.base import adapter_of
 from transformers_linvt.bases.loading import load_base_processor
+from transformers_linvt.bases.registry import bridge_of
+from transformers_linvt.bases.visuals import flat_rows
 from transformers_linvt.model import condensing, modeling_linvt, placing
 from transformers_linvt.tokenizer.weights import FactoredWeights
 
@@ -284,7 +284,7 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     # InstructBLIP's Q-Former reads the words beside a picture alone, and none beside a video
     alone = family.inputs(user(picture, QUESTION))
     alone = {name: value for name, value in alone.items() if not name.startswith("qformer_")}
-    pictures = base_vlm.flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
+    pictures = flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
     assert rows.shape == expected.shape
@@ -459,7 +459,7 @@ def test_kosmos_2_is_known_by_its_processor_alone():
     assert processor.base_model_type == "kosmos-2"
     assert processor.markers.token == "</chunk>"
     processor.check_fits(wrapped("kosmos-2").model.config)
-    assert adapter_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
+    assert bridge_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from ..bases.base import BaseAdapter, adapter_of
-from ..bases.loading import AddedTexts, VisualMarkers
+from ..bases.base import BaseBridge
+from ..bases.markers import AddedTexts, VisualMarkers
+from ..bases.registry import bridge_of
 
 
 class HasBaseProcessor(ProcessorMixin):
@@ -17,14 +18,16 @@ class HasBaseProcessor(ProcessorMixin):
     num_frames: int
     add_timestamps: bool
     frame_path: str
+    max_frame_tokens: int | None
+    max_total_frame_tokens: int | None
     frames_per_step: int
     markers: VisualMarkers
     added: AddedTexts
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def adapter(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.base_model_type)
+        return bridge_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..bases.families import EncodedFrames, encode_frames, split_videos
+from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
@@ -61,9 +61,9 @@ class CondensesVideos(LinVTPreTrainedModel):
                     f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
                     "with num_frames, or raise config.max_frames."
                 )
-        videos = split_videos(self.adapter.family, frame_inputs, frames_per_video)
+        videos = self.adapter.family.layout.split(frame_inputs, frames_per_video)
         return [
-            encode_frames(self.adapter, self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            self.adapter.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from ..bases.families import EncodedFrames
+from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.selection import RefinedVideo
 

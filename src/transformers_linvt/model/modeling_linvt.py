@@ -16,8 +16,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
-from ..bases.base import BaseAdapter, adapter_of
-from ..bases.families import FRAME_PREFIX, Fingerprint, check_grid_positions, forget_positions, has_grid_positions
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import Fingerprint
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
+from ..bases.registry import bridge_of
 from ..errors import AttributionError, LinVTInputError
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
@@ -68,7 +71,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        adapter = adapter_of(config.base_config.model_type)
+        adapter = bridge_of(config.base_config.model_type)
         if base_vlm is None:
             base_vlm = adapter.build(config.base_config)
         else:
@@ -93,9 +96,9 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def adapter(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.config.base_config.model_type)
+        return bridge_of(self.config.base_config.model_type)
 
     @property
     def has_video_grid(self) -> bool:
@@ -234,6 +237,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         # How the loss is scaled under gradient accumulation is the base's business.
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
         self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these PEFT knows which layers of its own fit
+            if getattr(self.model.base_vlm, name, False):
+                setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()

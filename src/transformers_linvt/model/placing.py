@@ -5,16 +5,9 @@ from typing import Any
 
 import torch
 
-from ..bases.families import (
-    PICTURES,
-    context_length,
-    flat_rows,
-    forget_positions,
-    grids_with_videos,
-    has_grid_positions,
-    lay_out_positions,
-    positions_without_padding,
-)
+from ..bases.loading import context_length
+from ..bases.positions import forget_positions, has_grid_positions, lay_out_positions, positions_without_padding
+from ..bases.visuals import PICTURES, flat_rows
 from ..errors import LinVTInputError
 from ..tokenizer.aggregation import lattice_cells
 from .condensing import CondensedVideos
@@ -96,11 +89,9 @@ class PlacesVideos(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        grid = self.adapter.family.grid
+        grid = self.adapter.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
-        if self.adapter.family.video_has_grid:
-            num_tokens = self.config.num_video_tokens
-            inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
+        inputs = self.adapter.place_videos(self.base_vlm, is_video, self.config.num_video_tokens, inputs)
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")

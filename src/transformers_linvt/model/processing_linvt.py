@@ -7,8 +7,8 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from ..bases.families import FRAME_PREFIX
-from ..bases.loading import AddedTexts, model_type_of
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
@@ -46,6 +46,10 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
         frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
             as the base's own video path does, where it has one that can.
+        max_frame_tokens, max_total_frame_tokens (`int`, *optional*): most visual tokens of one frame, and of all
+            frames of a video together: larger frames are made smaller. By default as the base's own video processor
+            caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
+            given in a call (`size`, `max_pixels`) comes before both.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -68,6 +72,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         num_frames: int = 32,
         add_timestamps: bool = False,
         frame_path: str = "image",
+        max_frame_tokens: int | None = None,
+        max_total_frame_tokens: int | None = None,
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -87,8 +93,16 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
         self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
+        for name, value in (
+            ("max_frame_tokens", max_frame_tokens),
+            ("max_total_frame_tokens", max_total_frame_tokens),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
+        self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
+        self.adapter.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.adapter.markers(base_processor)
-        self.added = AddedTexts.of(base_processor, self.adapter.family)
+        self.added = self.adapter.added_texts(base_processor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -238,8 +252,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
         if reads or writes_times:
             videos = [
-                [self.read_video(one, **sampling_of(part, arguments.sampling)) for one, part in zip(*row, strict=True)]
-                for row in zip(sources, video_parts, strict=True)
+                self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
+                for row, parts in zip(sources, video_parts, strict=True)
             ]
         rewritten = [
             self._rewrite(messages, frames if writes_times else None)
@@ -302,7 +316,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         prompts = with_questions(texts, question)
         pictures = pictures_per_prompt(images, texts, self.markers)
         loaded = [[self.load_picture(one, arguments.sampling) for one in row] for row in pictures]
-        frames = [self.read_video(video, **arguments.sampling) for row in sources for video in row]
+        frames = [one for row in sources for one in self._read_together(row, [arguments.sampling] * len(row))]
         return self._with_videos(prompts, frames, loaded, arguments)
 
     def training_inputs(

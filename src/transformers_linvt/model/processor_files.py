@@ -8,7 +8,8 @@ from typing import Any, Self
 from transformers import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from ..bases.base import adapter_of, default_video_tokens, load_processor_at
+from ..bases.registry import bridge_of, load_processor_at
+from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTInputError
 from ..remote_code import write_code
 from .base_parts import HasBaseProcessor
@@ -16,7 +17,15 @@ from .configuration_linvt import AUTO_MAP
 from .messages import nearest_name, unknown_argument
 
 
-_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps", "frame_path")
+_SETTINGS = (
+    "num_video_tokens",
+    "base_model_type",
+    "num_frames",
+    "add_timestamps",
+    "frame_path",
+    "max_frame_tokens",
+    "max_total_frame_tokens",
+)
 
 
 _HUB_ARGUMENTS = (
@@ -117,7 +126,7 @@ class SavesProcessors(HasBaseProcessor):
             )
         saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
         settings = {**saved, **own}
-        adapter = adapter_of(settings.get("base_model_type") or "")
+        adapter = bridge_of(settings.get("base_model_type") or "")
         return cls(adapter.load_processor(source, **hub, **parts), **settings)
 
     @classmethod

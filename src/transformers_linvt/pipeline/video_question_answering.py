@@ -18,6 +18,7 @@ from ..errors import LinVTError, LinVTInputError
 from ..evidence.evidence import VideoEvidence
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
+from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
 from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
@@ -354,9 +355,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if request.messages is None:
                 read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
             else:
-                read.messages = [
-                    self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
-                ]
+                with one_request():  # its videos share the limits of a request
+                    read.messages = [
+                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                    ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
