@@ -97,6 +97,7 @@ class Recipe:
     schedule: str = "cosine"
     kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
     easy_first: bool = False  # needles and static in the first third, then all
+    uses_all_queries: bool = False  # also where less is new than there are video tokens
     mix: tuple = MIX
 
 
@@ -286,6 +287,7 @@ class SmallModel:
             text_conditioned=recipe.text_conditioned,
         )
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
+        self.linvt.aggregator.uses_all_queries = recipe.uses_all_queries
         self.base.requires_grad_(False)
         self.language_model = PackedLlama(self.base.model.language_model)
         self.embed = self.model.get_input_embeddings()
@@ -322,16 +324,21 @@ class SmallModel:
         times = torch.arange(frame_tokens.shape[1]) / FRAMES_PER_SECOND
         return self.linvt.refine(frame_tokens, timestamps=times.expand(len(frame_tokens), -1))
 
+    def numbers_of_tokens(self, refined) -> list[int]:
+        """How many video tokens the language model sees of each clip."""
+        return self.linvt.aggregator.used_queries(refined.num_used).sum(1).tolist()
+
     def condense(self, refined, prompts: Prompts) -> torch.Tensor:
-        """Video tokens `(clips, num_video_tokens, 128)`, knowing the questions of the first rows of the prompts."""
+        """Video tokens in use `(of all clips, 128)`, knowing the questions of the first rows of the prompts."""
         num_clips = len(refined.kept_tokens)
         question = self.embed(prompts.question_ids[:num_clips])
-        return self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips]).video_tokens
+        condensed = self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips])
+        return condensed.video_tokens[condensed.weights.used]
 
     def logits(self, prompts: Prompts, *visual_tokens: torch.Tensor) -> torch.Tensor:
         """Logits `(answer tokens of all rows, vocabulary)`; `visual_tokens` stand for the placeholders, in order."""
         embeds = self.embed(prompts.input_ids)
-        visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])
+        visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])  # one row per placeholder
         embeds = embeds.masked_scatter((prompts.input_ids == self.placeholder).unsqueeze(-1), visual)
         return self.base.lm_head(self.language_model(embeds, prompts.mask, prompts.labels != -100))
 
@@ -455,14 +462,17 @@ class Trainer:
 
     def loss(self, clips: list, pictures: list) -> torch.Tensor:
         """Mean cross-entropy of the answers' tokens."""
-        visual, numbers = [], [self.recipe.num_video_tokens] * len(clips)
+        visual, numbers = [], []
+        if clips:
+            frame_tokens = torch.stack([self.clips[kind].tokens[index] for kind, index, _ in clips]).float()
+            refined = self.model.refine(frame_tokens)
+            numbers += self.model.numbers_of_tokens(refined)
         if pictures:
             visual.append(torch.stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]).float())
             numbers += [visual[0].shape[1]] * len(pictures)
         prompts = self.model.prompts([(q.question, q.answer) for _, _, q in clips + pictures], numbers)
         if clips:
-            frame_tokens = torch.stack([self.clips[kind].tokens[index] for kind, index, _ in clips]).float()
-            visual.insert(0, self.model.condense(self.model.refine(frame_tokens), prompts))
+            visual.insert(0, self.model.condense(refined, prompts))
         return F.cross_entropy(self.model.logits(prompts, *visual), prompts.labels[prompts.labels != -100])
 
 
@@ -527,12 +537,11 @@ class Evaluator:
         """Count answers about clips `(clips, num_frames, 16, 128)` or pictures `(pictures, 16, 128)`."""
         asked = [(row, question) for row, several in enumerate(questions) for question in several]
         rows = torch.tensor([row for row, _ in asked])
-        num_tokens = tokens.shape[1] if tokens.dim() == 3 else self.model.recipe.num_video_tokens
-        prompts = self.model.prompts([(q.question, q.answer) for _, q in asked], [num_tokens] * len(asked))
-        if tokens.dim() == 3:
-            visual = tokens[rows]
-        else:
-            visual = self.model.condense(self.model.refine(tokens).select(rows), prompts)
+        if is_clip := tokens.dim() == 4:
+            refined = self.model.refine(tokens).select(rows)
+        numbers = self.model.numbers_of_tokens(refined) if is_clip else [tokens.shape[1]] * len(asked)
+        prompts = self.model.prompts([(q.question, q.answer) for _, q in asked], numbers)
+        visual = self.model.condense(refined, prompts) if is_clip else tokens[rows]
         guesses, is_answer = self.model.logits(prompts, visual).argmax(-1), prompts.labels != -100
         agree = torch.ones_like(is_answer)
         agree[is_answer] = guesses == prompts.labels[is_answer]

@@ -345,6 +345,7 @@ class LinearVideoTokenizer(nn.Module):
             log_significance=mass.log().masked_fill(~kept.filled, 0.0),
             places=kept_places,
             mass_positions=kept.positions,
+            num_used=kept.num_used,
             run_slots=kept.slots,
             run_weights=kept.weights,
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
@@ -374,7 +375,9 @@ class LinearVideoTokenizer(nn.Module):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:
             indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)
-        return log_significance, single_tokens(indices, filled, log_significance.exp().flatten(1))
+        return log_significance, single_tokens(
+            indices, filled, log_significance.exp().flatten(1), self.num_video_tokens
+        )
 
     def aggregate(
         self,
@@ -405,7 +408,8 @@ class LinearVideoTokenizer(nn.Module):
             question_embeds, question_mask, refined.kept_tokens.shape[0], self.dim
         )
         pools = [pool_at_scale(refined, scale, self.shift_windows) for scale in self.scales]
-        aggregation = self.aggregator(pools, question_embeds, question_mask)
+        used = self.aggregator.used_queries(refined.num_used)
+        aggregation = self.aggregator(pools, used, question_embeds, question_mask)
         weights = FactoredWeights(
             kept_indices=refined.kept_indices,
             kept_mask=refined.kept_mask,
@@ -413,6 +417,7 @@ class LinearVideoTokenizer(nn.Module):
             run_weights=refined.run_weights,
             pooling=tuple(pool.weights for pool in pools),
             aggregation=tuple(group.mean(dim=1) for group in aggregation),
+            used=used,
             scales=self.scales,
             scales_of_groups=tuple(self.aggregator.scales_of_groups),
             num_frames=refined.num_frames,
