@@ -27,7 +27,7 @@ _MODULE_OF = {
     "LinVTInputError": "errors",
     "LinVTModel": "model.modeling_linvt",
     "LinVTProcessor": "model.processing_linvt",
-    "LinVTSFTConfig": "training.sft_trainer",
+    "LinVTSFTConfig": "training.sft_config",
     "LinVTSFTTrainer": "training.sft_trainer",
     "LinearVideoTokenizer": "tokenizer.linear_video_tokenizer",
     "LinearVideoTokenizerOutput": "tokenizer.linear_video_tokenizer",
@@ -72,7 +72,8 @@ if TYPE_CHECKING:
     from .training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
     from .training.data import load_video_dataset
     from .training.lora import language_model_targets, load_for_training, lora_config, save_instructed
-    from .training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+    from .training.sft_config import LinVTSFTConfig
+    from .training.sft_trainer import LinVTSFTTrainer
     from .video.limits import VideoLimits
     from .video.reading import VideoFrames, read_video
 

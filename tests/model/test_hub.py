@@ -34,7 +34,8 @@ from transformers_linvt.model.model_card import make_card
 from transformers_linvt.training import card as model_card
 from transformers_linvt.training.contrastive_trainer import LinVTContrastiveConfig, LinVTContrastiveTrainer
 from transformers_linvt.training.lora import lora_config, push_instructed
-from transformers_linvt.training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+from transformers_linvt.training.sft_config import LinVTSFTConfig
+from transformers_linvt.training.sft_trainer import LinVTSFTTrainer
 
 
 FAMILY = "internvl"

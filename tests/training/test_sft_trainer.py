@@ -23,7 +23,9 @@ from training_runs import CAPTIONS, FRAMES, ROUNDING, examples, relative_error, 
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, VideoReadError
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.training.lora import load_for_training, lora_config
-from transformers_linvt.training.sft_trainer import LinVTSFTConfig, LinVTSFTTrainer, find_whole_checkpoint
+from transformers_linvt.training.resume import find_whole_checkpoint
+from transformers_linvt.training.sft_config import LinVTSFTConfig
+from transformers_linvt.training.sft_trainer import LinVTSFTTrainer
 from transformers_linvt.training.stages import STAGES, Stage, apply_stage
 
 

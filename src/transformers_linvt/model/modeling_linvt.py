@@ -832,10 +832,7 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         subfolder, peft_config = self.config.adapter_subfolder, getattr(self, "peft_config", None)
         if self._hf_peft_config_loaded and not subfolder:
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        if include_base:
-            self._check_base_can_be_written()
-        else:
-            self._check_reference()
+        self.check_can_be_saved(include_base)
         adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
         trained = dict(state_dict or self.state_dict())
         state_dict = _without_peft(trained) if peft_config else trained
@@ -861,6 +858,21 @@ class LinVTForVideoQA(LinVTPreTrainedModel, GenerationMixin):
         if wants_push and is_main_process:
             repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
             self.push_to_hub(repo_id, include_base=include_base, **push)
+
+    def check_can_be_saved(self, include_base: bool | None = None) -> None:
+        """
+        Refuse what a checkpoint could not bring back. Worth asking before a training and not only after it.
+
+        Args:
+            include_base: as [`save_pretrained`] is going to be called.
+
+        Raises:
+            CheckpointError: see [`save_pretrained`].
+        """
+        if self.config.includes_base if include_base is None else include_base:
+            self._check_base_can_be_written()
+        else:
+            self._check_reference()
 
     def check_can_be_pushed(self, include_base: bool | None = None) -> None:
         """

@@ -17,7 +17,8 @@ from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE
 from .collator import IGNORED
 from .lora import unwrap
 from .losses import ContrastiveLoss, info_nce
-from .sft_trainer import LinVTSFTConfig, LinVTSFTTrainer
+from .sft_config import LinVTSFTConfig
+from .sft_trainer import LinVTSFTTrainer
 from .stages import find_linvt
 
 

@@ -295,7 +295,7 @@ def load_video_dataset(
         return datasets.Dataset.from_dict({name: _column_of(rows, name, source) for name in names})
     if source.startswith((".", "~", "/")) and not os.path.isdir(source):
         raise LinVTInputError(f"{source!r} does not exist. Give a jsonl, a folder with one, or a dataset of the Hub.")
-    return _undecoded(datasets.load_dataset(source, split=split, streaming=streaming))
+    return undecoded(datasets.load_dataset(source, split=split, streaming=streaming))
 
 
 def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[Any]:
@@ -374,7 +374,7 @@ def _load_shards(source: str, streaming: bool) -> "datasets.Dataset | datasets.I
     if not files:
         raise LinVTInputError(f"{source!r} matches no file. Give the address or path of .tar shards.")
     dataset = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=streaming)
-    dataset = _undecoded(dataset)
+    dataset = undecoded(dataset)
     names = dataset.column_names or list(next(iter(dataset)))
     return dataset.map(_from_shard, remove_columns=names)
 
@@ -404,12 +404,25 @@ def _from_shard(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**example, "video": {"bytes": data, "path": None}}
 
 
-def _undecoded(dataset: Any) -> Any:
+def undecoded(dataset: Any) -> Any:
     """`datasets` would decode by itself, with torchcodec only; here the collator does, and in the workers."""
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Video):
-            dataset = dataset.cast_column(name, datasets.Video(decode=False))
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        if (left_alone := _undecoded_feature(feature)) != feature:
+            dataset = dataset.cast_column(name, left_alone)
     return dataset
+
+
+def _undecoded_feature(feature: Any) -> Any:
+    """The type of a column with every video in it, however deep, as path and bytes."""
+    if isinstance(feature, datasets.Video):
+        return datasets.Video(decode=False)
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return type(feature)(_undecoded_feature(feature.feature))
+    if isinstance(feature, Mapping):
+        return {name: _undecoded_feature(one) for name, one in feature.items()}
+    if isinstance(feature, list):
+        return [_undecoded_feature(one) for one in feature]
+    return feature
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Stage 2 with PEFT: LoRA on the language model of the base, LinVT trained beside 
 Ours: the paper trains the language model with LoRA in its second stage and does not say on which layers.
 """
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..errors import CheckpointError, LinVTInputError
 from ..model.modeling_linvt import LinVTForVideoQA
 
+
+logger = logging.get_logger(__name__)
 
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
 _PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
@@ -83,6 +86,39 @@ def lora_config(
     """
     settings = {"target_modules": language_model_targets(model), "modules_to_save": ["linvt"], **kwargs}
     return LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, **settings)
+
+
+def with_linvt(config: PeftConfig) -> PeftConfig:
+    """
+    A PEFT configuration under which LinVT is trained and saved: the same, or a copy with it among `modules_to_save`.
+
+    Without, PEFT's checkpoints would hold the adapter alone, and a run that is resumed or that brings its best step
+    back would have a LinVT of another step.
+
+    Args:
+        config: of any method that leaves weights beside the model.
+
+    Raises:
+        LinVTInputError: prompt learning and other methods that cannot train LinVT beside them.
+
+    Example:
+
+    >>> with_linvt(LoraConfig(target_modules=["q_proj"])).modules_to_save
+    ['linvt']
+    """
+    name = getattr(config.peft_type, "value", config.peft_type)
+    if config.is_prompt_learning or not hasattr(config, "modules_to_save"):
+        raise LinVTInputError(
+            f"{name} has no modules_to_save, so PEFT cannot train LinVT beside it. Use LoRA (lora_config) or another "
+            "method that adds weights to layers."
+        )
+    modules = list(config.modules_to_save or ())
+    if any(one.rpartition(".")[2] == "linvt" for one in modules):
+        return config
+    config = copy.copy(config)
+    config.modules_to_save = [*modules, "linvt"]
+    logger.info(f"'linvt' was added to modules_to_save of the {name} configuration, so that LinVT trains with it.")
+    return config
 
 
 def save_instructed(model: nn.Module, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -246,4 +282,5 @@ __all__ = [
     "push_instructed",
     "save_instructed",
     "unwrap",
+    "with_linvt",
 ]

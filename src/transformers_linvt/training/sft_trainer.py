@@ -2,12 +2,10 @@
 The next-token trainer: TRL's `SFTTrainer` with what a LinVT needs and what is easily forgotten already set.
 """
 
-import json
 import os
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,18 +13,20 @@ from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from ..errors import CheckpointError, LinVTInputError, VideoReadError
+from ..errors import LinVTInputError, VideoReadError
 from ..model.modeling_linvt import LinVTForVideoQA, token_refused
 from ..model.processing_linvt import LinVTProcessor
 from . import card as training_card
+from .checks import check_agreement, check_has_figures, check_has_steps, named_datasets
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
-from .data import check_dataset
-from .lora import save_instructed, unwrap
-from .stages import apply_stage, find_stage
+from .data import check_dataset, undecoded
+from .lora import save_instructed, unwrap, with_linvt
+from .resume import find_checkpoint
+from .sft_config import LinVTSFTConfig
+from .stages import apply_stage, what_moves
 
 
 logger = logging.get_logger(__name__)
@@ -35,81 +35,6 @@ _LINVT_PARAMETER = re.compile(r"(^|\.)linvt\.")
 _SCORER_PARAMETER = re.compile(r"(^|\.)linvt\.(modules_to_save\.[^.]+\.)?scorer\.")
 _LEAST_VIDEOS_TO_JUDGE = 32  # a share of fewer says little
 _MOST_NAMES = 20
-
-
-@dataclass
-class LinVTSFTConfig(SFTConfig):
-    """
-    Arguments of [`LinVTSFTTrainer`]: those of TRL's [`~trl.SFTConfig`], with other defaults, and some of its own.
-
-    Set and not to be changed: `remove_unused_columns=False` and `skip_prepare_dataset` (the collator takes the
-    examples as they are), no packing, and `hub_strategy="end"` (checkpoints in between hold pickles). Other defaults:
-    `max_length=None` (TRL's 1,024 would cut videos), bfloat16 and activation checkpointing only where there is a GPU,
-    and `router_aux_loss_coef=0.0`: the routers of a mixture of experts are frozen, and that loss would ask LinVT to
-    spread their load.
-
-    Args:
-        stage (`str`, defaults to `"instruct"`): which parameters move, see `STAGES`.
-        num_frames (`int`, *optional*): frames per video, spread evenly; the processor's own by default.
-        fps (`float`, *optional*): frames per second instead; `max_frames` is the most.
-        max_frames (`int`, *optional*): see `fps`.
-        video_backend (`str`, defaults to `"auto"`): `"pyav"`, `"decord"` or `"torchcodec"`.
-        video_root (`str`, *optional*): folder that relative paths of videos start from.
-        max_unreadable_share (`float`, defaults to 0.05): stop when more than this share of the videos was unreadable.
-        linvt_learning_rate (`float`, *optional*): of LinVT; `learning_rate` by default, which is LoRA's.
-        scorer_learning_rate (`float`, *optional*): of SVR's scorer; that of LinVT by default.
-    """
-
-    max_length: int | None = field(default=None, metadata={"help": "Most tokens of an example; only answers are cut."})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Recompute activations in the backward pass. By default where there is a GPU."}
-    )
-    hub_strategy: str = field(default="end", metadata={"help": "Only 'end': checkpoints in between stay here."})
-    router_aux_loss_coef: float | None = field(
-        default=0.0, metadata={"help": "Weight of the load-balancing loss of a mixture of experts."}
-    )
-    stage: str = field(default="instruct", metadata={"help": "Which parameters move: align, instruct or linvt."})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames per video, spread evenly."})
-    fps: float | None = field(default=None, metadata={"help": "Frames per second, instead of num_frames."})
-    max_frames: int | None = field(default=None, metadata={"help": "Most frames per video with fps."})
-    video_backend: str = field(default="auto", metadata={"help": "auto, pyav, decord or torchcodec."})
-    video_root: str | None = field(default=None, metadata={"help": "Folder that relative video paths start from."})
-    max_unreadable_share: float = field(
-        default=0.05, metadata={"help": "Stop when more than this share of the videos was unreadable."}
-    )
-    linvt_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of LinVT; learning_rate by default."}
-    )
-    scorer_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the scorer (SVR); that of LinVT by default."}
-    )
-
-    def __post_init__(self) -> None:
-        """Set what has to be set; refuse what cannot work."""
-        has_gpu = torch.cuda.is_available() and not self.use_cpu
-        if self.bf16 is None:
-            self.bf16 = has_gpu and torch.cuda.is_bf16_supported() and not self.fp16
-        if self.activation_checkpointing is None:  # transformers' new name for what TRL still calls by the old one
-            asked = self.gradient_checkpointing
-            self.activation_checkpointing = has_gpu if asked is None else asked
-        self.remove_unused_columns = False
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
-        find_stage(self.stage)
-        if self.packing or self.padding_free:
-            raise LinVTInputError(
-                "packing and padding_free do not go together with videos: every example has its own frames. Leave "
-                "them off."
-            )
-        if not 0 <= self.max_unreadable_share <= 1:
-            raise LinVTInputError(f"max_unreadable_share={self.max_unreadable_share} must lie between 0 and 1.")
-        if self.num_frames is not None and self.fps is not None:
-            raise LinVTInputError("num_frames and fps are alternatives. Give one of them.")
-        super().__post_init__()
-        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
-            raise LinVTInputError(
-                f"hub_strategy={self.hub_strategy.value!r}: the state of the optimiser is a pickle, and only "
-                "safetensors are pushed. Leave hub_strategy='end' and push when training is done."
-            )
 
 
 class LinVTSFTTrainer(SFTTrainer):
@@ -155,25 +80,17 @@ class LinVTSFTTrainer(SFTTrainer):
         if not isinstance(args, LinVTSFTConfig):
             raise LinVTInputError(f"args must be a LinVTSFTConfig, not a {type(args).__name__}.")
         inner = unwrap(model)
-        if getattr(inner, "peft_config", None) and not isinstance(model, PeftModel):
-            raise LinVTInputError(
-                "The model was loaded with its adapter, which would be replaced by a new one or not be saved "
-                "to resume from. Load it with load_for_training(...), and pass no peft_config."
-            )
-        if args.push_to_hub:
-            inner.check_can_be_pushed()  # now and not after hours of training
-        if processing_class is None:
-            processing_class = LinVTProcessor.from_pretrained(inner.config.name_or_path)
-        check_agreement(inner, processing_class)
+        peft_config = with_linvt(peft_config) if peft_config is not None else None
+        processing_class = _checked(model, inner, args, processing_class)
         if train_dataset is None:
             raise LinVTInputError("There is no train_dataset.")
-        for dataset in (train_dataset, *_datasets_of(eval_dataset)):
-            check_dataset(dataset, args.video_root, args.max_unreadable_share)
+        train_dataset, eval_datasets = _read_as_files(args, train_dataset, named_datasets(eval_dataset))
         if data_collator is None:
             data_collator = self.make_collator(args, processing_class)
         inner.linvt.float()  # before PEFT copies it: small updates are lost in half precision
         self.unreadable: deque[str] = deque(maxlen=_MOST_NAMES)
         self.num_unreadable, self.num_videos = 0, 0
+        self._saves_to_resume = False
         # TRL asks for a chat template that it knows; here the collator, which is made already, finds the answers
         assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
         super().__init__(
@@ -181,7 +98,7 @@ class LinVTSFTTrainer(SFTTrainer):
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=eval_datasets if isinstance(eval_dataset, Mapping) else eval_datasets.get("eval"),
             processing_class=processing_class,
             peft_config=peft_config,
             callbacks=callbacks,
@@ -192,6 +109,11 @@ class LinVTSFTTrainer(SFTTrainer):
         # accumulated batches would be a mean of means, in which a word of a short answer counts more.
         self.model_accepts_loss_kwargs = True
         self.parameter_counts = apply_stage(self.model, args.stage)
+        inner.check_can_be_saved()  # again: some adapters (PiSSA, OLoRA) change the base when they are made
+
+    def what_moves(self) -> str:
+        """A line that says which parameters are trained, with their numbers."""
+        return what_moves(self.args.stage, self.parameter_counts)
 
     def make_collator(self, args: LinVTSFTConfig, processor: LinVTProcessor) -> LinVTDataCollator:
         """The collator that the arguments describe."""
@@ -266,14 +188,47 @@ class LinVTSFTTrainer(SFTTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """
-        As in transformers; `resume_from_checkpoint=True` goes on from the last checkpoint that was written whole.
+        As in transformers; `resume_from_checkpoint=True` (or `"true"`, as the command line gives it) goes on from the
+        last checkpoint that was written whole.
 
         Raises:
             `CheckpointError`: there is none, or the one that was named is half-written.
+            `LinVTInputError`: the data ended before the first step.
         """
-        if resume_from_checkpoint:
-            resume_from_checkpoint = find_whole_checkpoint(self.args.output_dir, resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        logger.info(self.what_moves())
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not self.state.global_step:
+            raise LinVTInputError(
+                "The data ended before the first step: nothing was trained, and the loss of 0 says nothing. A batch "
+                f"has {self.args.train_batch_size} examples on each device, and dataloader_drop_last="
+                f"{self.args.dataloader_drop_last}. Bring more examples, or make batches smaller."
+            )
+        return result
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        As in transformers.
+
+        Raises:
+            `LinVTInputError`: there was no batch to evaluate on, so there are no figures.
+        """
+        metrics = super().evaluate(*args, **kwargs)
+        if not any(name.endswith("loss") for name in metrics):
+            raise LinVTInputError(
+                "The data to evaluate on ended before the first batch, so there are no figures. A batch has "
+                f"{self.args.eval_batch_size} examples on each device, and dataloader_drop_last="
+                f"{self.args.dataloader_drop_last}. Set per_device_eval_batch_size lower."
+            )
+        return metrics
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers: what is written meanwhile is to resume from, whatever its folder is called."""
+        self._saves_to_resume = True
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self._saves_to_resume = False
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """
@@ -284,8 +239,7 @@ class LinVTSFTTrainer(SFTTrainer):
         folder = output_dir if output_dir is not None else self.args.output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         kinds = {one.peft_type for one in model.peft_config.values()} if isinstance(model, PeftModel) else set()
-        is_to_resume = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", os.path.basename(os.path.normpath(folder)))
-        if is_to_resume or kinds - {PeftType.LORA}:
+        if self._saves_to_resume or kinds - {PeftType.LORA}:
             super()._save(folder, state_dict)
         elif self.args.should_save:
             save = save_instructed if kinds else type(model).save_pretrained
@@ -339,67 +293,40 @@ class LinVTSFTTrainer(SFTTrainer):
             raise token_refused(error, self.hub_model_id) from error
 
 
-def check_agreement(model: LinVTForVideoQA, processor: Any) -> None:
-    """
-    Whether a processor makes what a model takes.
-
-    Raises:
-        `LinVTInputError`: it is of another base, has another number of video tokens, or no chat template.
-    """
-    if not isinstance(processor, LinVTProcessor):
-        raise LinVTInputError(f"processing_class must be a LinVTProcessor, not a {type(processor).__name__}.")
-    processor.check_fits(model.config)
-    if processor.chat_template is None:
+def _checked(model: Any, inner: LinVTForVideoQA, args: LinVTSFTConfig, processor: Any) -> Any:
+    """The processor of a model, if both go together and what is trained could be saved, now and not after hours."""
+    if getattr(inner, "peft_config", None) and not isinstance(model, PeftModel):
         raise LinVTInputError(
-            "The base has no chat template, so it is not known how a question is asked. Set processor.chat_template, "
-            "or train from a base that was tuned to chat."
+            "The model was loaded with its adapter, which would be replaced by a new one or not be saved "
+            "to resume from. Load it with load_for_training(...), and pass no peft_config."
         )
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            if with_linvt(config) is not config:
+                raise LinVTInputError(
+                    "The adapter was made without modules_to_save=['linvt'], so LinVT would not be trained, or would "
+                    "be trained and not be saved. Pass the LinVT model itself and peft_config=lora_config(model)."
+                )
+    inner.check_can_be_saved()
+    if args.push_to_hub:
+        inner.check_can_be_pushed()
+    if processor is None:
+        processor = LinVTProcessor.from_pretrained(inner.config.name_or_path)
+    check_agreement(inner, processor)
+    return processor
 
 
-def find_whole_checkpoint(output_dir: str, wanted: str | bool) -> str:
-    """
-    The checkpoint to go on from.
-
-    A checkpoint's `trainer_state.json` is written last: without it, or with half of it, the checkpoint is half-written
-    (the run was killed while saving).
-
-    Args:
-        output_dir: where the run saves.
-        wanted: a folder, or `True` for the last whole checkpoint of `output_dir`.
-
-    Raises:
-        `CheckpointError`: see above; the message names the last whole one.
-    """
-    folders = []
-    if os.path.isdir(output_dir):
-        numbered = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
-        found = [(int(match[1]), name) for name in os.listdir(output_dir) if (match := numbered.fullmatch(name))]
-        folders = [os.path.join(output_dir, name) for _, name in sorted(found)]
-    whole = [folder for folder in folders if _is_whole(folder)]
-    last = f"The last whole one is {whole[-1]!r}." if whole else "There is no whole one."
-    if isinstance(wanted, bool):
-        if not whole:
-            raise CheckpointError(f"There is no whole checkpoint in {output_dir!r} to resume from. Start without one.")
-        for folder in folders[folders.index(whole[-1]) + 1 :]:
-            logger.warning(f"{folder} is half-written (the run was stopped while saving) and is left out.")
-        return whole[-1]
-    if not _is_whole(wanted):
-        raise CheckpointError(f"{wanted!r} is no whole checkpoint: its trainer_state.json is missing or cut. {last}")
-    return wanted
-
-
-def _is_whole(folder: str) -> bool:
-    try:
-        with open(os.path.join(folder, "trainer_state.json"), encoding="utf-8") as file:
-            return isinstance(json.load(file), Mapping)
-    except (OSError, json.JSONDecodeError):
-        return False
-
-
-def _datasets_of(eval_dataset: Any) -> list[Any]:
-    if eval_dataset is None:
-        return []
-    return list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
+def _read_as_files(
+    args: LinVTSFTConfig, train_dataset: Any, eval_datasets: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The datasets with videos left undecoded, after checking that they have videos and make at least a batch."""
+    train_dataset = undecoded(train_dataset)
+    eval_datasets = {name: undecoded(dataset) for name, dataset in eval_datasets.items()}
+    for dataset in (train_dataset, *eval_datasets.values()):
+        check_dataset(dataset, args.video_root, args.max_unreadable_share)
+    check_has_steps(args, train_dataset)
+    check_has_figures(args, eval_datasets)
+    return train_dataset, eval_datasets
 
 
 def _split_group(
