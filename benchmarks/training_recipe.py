@@ -192,6 +192,10 @@ class Prompts:
     question_ids: torch.Tensor
     question_mask: torch.Tensor
 
+    def to(self, device: torch.device) -> "Prompts":
+        """The same on another device."""
+        return Prompts(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def padded(rows: list[list[int]], value: int) -> torch.Tensor:
     """Rows of different length as one tensor, padded on the right."""
@@ -230,7 +234,7 @@ class PackedLlama:
         Returns:
             `torch.Tensor` of shape `(number wanted, dim)`.
         """
-        rotation = self.model.rotary_emb(embeds, torch.arange(embeds.shape[1])[None])
+        rotation = self.model.rotary_emb(embeds, torch.arange(embeds.shape[1], device=embeds.device)[None])
         places = mask.flatten().nonzero().squeeze(1)  # of what is no padding
         answers = wanted[mask].nonzero().squeeze(1)
         packed, last = embeds.flatten(0, 1).index_select(0, places), len(self.model.layers) - 1
@@ -268,9 +272,11 @@ class PackedLlama:
 class SmallModel:
     """The embedded base with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
 
-    def __init__(self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         torch.manual_seed(seed)
-        self.recipe = recipe
+        self.recipe, self.device = recipe, device
         self.model = model or LinVTForVideoQA.from_base(
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
@@ -286,6 +292,7 @@ class SmallModel:
             aggregation=recipe.aggregation,
             text_conditioned=recipe.text_conditioned,
         )
+        self.model.to(device)
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
         self.linvt.aggregator.uses_all_queries = recipe.uses_all_queries
         self.base.requires_grad_(False)
@@ -317,11 +324,12 @@ class SmallModel:
             labels.append([-100] * (len(prompt) - 1) + answered + [-100])
             questions.append(asked)
         mask, question_mask = (padded([[1] * len(row) for row in part], 0).bool() for part in (rows, questions))
-        return Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
+        prompts = Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
+        return prompts.to(self.device)
 
     def refine(self, frame_tokens: torch.Tensor):
         """SVR of clips `(clips, num_frames, 16, 128)`."""
-        times = torch.arange(frame_tokens.shape[1]) / FRAMES_PER_SECOND
+        times = torch.arange(frame_tokens.shape[1], device=frame_tokens.device) / FRAMES_PER_SECOND
         return self.linvt.refine(frame_tokens, timestamps=times.expand(len(frame_tokens), -1))
 
     def numbers_of_tokens(self, refined) -> list[int]:
@@ -464,16 +472,19 @@ class Trainer:
         """Mean cross-entropy of the answers' tokens."""
         visual, numbers = [], []
         if clips:
-            frame_tokens = torch.stack([self.clips[kind].tokens[index] for kind, index, _ in clips]).float()
+            frame_tokens = self._stack([self.clips[kind].tokens[index] for kind, index, _ in clips])
             refined = self.model.refine(frame_tokens)
             numbers += self.model.numbers_of_tokens(refined)
         if pictures:
-            visual.append(torch.stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]).float())
+            visual.append(self._stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]))
             numbers += [visual[0].shape[1]] * len(pictures)
         prompts = self.model.prompts([(q.question, q.answer) for _, _, q in clips + pictures], numbers)
         if clips:
             visual.insert(0, self.model.condense(refined, prompts))
         return F.cross_entropy(self.model.logits(prompts, *visual), prompts.labels[prompts.labels != -100])
+
+    def _stack(self, tokens: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(tokens).to(self.model.device).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -519,10 +530,10 @@ class Evaluator:
             for name, tokens, questions in variants(kind, encoded):
                 for start in range(0, len(questions), self.clips_at_once):
                     part = slice(start, start + self.clips_at_once)
-                    self._count(counts, name, tokens[part].float(), questions[part])
+                    self._count(counts, name, tokens[part], questions[part])
             if kind == "static":
                 questions = [script.questions for script in encoded.scripts]
-                self._count(counts, "static as a picture", encoded.tokens[:, 0].float(), questions)
+                self._count(counts, "static as a picture", encoded.tokens[:, 0], questions)
         return dict(counts)
 
     @torch.no_grad()
@@ -530,13 +541,14 @@ class Evaluator:
         """Single pictures, by kind of question: `"pictures | colour"`."""
         counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for encoded in pictures.values():
-            self._count(counts, "pictures", encoded.tokens.float(), [[question] for question in encoded.questions])
+            self._count(counts, "pictures", encoded.tokens, [[question] for question in encoded.questions])
         return dict(counts)
 
     def _count(self, counts: dict, name: str, tokens: torch.Tensor, questions: Sequence) -> None:
         """Count answers about clips `(clips, num_frames, 16, 128)` or pictures `(pictures, 16, 128)`."""
         asked = [(row, question) for row, several in enumerate(questions) for question in several]
-        rows = torch.tensor([row for row, _ in asked])
+        rows = torch.tensor([row for row, _ in asked], device=self.model.device)
+        tokens = tokens.to(self.model.device).float()
         if is_clip := tokens.dim() == 4:
             refined = self.model.refine(tokens).select(rows)
         numbers = self.model.numbers_of_tokens(refined) if is_clip else [tokens.shape[1]] * len(asked)
@@ -610,9 +622,9 @@ def print_table(path: Path, split: str) -> None:
             print(f"| {title} | {seeds} | pictures | {cell(pictures, [('pictures', kind) for kind in SIX])} |")
 
 
-def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple) -> dict:
+def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple, device: str = "cpu") -> dict:
     """Train one recipe on one seed and evaluate it."""
-    model = SmallModel(recipe, seed)
+    model = SmallModel(recipe, seed, device=device)
     trained = Trainer(model, *train, seed, lambda line: print(line, flush=True)).run() if train else {}
     return {**trained, **evaluate(model, evaluation)}
 
@@ -642,6 +654,7 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=list(EVALUATED_FRAMES), help="to evaluate at")
     parser.add_argument("--kinds", nargs="+", default=list(shapes.CLIP_KINDS), choices=shapes.CLIP_KINDS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="to train and evaluate on, such as cuda")
     parser.add_argument("--results", default="results.jsonl", help="file in --folder")
     parser.add_argument("--checkpoint", type=Path, help="evaluate it, train nothing")
     parser.add_argument("--table", action="store_true", help="only print what the results file holds")
@@ -662,7 +675,8 @@ def main() -> None:
         model = LinVTForVideoQA.from_pretrained(arguments.checkpoint)
         entry = {"arm": str(arguments.checkpoint), "changed": "", "seed": 0, "split": arguments.split}
         recipe = Recipe(num_video_tokens=model.config.num_video_tokens, steps=0)
-        entry |= evaluate(SmallModel(recipe, 0, model), (clips, pictures)) | {"recipe": asdict(recipe)}
+        small = SmallModel(recipe, 0, model, arguments.device)
+        entry |= evaluate(small, (clips, pictures)) | {"recipe": asdict(recipe)}
         write(entry, results)
         return
     train = None
@@ -671,7 +685,7 @@ def main() -> None:
         if recipe.steps or recipe.caption_steps:
             train = train or load_training(arguments.folder)
         entry = {"arm": arm, "changed": changed, "seed": seed, "split": arguments.split}
-        entry |= run_one(recipe, seed, train, (clips, pictures)) | {"recipe": asdict(recipe)}
+        entry |= run_one(recipe, seed, train, (clips, pictures), arguments.device) | {"recipe": asdict(recipe)}
         write(entry, results)
 
 
