@@ -230,7 +230,7 @@ def test_region_is_the_whole_frame_unless_the_image_processor_crops():
 def test_places_outside_the_region_are_drawn_as_not_kept():
     grid = np.ones((2, 2), dtype=np.float32)
     sheet = WeightsSheet(make_evidence(region=(0.25, 0.5, 0.75, 1.0)))
-    stretched = sheet._over_pixels(grid)
+    stretched = sheet.over_pixels(grid, sheet.thumbnail)
     width, height = sheet.thumbnail
     assert stretched[height // 2, width // 4] == 0
     assert stretched[height // 8, 3 * width // 4] == 0

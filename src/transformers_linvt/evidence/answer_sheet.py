@@ -1,27 +1,23 @@
 """The picture of an answer's evidence, 800 pixels wide: when, the frames that matter, and all frames as a strip."""
 
 import math
-import os
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .drawing import (
     AGAINST,
-    HEAT,
     INK,
     MUTED,
-    PAPER,
     RULE,
     font_of,
     frame_pixels,
     heat_colours,
-    over_pixels,
     paste,
-    tick_step,
     wrapped,
 )
+from .sheet import Sheet, shade
 
 
 WIDTH = 800  # pixels
@@ -35,22 +31,19 @@ _STRIP_WIDTH, _STRIP_GAP, _MAX_STRIP = 86, 6, 48  # of the strip: width of a fra
 _LITTLE = 0.1  # nats below which an answer hardly depends on the video
 
 
-class AnswerSheet:
+class AnswerSheet(Sheet):
     """The layout and the drawing of the attribution of one [`VideoEvidence`]."""
 
     def __init__(self, evidence: Any) -> None:
-        self.evidence = evidence
+        inner = WIDTH - 2 * _MARGIN
+        super().__init__(evidence)
+        self.lay_out_title(evidence.question or "The answer", evidence.answer or "(no words)", (26, 24), inner)
         self.places = np.maximum(evidence.place_attribution, 0.0)
         self.place_scale = max(float(self.places.max()), 1e-12)
         self.frame_scale = max(float(np.abs(evidence.frame_attribution).max()), 1e-12)
         self.positive = max(float(np.maximum(evidence.frame_attribution, 0.0).sum()), 1e-12)
         self.large = self._frames_that_matter()
         self.strip = self._frames_of_strip()
-        inner = WIDTH - 2 * _MARGIN
-        question = evidence.question or "The answer"
-        self.question_font, self.answer_font = font_of(26, question), font_of(24, evidence.answer or "")
-        self.question = wrapped(question, self.question_font, inner, 3)
-        self.answer = wrapped(evidence.answer or "(no words)", self.answer_font, inner, 3)
         self.summary = wrapped(self._summary(), font_of(15), inner, 2)
         height, width = evidence.frames.shape[1:3]
         columns = max(len(self.large), 2)  # one frame has its map beside it, several have it below
@@ -126,8 +119,7 @@ class AnswerSheet:
 
     def draw(self) -> Image.Image:
         """The whole sheet."""
-        self.image = Image.new("RGB", (WIDTH, self.height), PAPER)
-        self.pen = ImageDraw.Draw(self.image)
+        self.begin(WIDTH, self.height)
         self._draw_title()
         self._draw_time_line()
         for number, frame in enumerate(self.large):
@@ -136,26 +128,13 @@ class AnswerSheet:
         self._draw_legend()
         return self.image
 
-    def _text(self, place: tuple[float, float], text: str, size: int, colour: tuple, anchor: str = "la") -> None:
-        self.pen.text(place, text, fill=colour, font=font_of(size, text), anchor=anchor)
-
     def _draw_title(self) -> None:
-        top = _MARGIN - 6
-        for line in self.question:
-            self.pen.text((_MARGIN, top), line, fill=INK, font=self.question_font)
-            top += 34
-        for line in self.answer:
-            self.pen.text((_MARGIN, top), line, fill=tuple(HEAT[4].astype(int)), font=self.answer_font)
-            top += 32
-        evidence = self.evidence
-        facts = [
-            os.path.basename(evidence.source) if evidence.source else "",
-            f"{evidence.num_frames} frame{'s' * (evidence.num_frames > 1)}",
-            f"{evidence.significance.size} frame tokens -> {evidence.num_video_tokens} video tokens",
-        ]
-        line = wrapped(", ".join(fact for fact in facts if fact), font_of(15, facts[0]), WIDTH - 2 * _MARGIN, 1)[0]
+        top = self.title((_MARGIN, _MARGIN - 6), (34, 32), shade(4))
+        counts = f"{self.evidence.significance.size} frame tokens -> {self.evidence.num_video_tokens} video tokens"
+        facts = [*self.facts(), counts]
+        line = wrapped(", ".join(facts), font_of(15, self.evidence.source or ""), WIDTH - 2 * _MARGIN, 1)[0]
         for text in (*self.summary, line):
-            self._text((_MARGIN, top + 4), text, 15, MUTED)
+            self.text((_MARGIN, top + 4), text, 15, MUTED)
             top += 21
 
     def _draw_time_line(self) -> None:
@@ -173,7 +152,7 @@ class AnswerSheet:
             room = right - left - bar - 4
             return (left + right) / 2 if last == first else left + bar / 2 + 2 + (time - first) / (last - first) * room
 
-        self._text((left, top - 24), "What the answer owes to each frame, over time", 16, INK, "lm")
+        self.text((left, top - 24), "What the answer owes to each frame, over time", 16, INK, "lm")
         for frame, (time, value) in enumerate(zip(seconds, owed, strict=True)):
             x, end = x_of(float(time)), zero - float(value) * scale
             colour = self._colour(value) if value >= 0 else AGAINST
@@ -183,11 +162,7 @@ class AnswerSheet:
         self.pen.line((left, zero, right, zero), fill=INK)
         if zero < bottom - 1:
             self.pen.line((left, bottom, right, bottom), fill=RULE)
-        step = tick_step(max(last - first, 0.01), max_ticks=10)
-        ticks = [number * step for number in range(math.ceil(first / step), math.floor(last / step) + 1)] or [first]
-        for time in ticks:
-            text = f"{time:.10g} s" if len(ticks) > 1 else f"{time:.2f} s"
-            self._text((x_of(time), bottom + 17), text, 15, MUTED, "ma")
+        self.ticks(seconds, x_of, bottom, below=17, most=10)
 
     def _colour(self, value: float) -> tuple[int, ...]:
         # not from the lightest: a small bar has to be seen on white
@@ -197,10 +172,10 @@ class AnswerSheet:
         evidence, size = self.evidence, self.large_size
         left, top = self.place_of_large(number)
         share = 100 * self.share_with_alike(frame)
-        self._text((left, top - 6), f"{evidence.timestamps[frame]:.2f} s", 18, INK, "lb")
-        self._text((left + size[0], top - 6), f"{share:.0f} %", 18, tuple(HEAT[4].astype(int)), "rb")
+        self.text((left, top - 6), f"{evidence.timestamps[frame]:.2f} s", 18, INK, "lb")
+        self.text((left + size[0], top - 6), f"{share:.0f} %", 18, shade(4), "rb")
         picture = frame_pixels(evidence.frames[frame], size)
-        heat = over_pixels(self.places[frame] / self.place_scale, size, evidence.region)
+        heat = self.over_pixels(self.places[frame] / self.place_scale, size)
         paste(self.image, picture, (left, top))
         self._outline(frame, (left, top))
         light = 0.45 * picture.mean(axis=2, keepdims=True) + 0.55 * 255
@@ -219,36 +194,34 @@ class AnswerSheet:
                 place[0] + width * (left + (right - left) * (column + 1) / columns) - 1,
                 place[1] + height * (top + (bottom - top) * (row + 1) / rows) - 1,
             ]
-            self.pen.rectangle(box, outline=tuple(HEAT[3].astype(int)), width=3)
+            self.pen.rectangle(box, outline=shade(3), width=3)
 
     def _draw_strip(self) -> None:
         evidence, size = self.evidence, self.thumbnail
         shown, every = len(self.strip), evidence.num_frames
         title = "All frames" if shown == every else f"{shown} of {every} frames: spread evenly, and those above"
-        self._text((_MARGIN, self.strip_top - 24), title, 16, INK, "lm")
+        self.text((_MARGIN, self.strip_top - 24), title, 16, INK, "lm")
         for number, frame in enumerate(self.strip):
             left, top = self.place_of_thumbnail(number)
             picture = frame_pixels(evidence.frames[frame], size)
-            heat = over_pixels(self.places[frame] / self.place_scale, size, evidence.region)
+            heat = self.over_pixels(self.places[frame] / self.place_scale, size)
             light = 0.55 * picture + 0.45 * 255
             tint = np.clip(2.5 * heat, 0.0, 0.75)[..., None]
             paste(self.image, light + tint * (heat_colours(0.2 + 0.8 * heat) - light), (left, top))
             if frame in self.large:
                 self.pen.rectangle((left - 2, top - 2, left + size[0] + 1, top + size[1] + 1), outline=INK, width=2)
-            self._text((left, top + size[1] + 4), f"{evidence.timestamps[frame]:.2f} s", 14, MUTED)
+            self.text((left, top + size[1] + 4), f"{evidence.timestamps[frame]:.2f} s", 14, MUTED)
 
     def _draw_legend(self) -> None:
         top, left = self.height - 26, _MARGIN
-        self._text((left, top), "nothing", 15, MUTED, "lm")
+        self.text((left, top), "nothing", 15, MUTED, "lm")
         start = left + 62
-        for step in range(110):
-            colour = tuple(heat_colours(np.array(0.2 + 0.8 * step / 109)).astype(int))
-            self.pen.line((start + step, top - 7, start + step, top + 7), fill=colour)
-        self._text((start + 120, top), f"{self.place_scale:.2g} nats for the answer", 15, MUTED, "lm")
+        self.ramp(start, top, 110, lightest=0.2)
+        self.text((start + 120, top), f"{self.place_scale:.2g} nats for the answer", 15, MUTED, "lm")
         self.pen.rectangle((start + 332, top - 7, start + 348, top + 7), fill=AGAINST)
-        self._text((start + 356, top), "against it (in the bars only)", 15, MUTED, "lm")
+        self.text((start + 356, top), "against it (in the bars only)", 15, MUTED, "lm")
         words = "Percent: of all that speaks for the answer, in this frame and those like it"
-        self._text((left, top - 24), words, 15, MUTED, "lm")
+        self.text((left, top - 24), words, 15, MUTED, "lm")
 
 
 def _probability(log_prob: float) -> str:

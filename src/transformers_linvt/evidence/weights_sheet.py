@@ -1,29 +1,26 @@
 """The picture of the weights: what was kept of every frame, and how much of it is in the video tokens."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .drawing import (
     HEAT,
     INK,
     MUTED,
-    PAPER,
     RULE,
     TRACK,
     font_of,
     frame_pixels,
     heat_colours,
-    over_pixels,
     paste,
     percent,
-    tick_step,
     wrapped,
 )
+from .sheet import Sheet, shade
 
 
 _MAX_WIDTH, _MIN_WIDTH, _MAX_SHEET_HEIGHT = 1600, 1120, 2400  # pixels; the sheet is the part with the frames
@@ -44,11 +41,11 @@ class _Cell:
     bar: tuple[int, int, int, int]
 
 
-class WeightsSheet:
+class WeightsSheet(Sheet):
     """The layout and the drawing of the weights of one [`VideoEvidence`]."""
 
     def __init__(self, evidence: Any) -> None:
-        self.evidence = evidence
+        super().__init__(evidence)
         self.place_scale = max(float(evidence.place_weights.max()), _FULL_HEAT / len(evidence.kept_indices))
         self.frame_scale = max(float(evidence.frame_weights.max()), _FULL_HEAT / evidence.num_frames)
         columns, self.thumbnail, self.panels = self._fit()
@@ -59,11 +56,8 @@ class WeightsSheet:
         used = self.columns * (self.thumbnail[0] + self._gap) - self._gap + 2 * _MARGIN + self._row_labels
         self.width = min(max(used, _MIN_WIDTH), _MAX_WIDTH)
         inner = self.width - 2 * _MARGIN
-        self.question_font = font_of(28, evidence.question or "")
-        self.answer_font = font_of(24, evidence.answer or "")
         title = evidence.question or "What was kept of the video, without a question"
-        self.question = wrapped(title, self.question_font, inner, 3)
-        self.answer = wrapped(evidence.answer, self.answer_font, inner, 3) if evidence.answer is not None else []
+        self.lay_out_title(title, evidence.answer, (28, 24), inner)
         self.chart_top = _MARGIN + 36 * len(self.question) + 34 * len(self.answer) + 34 + 44
         self.sheet_top = self.chart_top + _CHART_HEIGHT + 64
         self.height = self.sheet_top + self.rows * self._row_height + _MARGIN + 34
@@ -129,8 +123,7 @@ class WeightsSheet:
 
     def draw(self) -> Image.Image:
         """The whole sheet."""
-        self.image = Image.new("RGB", (self.width, self.height), PAPER)
-        self.pen = ImageDraw.Draw(self.image)
+        self.begin(self.width, self.height)
         self._draw_title()
         self._draw_chart()
         for index in range(self.evidence.num_frames):
@@ -138,22 +131,12 @@ class WeightsSheet:
         self._draw_legend()
         return self.image
 
-    def _text(self, place: tuple[float, float], text: str, size: int, colour: tuple, anchor: str = "la") -> None:
-        self.pen.text(place, text, fill=colour, font=font_of(size, text), anchor=anchor)
-
     def _draw_title(self) -> None:
-        top = _MARGIN - 6
-        for line in self.question:
-            self.pen.text((_MARGIN, top), line, fill=INK, font=self.question_font)
-            top += 36
-        for line in self.answer:
-            self.pen.text((_MARGIN, top + 2), line, fill=tuple(HEAT[3].astype(int)), font=self.answer_font)
-            top += 34
+        top = self.title((_MARGIN, _MARGIN - 6), (36, 34), shade(3), gap=2)
         evidence = self.evidence
         kept, total = len(evidence.kept_indices), evidence.significance.size
         facts = [
-            os.path.basename(evidence.source) if evidence.source else None,
-            f"{evidence.num_frames} frame{'s' * (evidence.num_frames > 1)} of {evidence.tokens_per_frame} tokens",
+            *self.facts(f" of {evidence.tokens_per_frame} tokens"),
             f"{kept} of {total} frame tokens kept"
             if evidence.run_weights.astype(bool).sum() <= kept
             else f"{total} frame tokens averaged into {kept}",
@@ -180,9 +163,9 @@ class WeightsSheet:
             middle = (left + right) / 2
             return middle if last == first else left + 14 + (time - first) / span * (right - left - 28)
 
-        self._text((left - 12, top), percent(highest), 15, MUTED, "rm")
-        self._text((left - 12, bottom), "0 %", 15, MUTED, "rm")
-        self._text((_MARGIN, top - 30), "Weight of each frame in the video tokens, over time", 16, INK, "lm")
+        self.text((left - 12, top), percent(highest), 15, MUTED, "rm")
+        self.text((left - 12, bottom), "0 %", 15, MUTED, "rm")
+        self.text((_MARGIN, top - 30), "Weight of each frame in the video tokens, over time", 16, INK, "lm")
         self.pen.line((left, top, right, top), fill=RULE)
         for time, weight in zip(seconds, weights, strict=True):
             x, height = x_of(float(time)), float(weight) * scale
@@ -192,19 +175,11 @@ class WeightsSheet:
         for x in range(left, right, 12):
             self.pen.line((x, equal, x + 5, equal), fill=MUTED)
         label = right - self.pen.textlength("if all weighed the same", font=font_of(14))
-        self._text((right, top - 30), "if all weighed the same", 14, MUTED, "rm")
+        self.text((right, top - 30), "if all weighed the same", 14, MUTED, "rm")
         for x in range(int(label) - 44, int(label) - 10, 12):
             self.pen.line((x, top - 30, x + 5, top - 30), fill=MUTED)
         self.pen.line((left, bottom, right, bottom), fill=INK)
-        self._draw_ticks(first, last, x_of, bottom)
-
-    def _draw_ticks(self, first: float, last: float, x_of: Any, bottom: float) -> None:
-        step = tick_step(max(last - first, 0.01), max_ticks=12)
-        ticks = [number * step for number in range(math.ceil(first / step), math.floor(last / step) + 1)] or [first]
-        for time in ticks:
-            x = x_of(time)
-            self.pen.line((x, bottom, x, bottom + 5), fill=INK)
-            self._text((x, bottom + 9), f"{time:.10g} s" if len(ticks) > 1 else f"{time:.2f} s", 15, MUTED, "ma")
+        self.ticks(seconds, x_of, bottom, below=9, most=12, mark=5)
 
     def _draw_frame(self, index: int) -> None:
         evidence, cell = self.evidence, self.cell(index)
@@ -212,10 +187,10 @@ class WeightsSheet:
         highest = max(float(evidence.frame_weights.max()), 1e-9)
         seconds = f"{evidence.timestamps[index]:.2f} s"
         if self.label_height:
-            self._text((cell.picture[0], cell.picture[1] - 5), seconds, 15, INK, "lb")
-            self._text((cell.bar[0], cell.bar[3] + 4), percent(share), 14, MUTED, "la")
+            self.text((cell.picture[0], cell.picture[1] - 5), seconds, 15, INK, "lb")
+            self.text((cell.bar[0], cell.bar[3] + 4), percent(share), 14, MUTED, "la")
         elif index % self.columns == 0:
-            self._text((_MARGIN + self._row_labels - 10, cell.picture[1]), seconds, 14, MUTED, "ra")
+            self.text((_MARGIN + self._row_labels - 10, cell.picture[1]), seconds, 14, MUTED, "ra")
         self._paste_panels(index, cell)
         left, top, right, bottom = cell.bar
         self.pen.rectangle((left, top, right - 1, bottom - 1), fill=TRACK)
@@ -232,8 +207,8 @@ class WeightsSheet:
         size = self.thumbnail
         picture = frame_pixels(evidence.frames[index], size)
         grey = picture.mean(axis=2, keepdims=True)
-        kept = self._over_pixels(evidence.kept[index].astype(np.float32)) > 0.5
-        heat = self._over_pixels(evidence.place_weights[index] / self.place_scale)
+        kept = self.over_pixels(evidence.kept[index].astype(np.float32), size) > 0.5
+        heat = self.over_pixels(evidence.place_weights[index] / self.place_scale, size)
         shown = np.where(kept[..., None], picture, 0.6 * 240 + 0.4 * (0.4 * picture + 0.6 * grey))
         if self.panels == 1:
             tint = 0.6 * np.sqrt(heat)[..., None] * kept[..., None]
@@ -246,9 +221,6 @@ class WeightsSheet:
             light = 0.35 * grey + 0.65 * 255
             painted = np.where(kept[..., None], 0.22 * light + 0.78 * heat_colours(heat), 0.5 * light + 0.5 * 245)
             paste(self.image, painted, cell.heat[:2])
-
-    def _over_pixels(self, grid: np.ndarray) -> np.ndarray:
-        return over_pixels(grid, self.thumbnail, self.evidence.region)
 
     def _outlined(self, picture: np.ndarray, kept: np.ndarray, width: int) -> np.ndarray:
         """The picture with a line along the border of what was kept, on its inside."""
@@ -263,16 +235,14 @@ class WeightsSheet:
     def _draw_legend(self) -> None:
         """What the colours mean, below the frames."""
         top, left = self.height - _MARGIN - 4, _MARGIN
-        self.pen.rectangle((left, top - 8, left + 20, top + 8), outline=tuple(HEAT[2].astype(int)), width=2)
-        self._text((left + 30, top), "kept", 15, MUTED, "lm")
+        self.pen.rectangle((left, top - 8, left + 20, top + 8), outline=shade(2), width=2)
+        self.text((left + 30, top), "kept", 15, MUTED, "lm")
         self.pen.rectangle((left + 82, top - 8, left + 102, top + 8), fill=(214, 214, 218))
-        self._text((left + 112, top), "as before", 15, MUTED, "lm")
+        self.text((left + 112, top), "as before", 15, MUTED, "lm")
         what = "lower picture: weight of each place" if self.panels == 2 else "tint: weight of each place"
-        self._text((left + 200, top), f"{what},  0", 15, MUTED, "lm")
+        self.text((left + 200, top), f"{what},  0", 15, MUTED, "lm")
         start = left + 210 + int(self.pen.textlength(f"{what},  0", font=font_of(15)))
-        for step in range(120):
-            colour = tuple(heat_colours(np.array(step / 119)).astype(int))
-            self.pen.line((start + step, top - 7, start + step, top + 7), fill=colour)
-        self._text((start + 130, top), f"{100 * self.place_scale:.2g} % of all", 15, MUTED, "lm")
+        self.ramp(start, top, 120)
+        self.text((start + 130, top), f"{100 * self.place_scale:.2g} % of all", 15, MUTED, "lm")
         bar = "bar: weight of the frame, full for the heaviest"
-        self._text((self.width - _MARGIN, top), bar, 15, MUTED, "rm")
+        self.text((self.width - _MARGIN, top), bar, 15, MUTED, "rm")

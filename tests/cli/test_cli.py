@@ -137,7 +137,7 @@ def test_sampling_and_generation_options_reach_the_pipeline(linvt, clip, monkeyp
             seen.update(given)
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli, "_load", lambda *model: seen.update(model=model) or Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model: seen.update(model=model) or Pipe())
     words = "--fps 2 --max-frames 9 --start 0.5 --end 1 --video-backend pyav --max-new-tokens 3 --model m --device cpu"
     assert linvt("ask", clip[0], "Who?", *words.split(), "--dtype", "bfloat16")[0] == 0
     assert seen == {
@@ -153,7 +153,7 @@ def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
             logging.get_logger("transformers.generation").warning("something about pad tokens")
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli, "_load", lambda *model: Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model: Pipe())
     level = logging.get_verbosity()
     _, out, err = linvt("ask", clip[0], "Who?", "--model", "m")
     assert (out, err) == ("!\n", ["linvt: note: 2 broken packets"])
@@ -289,7 +289,7 @@ def test_expected_failure_is_one_line_and_leaves_nothing(linvt, files, tmp_path,
 
 
 def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda *model: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli.asking, "load", lambda *model: pytest.fail("the model was loaded"))
     for command in ("ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?"):
         assert linvt(*command.split())[0] == 1
 
@@ -298,7 +298,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
     def broken(*model):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_load", broken)
+    monkeypatch.setattr(cli.asking, "load", broken)
     with pytest.raises(ZeroDivisionError):
         linvt("ask", "clip.mp4", "Who?")
 
@@ -307,7 +307,7 @@ def test_interrupting_is_one_line(linvt, files, monkeypatch):
     def interrupted(*model):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", interrupted)
+    monkeypatch.setattr(cli.asking, "load", interrupted)
     assert linvt("ask", "clip.mp4", "Who?") == (130, "", ["linvt: interrupted"])
 
 
@@ -358,7 +358,7 @@ def test_unreachable_hub_is_one_line_and_soon(clip, tmp_path, command):
 def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):
     code = (
         "import sys; from transformers_linvt import cli\n"
-        "cli._load = lambda *model: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
+        "cli.asking.load = lambda *model: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
         f"sys.exit(cli.main(['ask', {clip[0]!r}, 'Who?']))"
     )
     reading, writing = os.pipe()

@@ -1,0 +1,8 @@
+"""`python -m transformers_linvt.cli`."""
+
+import sys
+
+from . import main
+
+
+sys.exit(main())

@@ -1,0 +1,185 @@
+"""The arguments of every command, and their types."""
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import transformers_linvt
+
+from ..video.limits import VideoLimits
+from . import asking, demonstration, wrapping
+from .fields import add_fields
+
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_BACKENDS = ("auto", "pyav", "decord", "torchcodec")
+
+
+class _Parser(argparse.ArgumentParser):
+    """
+    Says what is wrong in one line, without the whole usage.
+
+    Args:
+        more: adds arguments when this parser is used, which takes loading torch to know.
+    """
+
+    def __init__(self, *args: Any, more: Callable[[argparse.ArgumentParser], None] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.more = more
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        if self.more is not None:
+            self.more(self)
+            self.more = None
+        return super().parse_known_args(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"linvt: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="linvt",
+        description="Questions about videos for image-text models, and the frames and places answers depended on.",
+    )
+    parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    for add in (_add_ask, _add_inspect, _add_wrap, _add_convert, _add_demo):
+        add(commands)
+    return parser
+
+
+def _add_ask(commands: Any) -> None:
+    ask = commands.add_parser("ask", help="answer questions about a video")
+    ask.add_argument("video", metavar="VIDEO", help="a video file, or a URL with --allow-urls")
+    ask.add_argument(
+        "questions",
+        type=_question,
+        metavar="QUESTION",
+        nargs="+",
+        help="the video is decoded and encoded once for all",
+    )
+    _add_model_arguments(ask)
+    _add_sampling_arguments(ask)
+    ask.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
+    ask.add_argument(
+        "--evidence",
+        metavar="OUT.png",
+        help="draw which frames and places the answer depended on (integrated gradients through the exact weights, a "
+        "dozen more passes of the language model); for several questions OUT-1.png, OUT-2.png, ...",
+    )
+    ask.add_argument("--json", action="store_true", help="print one JSON object, with the evidence as numbers")
+    ask.set_defaults(run=asking.ask)
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect", help="draw what is kept of a video, and how much of each frame is in the video tokens"
+    )
+    inspect.add_argument("video", metavar="VIDEO", help="a video file, or a URL with --allow-urls")
+    inspect.add_argument("output", metavar="OUT.png", help="the picture to write")
+    inspect.add_argument("--question", type=_question, metavar="Q", help="what the video tokens are to be weighed for")
+    _add_model_arguments(inspect)
+    _add_sampling_arguments(inspect)
+    inspect.set_defaults(run=asking.inspect)
+
+
+def _add_wrap(commands: Any) -> None:
+    wrap = commands.add_parser(
+        "wrap", more=add_fields, help="put an untrained LinVT around an image-text model and save it"
+    )
+    wrap.add_argument("base", metavar="BASE", help="repository id or folder of an image-text model")
+    wrap.add_argument("output", metavar="OUT", nargs="?", help="folder to make; must not exist or be empty")
+    wrap.add_argument("--dry-run", action="store_true", help="say what it would cost; no weights are read or written")
+    wrap.add_argument("--frames", type=_positive_integer, default=64, metavar="N", help="of --dry-run (%(default)s)")
+    wrap.add_argument("--frame-size", type=_size, default=(360, 640), metavar="HxW", help="of --dry-run (360x640)")
+    wrap.add_argument("--include-base", action="store_true", help="save the base's weights too, not only a reference")
+    wrap.add_argument("--revision", help="of the base: branch, tag or commit")
+    wrap.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base (Molmo)")
+    wrap.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision to load in (default: %(default)s)")
+    _add_verbose(wrap)
+    wrap.set_defaults(run=wrapping.wrap)
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert", help="make a published Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
+    )
+    convert.add_argument("source", metavar="SOURCE", help="folder with the checkpoint as it was published")
+    convert.add_argument("output", metavar="OUT", help="folder to make; must not exist or be empty")
+    _add_verbose(convert)
+    convert.set_defaults(run=wrapping.convert)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="draw clips, ask about them, and compare with the right answers")
+    demo.add_argument("--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)")
+    _add_verbose(demo)
+    demo.set_defaults(run=demonstration.demo)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="PATH_OR_ID", help="a LinVT checkpoint; the embedded one if not given")
+    group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    group.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    _add_verbose(parser)
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    how_many = group.add_mutually_exclusive_group()
+    how_many.add_argument("--num-frames", type=_positive_integer, metavar="N", help="frames, spread evenly")
+    how_many.add_argument("--fps", type=_positive_number, metavar="F", help="frames per second of the video")
+    group.add_argument("--max-frames", type=_positive_integer, metavar="N", help="most frames with --fps")
+    group.add_argument("--start", type=_natural_number, metavar="S", help="first second of the part to look at")
+    group.add_argument("--end", type=_positive_number, metavar="S", help="last second of the part to look at")
+    group.add_argument("--video-backend", choices=_BACKENDS, metavar="B", help=", ".join(_BACKENDS))
+    group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _question(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the question is empty")
+    return text
+
+
+def _positive_integer(text: str) -> int:
+    return _number(text, int, "a whole number of 1 or more", 1)
+
+
+def _positive_number(text: str) -> float:
+    return _number(text, float, "a number above 0", 1e-9)
+
+
+def _natural_number(text: str) -> float:
+    return _number(text, float, "a number of 0 or more", 0.0)
+
+
+def _size(text: str) -> tuple[int, int]:
+    most = VideoLimits().max_pixels
+    sides = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
+    height, width = map(int, sides.groups()) if sides else (0, 0)
+    if not 1 <= height * width <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HxW, height and width in pixels such as 360x640 (at most {most:,} pixels)"
+        )
+    return height, width
+
+
+def _number(text: str, kind: type, what: str, least: float) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value

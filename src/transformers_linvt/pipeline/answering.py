@@ -1,0 +1,311 @@
+"""Answers to requests that were read: prompts, generation, scores, evidence."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from ..bases.families import FRAME_PREFIX
+from ..errors import AttributionError, LinVTError
+from ..evidence.evidence import VideoEvidence, region_seen
+from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
+from .requests import Request, is_continued
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Read:
+    """A request whose videos were decoded, or the error that this met."""
+
+    request: Request
+    videos: list[Any] = field(default_factory=list)
+    messages: list[dict[str, Any]] | None = None
+    error: LinVTError | None = None
+
+
+@dataclass
+class Answered:
+    """What the model made of a request: one text per question and returned sequence."""
+
+    texts: list[str] = field(default_factory=list)
+    scores: list[float] | None = None
+    num_frame_tokens: int = 0
+    num_video_tokens: int = 0
+    evidence: list[list[VideoEvidence]] | None = None  # per text, per video
+    error: LinVTError | None = None
+
+
+@dataclass
+class Generated:
+    """What `generate()` made of prompts: `num_return_sequences` rows for each."""
+
+    texts: list[str]
+    scores: list[float] | None
+    tokens: torch.Tensor
+    words: torch.Tensor  # True at the tokens that are an answer's words
+
+
+@dataclass
+class Generation:
+    """
+    How answers are generated: the same for all requests of a call.
+
+    Attributes:
+        kwargs: arguments of `generate()`.
+        ends, pad: ids of the tokens that end an answer, and of the one that fills a batch.
+        return_score: whether answers get a score.
+        return_evidence: whether they get evidence.
+        rows_at_once: rows that go through the language model at once.
+    """
+
+    kwargs: dict[str, Any]
+    ends: Any = None
+    pad: int | None = None
+    return_score: bool = False
+    return_evidence: bool = False
+    rows_at_once: int = 1
+
+
+class Answerer:
+    """
+    Answers requests that were read.
+
+    Args:
+        model ([`LinVTForVideoQA`]).
+        processor ([`LinVTProcessor`]).
+        device: where inputs go.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: Any) -> None:
+        self.model, self.processor, self.device = model, processor, device
+
+    def answer(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
+        """Answer a batch; the error of one does not keep the others from being answered."""
+        answered: list[Answered | None] = [Answered(error=read.error) if read.error else None for read in batch]
+        together = [
+            i
+            for i, read in enumerate(batch)
+            if answered[i] is None and len(read.request.questions) <= 1 and not is_continued(read.messages)
+        ]
+        if len(together) > 1:
+            try:
+                found = self._answer_chats([batch[i] for i in together], how)
+            except LinVTError:
+                found = []  # one of them is to blame: each by itself, so that the others are answered
+            for i, one in zip(together, found, strict=False):
+                answered[i] = one
+        for i, read in enumerate(batch):
+            if answered[i] is not None:
+                continue
+            try:
+                if read.request.messages is None and not self.processor.add_timestamps:
+                    answered[i] = self._answer_questions(read, how)
+                else:
+                    answered[i] = self._answer_one_by_one(read, how)
+            except LinVTError as error:
+                answered[i] = Answered(error=error)
+        return answered
+
+    def _answer_questions(self, read: Read, how: Generation) -> Answered:
+        """Questions about one video, which goes through the vision tower and SVR once."""
+        (video,), model = read.videos, self.model
+        inputs = self.on_device(self.processor.video_inputs(video))
+        features = model.encode_video(**inputs)
+        result = Answered(
+            num_frame_tokens=features.num_frames * features.refined.tokens_per_frame,
+            num_video_tokens=model.config.num_video_tokens,
+            evidence=[] if how.return_evidence else None,
+        )
+        questions = read.request.questions
+        for start in range(0, len(questions), how.rows_at_once):
+            chunk = questions[start : start + how.rows_at_once]
+            prompts = self.on_device(self.processor.question_inputs(chunk))
+            prepared, condensed = model.model.prepare(**prompts, video_features=[features] * len(chunk))
+            made = self._generate(prepared, how)
+            result.texts += made.texts
+            result.scores = None if made.scores is None else [*(result.scores or []), *made.scores]
+            if how.return_evidence:
+                grid = (features.grid_size, features.refined.tokens_per_frame)
+                seen = [[(row, video, grid)] for row in range(len(chunk))]
+                result.evidence += self._evidence_of_answers(prompts, condensed, made, seen)
+        return result
+
+    def _answer_one_by_one(self, read: Read, how: Generation) -> Answered:
+        """Every question of a request as a chat of its own: the way for prompts that name the times of the frames."""
+        merged = Answered(evidence=[] if how.return_evidence else None)
+        for one in _as_chats(read):
+            (answered,) = self._answer_chats([one], how)
+            merged.texts += answered.texts
+            merged.num_frame_tokens, merged.num_video_tokens = answered.num_frame_tokens, answered.num_video_tokens
+            merged.scores = None if answered.scores is None else [*(merged.scores or []), *answered.scores]
+            if merged.evidence is not None:
+                merged.evidence += answered.evidence
+        return merged
+
+    def _answer_chats(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
+        """Chats, or single questions, about any number of videos each: one batch."""
+        chats = [chat for read in batch for chat in _as_chats(read)]
+        continued = is_continued(chats[0].messages)
+        inputs = self.processor.apply_chat_template(
+            [chat.messages for chat in chats],
+            tokenize=True,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            return_dict=True,
+            return_tensors="pt",
+            padding_side="left",
+        )
+        inputs = self.on_device(inputs)
+        prepared, condensed = self.model.model.prepare(**inputs)
+        made = self._generate(prepared, how)
+        per_chat = len(made.texts) // len(chats)
+        firsts = [0, *itertools.accumulate(len(chat.videos) for chat in chats)]
+        evidence = []
+        if how.return_evidence:
+            seen = [
+                [(first + i, video, self._grid_of(video)) for i, video in enumerate(chat.videos)]
+                for first, chat in zip(firsts, chats, strict=False)
+            ]
+            evidence = self._evidence_of_answers(inputs, condensed, made, seen)
+        results = []
+        for number, chat in enumerate(chats):
+            rows = slice(number * per_chat, (number + 1) * per_chat)
+            result = Answered(made.texts[rows], made.scores[rows] if made.scores is not None else None)
+            videos = range(firsts[number], firsts[number + 1])
+            if chat.videos:
+                # SVR gives every token that exists a significance above 0, padding exactly 0
+                result.num_frame_tokens = int((condensed.outputs.significance[list(videos)] > 0).sum())
+                result.num_video_tokens = len(videos) * condensed.tokens.shape[1]
+            if how.return_evidence:
+                result.evidence = evidence[rows]
+            results.append(result)
+        return results
+
+    def _generate(self, prepared: Mapping[str, Any], how: Generation) -> Generated:
+        """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
+        model = self.model
+        model.base_vlm.generation_config = model.generation_config
+        output = model.model.adapter.generate(model.base_vlm, **prepared, **how.kwargs)
+        new_tokens = output.sequences[:, prepared["input_ids"].shape[1] :]
+        texts = [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
+        words = words_of_answer(new_tokens, how.ends, how.pad)
+        if not how.return_score:
+            return Generated(texts, None, new_tokens, words)
+        log_probs = model.compute_transition_scores(
+            output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
+        )
+        counts = tokens_of_answer(new_tokens, how.ends, how.pad) & log_probs.isfinite()
+        mean = log_probs.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+        return Generated(texts, mean.exp().tolist(), new_tokens, words)
+
+    def _evidence_of_answers(
+        self,
+        inputs: Mapping[str, Any],
+        condensed: Any,
+        made: Generated,
+        seen: Sequence[Sequence[tuple[int, Any, tuple[tuple[int, int], int]]]],
+    ) -> list[list[VideoEvidence]]:
+        """
+        Per text, per video of its prompt: the weights, and what of the video the answer depended on.
+
+        Args:
+            inputs: of the prompts.
+            condensed: their videos.
+            made: the answers.
+            seen: per prompt its videos: place in `condensed`, frames, and grid and number of the tokens of a frame.
+        """
+        if condensed is None:  # prompts without a video
+            return [[] for _ in made.texts]
+        per_prompt = len(made.texts) // len(seen)
+        columns = []
+        for nth in range(per_prompt):
+            about: dict[str, Any] = {}
+            try:
+                found = attribute_answers(
+                    self.model, inputs, condensed, made.tokens[nth::per_prompt], made.words[nth::per_prompt]
+                )
+            except AttributionError as error:
+                logger.warning(str(error))
+                found, about = None, {"no_attribution": str(error)}
+            columns.append((found, about))
+        result = []
+        for number in range(len(made.texts)):
+            row, (found, about) = number // per_prompt, columns[number % per_prompt]
+            if found is not None:
+                about = {"log_probs": tuple(found.log_probs[row].tolist())}
+            videos = []
+            for index, video, grid in seen[row]:
+                values = None if found is None else found.values[index]
+                videos.append(self.evidence_of(condensed, index, video, grid, attribution=values, **about))
+            result.append(videos)
+        return result
+
+    def on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors on the model's device; pixels in its precision, times and masks as they are."""
+        moved = {}
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                is_pixels = value.is_floating_point() and name.removeprefix(FRAME_PREFIX) != "video_timestamps"
+                value = value.to(self.device, self.model.dtype if is_pixels else None)
+            moved[name] = value
+        return moved
+
+    def _grid_of(self, video: Any) -> tuple[tuple[int, int], int]:
+        """Grid and number of the tokens of a frame, found by encoding the first frame of the video by itself."""
+        first = replace(video, frames=video.frames[:1], timestamps=video.timestamps[:1])
+        inputs = self.on_device(self.processor.video_inputs(first))
+        frame = {
+            name.removeprefix(FRAME_PREFIX): value for name, value in inputs.items() if name.startswith(FRAME_PREFIX)
+        }
+        (encoded,) = self.model.model.encode_videos([1], frame)
+        return encoded.grid_size, encoded.tokens.shape[1]
+
+    def evidence_of(
+        self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int], **about: Any
+    ) -> VideoEvidence:
+        """
+        The evidence of one video.
+
+        Args:
+            condensed, row: its batch and its place there.
+            video: its frames.
+            grid: grid and number of the tokens of a frame.
+            about: of [`VideoEvidence.from_output`].
+        """
+        video = self.processor.steps_of(video)
+        height, width = video.frames.shape[1:3]
+        return VideoEvidence.from_output(
+            condensed.outputs,
+            row,
+            frames=np.asarray(video.frames),
+            timestamps=video.timestamps,
+            grid_size=grid[0],
+            tokens_per_frame=grid[1],
+            source=video.source,
+            region=region_seen(self.processor.image_processor, height, width),
+            **about,
+        )
+
+
+def _as_chats(read: Read) -> list[Read]:
+    """A request as chats: itself, or one chat per question."""
+    if read.messages is not None:
+        return [read]
+    return [
+        replace(
+            read,
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "video", "video": read.videos[0]}, {"type": "text", "text": question}],
+                }
+            ],
+        )
+        for question in read.request.questions
+    ]

@@ -1,0 +1,395 @@
+"""The pipeline: what it may be told, and the way of a request through it."""
+
+import difflib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Pipeline
+from transformers.utils import logging
+
+from ..errors import LinVTError, LinVTInputError
+from ..evidence.evidence import VideoEvidence
+from ..model.messages import SAMPLING_ARGUMENTS, sampling_of, source_of
+from .answering import Answered, Answerer, Generation, Read
+from .generation import GENERATION_ARGUMENTS, check_generation
+from .requests import (
+    Request,
+    is_chat,
+    is_list_of_chats,
+    last_question,
+    questions_of,
+    requests_of,
+    with_reply,
+)
+
+
+logger = logging.get_logger(__name__)
+_OWN_ARGUMENTS = (
+    *SAMPLING_ARGUMENTS,
+    "video_root",
+    "return_evidence",
+    "return_score",
+    "on_error",
+    "progress_bar",
+    "generate_kwargs",
+)
+_LONG_LIST = 10  # inputs from which on a progress bar is shown
+
+
+class VideoQuestionAnsweringPipeline(Pipeline):
+    """
+    Answers questions about videos with a [`LinVTForVideoQA`]. Task names: `"video-question-answering"` and
+    `"video-text-to-text"`.
+
+    Example (the embedded model knows coloured shapes only):
+
+    >>> from transformers import pipeline
+    >>> from transformers_linvt import embedded_model_path
+    >>> from transformers_linvt.demo.shapes import make_clip
+    >>> ask = pipeline("video-question-answering", model=embedded_model_path(), device="cpu")
+    >>> frames, questions = make_clip("static", seed=0, num_frames=8)
+    >>> result = ask(video=frames, question="Is there a red circle?", fps=8)
+    >>> result[0]["frames_seen"], result[0]["frame_tokens"], result[0]["video_tokens"]
+    (8, 128, 16)
+
+    Arguments of a call (all may be given when the pipeline is made as well):
+
+    Args:
+        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
+            Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
+            video part of a chat, may carry its own.
+        video_root (*optional*):
+            Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
+            `image_url` have to lie in; without it these name none.
+        return_evidence (`bool`, *optional*, defaults to `False`):
+            Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
+            that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
+            the language model, with backward, over prompt and answer. Where a base gives no gradient, the evidence
+            says so, a warning is logged, and the weights are all there is.
+        return_score (`bool`, *optional*, defaults to `False`):
+            Add `"score"`: the geometric mean of the probabilities that the model gave the tokens of its answer. It
+            says how sure the model was, not how right.
+        on_error (`str`, *optional*):
+            What an input that cannot be answered does (an unreadable video, an impossible question, a chat with an
+            unknown key). `"raise"`, the default for a single input: the error is raised. `"record"`, the default for
+            lists, datasets and generators: its result has `answer=None` and the message under `"error"`, the other
+            inputs are answered, and a warning is logged.
+        progress_bar (`bool`, *optional*):
+            By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
+        batch_size (`int`, *optional*, defaults to 1):
+            Questions (rows) that go through the language model at once. Several questions about one video are split
+            into such batches too; the video is decoded and encoded once in any case.
+        num_workers (`int`, *optional*, defaults to 0):
+            Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
+            forked from a program that has threads already, they can dead-lock.
+        max_new_tokens, do_sample, num_beams, ... (*optional*):
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self._linvt, "encode_video"):
+            raise LinVTInputError(
+                f"{type(self.model).__name__} is no LinVT model. Put LinVT around it with "
+                "LinVTForVideoQA.from_base(model), and give the pipeline a LinVTProcessor too."
+            )
+        if not hasattr(self.processor, "question_inputs"):
+            raise LinVTInputError(
+                f"The processor is {type(self.processor).__name__}, not LinVTProcessor. Make one with "
+                "LinVTProcessor.from_base(...), and pass it as processor=..."
+            )
+        self.processor.check_fits(self._linvt.config)
+        if (pad := self.processor.tokenizer.pad_token_id) is not None:
+            self._generation_defaults.setdefault("pad_token_id", pad)
+
+    @property
+    def _answerer(self) -> Answerer:
+        return Answerer(self._linvt, self.processor, self.device)
+
+    @property
+    def _linvt(self) -> Any:
+        """The LinVT model, also where PEFT is wrapped around it."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return unwrap() if callable(unwrap) else self.model
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """
+        Save model and processor into one folder, from which `pipeline(..., model=folder)` comes back.
+
+        Args:
+            save_directory: folder, made if missing.
+            kwargs: of [`LinVTForVideoQA.save_pretrained`], such as `include_base=True`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    @torch.no_grad()
+    def inspect(self, video: Any, question: str | None = None, **sampling: Any) -> VideoEvidence:
+        """
+        What is kept of a video and how much weight each place gets, without an answer: the language model is not run.
+
+        Args:
+            video: what [`LinVTProcessor.read_video`] takes.
+            question: what the video is condensed for; without one, as for an empty question.
+            sampling: `num_frames`, `fps` and the other sampling arguments.
+
+        Raises:
+            VideoReadError: the video could not be read.
+            LinVTInputError: an empty question, or an unknown argument.
+        """
+        sampling, *_ = self._sanitize_parameters(**sampling)
+        frames = self.processor.read_video(video, **{**self._preprocess_params, **sampling})
+        model = self._linvt
+        features = model.encode_video(**self._answerer.on_device(self.processor.video_inputs(frames)))
+        if question is None:
+            condensed = model.model.condense_features([features])
+        else:
+            prompt = self._answerer.on_device(self.processor.question_inputs(questions_of(question)))
+            _, condensed = model.model.prepare(**prompt, video_features=[features])
+        found = self._answerer.evidence_of(
+            condensed, 0, frames, (features.grid_size, features.refined.tokens_per_frame)
+        )
+        return replace(found, question=question)
+
+    # -- what is asked --
+
+    def __call__(
+        self, video: Any = None, question: Any = None, messages: Any = None, text: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        Answer questions about videos.
+
+        Args:
+            video:
+                What [`LinVTProcessor.read_video`] takes, or a list of such. In first place also: a dictionary with
+                `video` and `question`, or with `messages` (and sampling arguments), a list of those, chat messages, a
+                list of chats, and a dataset or generator of any of them. A key that looks like one of these misspelt
+                is refused; others (an id, the right answer) do nothing.
+            question (`str`, `list[str]` or a dataset of those):
+                One question, or several about the same video. With a list of videos: one for all of them, or a list
+                with an entry (one question or several) per video.
+            messages (`list[dict]` or `list[list[dict]]`):
+                One chat or several: `[{"role": "user", "content": [{"type": "video", "path": ...}, {"type": "text",
+                "text": ...}]}]`, with any number of videos, pictures and turns, as
+                [`LinVTProcessor.apply_chat_template`] takes them. A chat that ends with the assistant is continued.
+            text: the same as `messages`, or as `question`: the name that transformers' other pipelines use.
+            kwargs: see the class.
+
+        Returns:
+            For one input a list with one dictionary per question (times `num_return_sequences`); for a list of inputs
+            a list of such lists; for a dataset or a generator an iterator over such lists, which reads as it is asked.
+            A dictionary has `answer`, `question`, `video` (its path or address, a list for chats), `frames_seen`,
+            `frame_tokens` (tokens the base made of the frames), `video_tokens` (what the language model got of them),
+            for chats `generated_text` (the chat with the reply), and what was asked for: `score`, `evidence`, `error`.
+
+        Raises:
+            LinVTInputError: something is missing, of a wrong type, given twice, or not known.
+            VideoReadError: a video could not be read (unless errors are recorded).
+        """
+        if text is not None:
+            if messages is not None or question is not None:
+                raise LinVTInputError("text was given together with question or messages, which mean the same.")
+            messages, question = (text, None) if is_chat(text) or is_list_of_chats(text) else (None, text)
+        video_root = kwargs.get("video_root") or self._preprocess_params.get("video_root")
+        requests = requests_of(video, question, messages, video_root)
+        if isinstance(requests, list) and not requests:
+            return []
+        on_error = kwargs.get("on_error") or self._postprocess_params.get("on_error")
+        if on_error == "raise" and isinstance(requests, list):  # before anything is read
+            for request in requests:
+                if request.error is not None:
+                    raise request.error
+        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
+
+    def _sanitize_parameters(
+        self, rows_at_once: int | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        generate_kwargs = dict(kwargs.pop("generate_kwargs", None) or {})
+        own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if kwargs.get(name) is not None}
+        for name in list(kwargs):
+            if name in _OWN_ARGUMENTS:  # given as None: not given
+                kwargs.pop(name)
+            elif name not in GENERATION_ARGUMENTS:
+                close = difflib.get_close_matches(name, [*_OWN_ARGUMENTS, *GENERATION_ARGUMENTS], n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+        if twice := sorted(generate_kwargs.keys() & kwargs.keys()):
+            raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
+        if own.get("on_error", "raise") not in ("raise", "record"):
+            raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
+        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
+            if one in preprocess:  # they exclude each other: that of a call replaces either of the construction
+                preprocess.setdefault(other, None)
+        forward = {name: own[name] for name in ("return_evidence", "return_score") if name in own}
+        check_generation(
+            {**getattr(self, "_generate_kwargs", {}), **generate_kwargs, **kwargs},
+            getattr(self.model, "generation_config", None),
+        )
+        if generate_kwargs or kwargs:
+            forward["generate_kwargs"] = {**generate_kwargs, **kwargs}
+        if rows_at_once is not None:
+            forward["rows_at_once"] = rows_at_once
+        return preprocess, forward, {name: own[name] for name in ("on_error", "progress_bar") if name in own}
+
+    def run_single(
+        self,
+        inputs: Request,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        """One input: errors are raised unless they are to be recorded."""
+        read = self.preprocess(inputs, **preprocess_params)
+        (answered,) = self.forward([read], **forward_params)
+        return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Many inputs: decoded by `num_workers` threads, answered `batch_size` at a time, in order."""
+        is_sized = hasattr(inputs, "__len__")
+        requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
+        videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
+        wanted = postprocess_params.get("progress_bar")
+        if wanted is None:
+            wanted = is_sized and len(inputs) >= _LONG_LIST
+        on_error = postprocess_params.get("on_error", "record")
+        total = len(inputs) if is_sized else None
+        # disable=None: on a terminal only
+        with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
+            while batch := list(itertools.islice(videos, batch_size)):
+                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                    yield self.postprocess((read, answered), on_error=on_error)
+                    bar.update(1)
+
+    # -- reading, answering, reporting --
+
+    def preprocess(self, request: Request, video_root: str | os.PathLike | None = None, **sampling: Any) -> Read:
+        """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
+        read = Read(request, error=request.error)
+        if request.error is not None:
+            return read
+        sampling = sampling_of(request.sampling, sampling)
+        try:
+            if request.messages is None:
+                read.videos = [self.processor.read_video(request.video, video_root, **sampling)]
+            else:
+                read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
+        except LinVTError as error:
+            read.error = error
+        return read
+
+    def _read_message(self, message: Mapping[str, Any], sampling: dict[str, Any], videos: list[Any]) -> dict[str, Any]:
+        """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
+        if not isinstance(message.get("content"), list):
+            return dict(message)
+        content = []
+        for part in message["content"]:
+            if part["type"] == "video":
+                videos.append(self.processor.read_video(source_of(part), **sampling_of(part, sampling)))
+                part = {"type": "video", "video": videos[-1]}
+            elif part["type"] == "image":
+                part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
+            content.append(part)
+        return {**message, "content": content}
+
+    def _forward(
+        self,
+        batch: list[Read],
+        rows_at_once: int = 1,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        return_evidence: bool = False,
+        return_score: bool = False,
+    ) -> list[Answered]:
+        """Answer a batch of requests that were read."""
+        kwargs = dict(self._prepare_generate_kwargs(dict(generate_kwargs or {}), return_dict_in_generate=True))
+        configs = (kwargs.get("generation_config"), self._linvt.generation_config)
+        if kwargs.get("stop_strings") or any(getattr(config, "stop_strings", None) for config in configs):
+            kwargs.setdefault("tokenizer", self.processor.tokenizer)
+        if return_score:
+            kwargs["output_logits"] = True
+        settings = self._get_set_generation_params(kwargs)
+        ends, pad = settings.get("eos_token_id"), settings.get("pad_token_id")
+        return self._answerer.answer(batch, Generation(kwargs, ends, pad, return_score, return_evidence, rows_at_once))
+
+    def postprocess(self, outputs: tuple[Read, Answered], on_error: str = "raise") -> list[dict[str, Any]]:
+        """The dictionaries of one request; its error is raised or recorded here."""
+        read, answered = outputs
+        request = read.request
+        is_chat = request.messages is not None
+        questions = [last_question(request.messages)] if is_chat else request.questions
+        if answered.error is not None:
+            names = [video.source for video in read.videos] or request.names_of_videos()
+            if on_error == "raise":
+                raise answered.error
+            logger.warning(f"{', '.join(names)} was not answered: {answered.error}")
+        else:
+            names = [video.source for video in read.videos]
+        per_question = max(len(answered.texts) // len(questions), 1)
+        results = []
+        for number in range(len(questions) * per_question):
+            question = questions[number // per_question]
+            result = {
+                "answer": answered.texts[number] if answered.error is None else None,
+                "question": question,
+                "video": names if is_chat else names[0],
+                "frames_seen": sum(len(video.frames) for video in read.videos) if answered.error is None else 0,
+                "frame_tokens": answered.num_frame_tokens,
+                "video_tokens": answered.num_video_tokens,
+            }
+            if answered.error is not None:
+                result["error"] = str(answered.error)
+            elif is_chat:
+                result["generated_text"] = with_reply(request.chat, result["answer"])
+            if answered.scores is not None:
+                result["score"] = answered.scores[number]
+            if answered.evidence is not None:
+                found = [replace(one, question=question, answer=result["answer"]) for one in answered.evidence[number]]
+                result["evidence"] = found if is_chat else found[0]
+            results.append(result)
+        return results
+
+
+def _in_threads(read: Callable[[Request], Read], requests: Iterator[Request], num_threads: int) -> Iterator[Read]:
+    """`map(read, requests)`, in order, at most `num_threads` requests ahead of what was taken."""
+    if num_threads < 1:
+        yield from map(read, requests)
+        return
+    waiting: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for request in requests:
+                waiting.append(pool.submit(read, request))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
