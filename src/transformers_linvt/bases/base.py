@@ -184,6 +184,17 @@ class BaseAdapter:
         visuals.visual_indicator_features = visual_indicators(base)
         return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
 
+    def passes_tokens_over(self, base: PreTrainedModel) -> bool:
+        """
+        Whether the language model can be told by its attention mask to pass over tokens in the middle of a prompt.
+
+        Layers with a state that goes from token to token cannot: what they are told to pass over, they count.
+        """
+        config = base.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+        return all("attention" in kind and "linear" not in kind for kind in kinds)
+
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Logits, cache, and the loss where `labels` are given."""
         return base(**prepared)

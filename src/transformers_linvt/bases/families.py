@@ -855,7 +855,7 @@ def lay_out_positions(
     for row, is_video in enumerate(video_mask.bool()):
         for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
             stop, first, offsets = start + num_tokens, positions[:, row, start].clone(), next(of_videos).T
-            positions[:, row, stop:] += int(offsets.max()) + 1 - num_tokens
+            positions[:, row, stop:] += int(offsets.max()) + 1 - int(mask[row, start:stop].sum())
             positions[:, row, start:stop] = first[:, None] + offsets
     positions = positions.masked_fill(mask == 0, 0)
     base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)
@@ -905,11 +905,47 @@ def forget_positions(base: PreTrainedModel) -> None:
         base.base_model.rope_deltas = None
 
 
-def positions_without_padding(
-    family: Family, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+def pass_over(
+    input_ids: torch.Tensor, video_mask: torch.Tensor, used: torch.Tensor, inputs: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
-    if attention_mask is None or not family.counts_padding:
+    """
+    What keeps a base from seeing the video tokens that are not used: what follows stands as if they were not there.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, length)`).
+        video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
+        used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at those that are used, of every video,
+            one after the other as they stand in the rows.
+        inputs: the base's other inputs; an `attention_mask` may begin with what stands in a cache already.
+
+    Returns:
+        The `attention_mask`; nothing where all are used.
+    """
+    if bool(used.all()):
+        return {}
+    given = inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if given is None else given.clone()
+    mask[:, -input_ids.shape[1] :].masked_scatter_(video_mask, used.to(mask))
+    return {"attention_mask": mask}
+
+
+def positions_without_padding(
+    family: Family,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    video_mask: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    The `position_ids` that generate() gives prompts, where forward() would count what is masked.
+
+    So it does in front of a prompt for some families, which is no harm to the others (all positions move alike), and
+    for all of them inside of a video.
+    """
+    if attention_mask is None:
+        return {}
+    visible = attention_mask[:, -input_ids.shape[1] :].bool()
+    has_gap = video_mask is not None and bool((video_mask & ~visible).any())
+    if not (family.counts_padding or has_gap):
         return {}
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return {"position_ids": positions[:, -input_ids.shape[1] :]}

@@ -56,6 +56,7 @@ from ..bases.families import (
     grids_with_videos,
     has_grid_positions,
     lay_out_positions,
+    pass_over,
     positions_without_padding,
     split_videos,
 )
@@ -185,6 +186,7 @@ class LinVTModel(LinVTPreTrainedModel):
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not adapter.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -265,7 +267,9 @@ class LinVTModel(LinVTPreTrainedModel):
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
             caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
 
-        A video with fewer frame tokens than M gives M tokens all the same, with a warning, once for a model.
+        Where less is new than M tokens, the last ones are copies that the language model is not to see
+        (`outputs.weights.used`). Where the base cannot pass tokens over, or without key frames, a video with fewer
+        frame tokens than M gives M tokens all the same, with a warning, once for a model.
         """
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
@@ -430,7 +434,7 @@ class LinVTModel(LinVTPreTrainedModel):
     def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
         """Say, once for a model, that the language model gets more tokens of a video than its frames have."""
         num_tokens, most = num_frames * tokens_per_frame, self.config.num_video_tokens
-        if num_tokens >= most or self._has_warned_of_few_tokens:
+        if num_tokens >= most or self._has_warned_of_few_tokens or self.linvt.aggregator.counts_what_is_new:
             return
         self._has_warned_of_few_tokens = True
         unit = "frames" if self.config.frame_path == "image" else "steps of time"
@@ -518,10 +522,11 @@ class LinVTModel(LinVTPreTrainedModel):
         if self.adapter.family.video_has_grid:
             num_tokens = self.config.num_video_tokens
             inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
+        inputs |= pass_over(input_ids, video_mask, condensed.outputs.weights.used, inputs)
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
-            inputs = {**positions_without_padding(self.adapter.family, input_ids, mask), **inputs}
+            inputs = {**positions_without_padding(self.adapter.family, input_ids, mask, video_mask), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)

@@ -425,6 +425,14 @@ class TextConditionedTokenAggregator(nn.Module):
             weights.append(_repeat_last_used(logits.softmax(dim=-1), is_used))
         return weights
 
+    @property
+    def counts_what_is_new(self) -> bool:
+        """Whether any query can be left out, because less is new in a video than there are queries."""
+        return any(self._counts(scales) for scales in self.scales_of_groups)
+
+    def _counts(self, scales: tuple[int, ...]) -> bool:
+        return self.init == "keyframes" and scales == (1,) and not self.uses_all_queries
+
     def used_queries(self, num_used: torch.Tensor) -> torch.Tensor:
         """
         Which queries a batch of videos uses.
@@ -442,8 +450,8 @@ class TextConditionedTokenAggregator(nn.Module):
         used = []
         for size, scales in zip(self.group_sizes, self.scales_of_groups, strict=True):
             number = torch.arange(size, device=num_used.device).expand(len(num_used), -1)
-            counts = self.init == "keyframes" and scales == (1,) and not self.uses_all_queries
-            used.append(number < num_used.unsqueeze(1) if counts else torch.ones_like(number, dtype=torch.bool))
+            everything = torch.ones_like(number, dtype=torch.bool)
+            used.append(number < num_used.unsqueeze(1) if self._counts(scales) else everything)
         return torch.cat(used, dim=1)
 
     def resample(

@@ -43,7 +43,7 @@ class LinearVideoTokenizerOutput:
 
     Args:
         video_tokens (`torch.Tensor` of shape `(batch, num_video_tokens, dim)`):
-            The condensed video, in the dtype of the frame tokens.
+            The condensed video, in the dtype of the frame tokens. Only those of `weights.used` are to be seen.
         kept_indices (`torch.Tensor` of shape `(batch, num_kept)`):
             Which tokens were kept; see `FactoredWeights`.
         significance (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
@@ -280,7 +280,9 @@ class LinearVideoTokenizer(nn.Module):
                 "model.add_contrastive_head()."
             )
         blind = output if question_embeds is None else self.aggregate(refined)
-        return replace(output, contrast=self.contrastive_head(blind.video_tokens, caption_embeds, caption_mask))
+        return replace(output, contrast=self.contrastive_head(
+                blind.video_tokens, blind.weights.used, caption_embeds, caption_mask
+            ))
 
     def refine(
         self,
