@@ -1,6 +1,8 @@
 """Errors of the package: one family, so that one `except LinVTError` catches every expected failure."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 
 class LinVTError(Exception):
@@ -54,3 +56,13 @@ def shown(value: object) -> str:
 def first_line(error: Exception) -> str:
     """Kind and first line of an error of another library, at most 500 characters."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+
+
+def in_our_words(complaint: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call something of a base that sees what the user gave; its complaints come out as ours, behind `complaint`."""
+    try:
+        return function(*args, **kwargs)
+    except LinVTError:
+        raise
+    except Exception as error:  # a template or a processor from anywhere may raise anything
+        raise LinVTInputError(f"{complaint}: {first_line(error)}") from error

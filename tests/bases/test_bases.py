@@ -59,10 +59,10 @@ from transformers_linvt import (
     VideoFeatures,
     VideoFrames,
 )
-from transformers_linvt.bases import families as base_vlm
-from transformers_linvt.bases.base import adapter_of
 from transformers_linvt.bases.loading import load_base_processor
-from transformers_linvt.model import modeling_linvt
+from transformers_linvt.bases.registry import bridge_of
+from transformers_linvt.bases.visuals import flat_rows
+from transformers_linvt.model import condensing, modeling_linvt, placing
 from transformers_linvt.tokenizer.weights import FactoredWeights
 
 
@@ -284,7 +284,7 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     # InstructBLIP's Q-Former reads the words beside a picture alone, and none beside a video
     alone = family.inputs(user(picture, QUESTION))
     alone = {name: value for name, value in alone.items() if not name.startswith("qformer_")}
-    pictures = base_vlm.flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
+    pictures = flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
     assert rows.shape == expected.shape
@@ -459,7 +459,7 @@ def test_kosmos_2_is_known_by_its_processor_alone():
     assert processor.base_model_type == "kosmos-2"
     assert processor.markers.token == "</chunk>"
     processor.check_fits(wrapped("kosmos-2").model.config)
-    assert adapter_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
+    assert bridge_of("kosmos-2").image_token_id(Kosmos2Config()) == 64005  # of the published tokenizer
 
 
 @torch.no_grad()
@@ -696,9 +696,9 @@ def test_padding_that_counts_is_noticed(plain: Wrapped, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(LinVTModel, "question_embeddings", unmasked)
     elif what == "frames":
-        pad = modeling_linvt._pad_videos
+        pad = condensing._pad_videos
         monkeypatch.setattr(
-            modeling_linvt, "_pad_videos", lambda videos: (pad(videos)[0], torch.ones_like(pad(videos)[1]))
+            condensing, "_pad_videos", lambda videos: (pad(videos)[0], torch.ones_like(pad(videos)[1]))
         )
     else:
         batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
@@ -758,7 +758,8 @@ def test_a_stale_offset_of_an_earlier_picture_is_noticed(monkeypatch: pytest.Mon
     family.model.config.video_positions = "text"  # in a grid every prompt sets an offset of its own
     inputs = family.inputs(user(family.clip(5), QUESTION))
     family.model(**family.inputs(user(family.picture(), QUESTION)))
-    monkeypatch.setattr(modeling_linvt, "forget_positions", lambda base: None)
+    for module in (modeling_linvt, placing):
+        monkeypatch.setattr(module, "forget_positions", lambda base: None)
     family.base.generate = lambda *args, generate=family.base.generate, **kwargs: _keeping_offset(
         family, generate, *args, **kwargs
     )
@@ -826,8 +827,8 @@ def test_cost_that_grows_faster_than_the_frames_is_noticed(plain: Wrapped):
 
 
 def test_frames_that_are_encoded_all_at_once_are_noticed(plain: Wrapped, monkeypatch: pytest.MonkeyPatch):
-    encode = modeling_linvt.encode_frames
-    monkeypatch.setattr(modeling_linvt, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
+    encode = condensing.encode_frames
+    monkeypatch.setattr(condensing, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
     with noticed("frames per call of the vision tower"):
         check_cost(plain.model, lambda n: plain.inputs(user(plain.clip(n), QUESTION)))
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from promises import Wrapped, wrapped
 from transformers_linvt import LinVTInputError, VideoFrames, VideoLimits, VideoReadError
 from transformers_linvt.demo.shapes import make_clip, write_clip
-from transformers_linvt.model import processing_linvt
+from transformers_linvt.model import video_inputs
 from transformers_linvt.model.messages import (
     SAMPLING_ARGUMENTS,
     nearest_name,
@@ -309,8 +309,8 @@ def doors(llava: Wrapped, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable
         "video-question-answering", model=llava.model, processor=llava.processor, device="cpu", max_new_tokens=1
     )
     videos: list[VideoFrames] = []
-    read = processing_linvt.read_video
-    monkeypatch.setattr(processing_linvt, "read_video", lambda *a, **k: videos.append(read(*a, **k)) or videos[-1])
+    read = video_inputs.read_video
+    monkeypatch.setattr(video_inputs, "read_video", lambda *a, **k: videos.append(read(*a, **k)) or videos[-1])
 
     def through(call: Callable[..., Any]) -> Callable[..., list[VideoFrames]]:
         def run(chat: Any, **options: Any) -> list[VideoFrames]:

@@ -30,7 +30,7 @@ from transformers_linvt import (
     embedded_model_path,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
-from transformers_linvt.model import processing_linvt
+from transformers_linvt.model import video_inputs
 from transformers_linvt.model.attribution import tokens_of_answer, words_of_answer
 
 
@@ -82,7 +82,7 @@ def calls(pipe, monkeypatch) -> Counter:
     """Counts what is expensive: videos read, videos encoded, runs of the language model and their rows."""
     counter: Counter = Counter()
     core, base = pipe.model.model, pipe.model.base_vlm
-    read, encode, generate = processing_linvt.read_video, core.encode_videos, base.generate
+    read, encode, generate = video_inputs.read_video, core.encode_videos, base.generate
 
     def counted_read(*args, **kwargs):
         counter["read"] += 1
@@ -97,7 +97,7 @@ def calls(pipe, monkeypatch) -> Counter:
         counter["rows"] += len(kwargs["input_ids"])
         return generate(**kwargs)
 
-    monkeypatch.setattr(processing_linvt, "read_video", counted_read)
+    monkeypatch.setattr(video_inputs, "read_video", counted_read)
     monkeypatch.setattr(core, "encode_videos", counted_encode)
     monkeypatch.setattr(base, "generate", counted_generate)
     return counter

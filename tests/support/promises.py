@@ -29,7 +29,7 @@ from transformers import AutoModel, DynamicCache, PreTrainedModel
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFeatures, VideoFrames
-from transformers_linvt.bases.families import flat_rows
+from transformers_linvt.bases.visuals import flat_rows
 from transformers_linvt.model.attribution import AnswerPasses, attribute_answers, attribute_to_slots, words_of_answer
 
 

@@ -17,7 +17,8 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from ..errors import LinVTInputError, VideoReadError
-from ..model.modeling_linvt import LinVTForVideoQA, token_refused
+from ..model.checkpoint_saving import token_refused
+from ..model.modeling_linvt import LinVTForVideoQA
 from ..model.processing_linvt import LinVTProcessor
 from . import card as training_card
 from .checks import check_agreement, check_has_figures, check_has_steps, named_datasets

@@ -1,0 +1,332 @@
+"""Making and loading a model with LinVT: around a base, from a reference to one, or from a whole checkpoint."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import resolve_revision
+
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import fingerprint_weights
+from ..bases.registry import bridge_at, bridge_of
+from ..bases.video_tokens import default_video_tokens_at
+from ..errors import CheckpointError, LinVTInputError
+from .configuration_linvt import LinVTConfig
+from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class LoadsCheckpoints(LinVTPreTrainedModel):
+    """How [`LinVTForVideoQA`] comes to be."""
+
+    @classmethod
+    def from_base(cls, base: "str | os.PathLike | PreTrainedModel", **kwargs: Any) -> Self:
+        """
+        Put LinVT around an image-text model.
+
+        Args:
+            base: a repository id, a folder, or a loaded model (which is wrapped, not copied). Only with
+                `base_model_name_or_path=...` (and maybe `base_revision`), which vouches for where its weights can be
+                found, is a loaded model saved as a reference.
+            kwargs: fields of [`LinVTConfig`] (`num_video_tokens`, `num_kept_tokens`, ...); everything else goes to the
+                base's `from_pretrained` (`dtype`, `device_map`, `attn_implementation`, `quantization_config`,
+                `revision`, `token` ...).
+
+        Without `num_video_tokens` a video gets as many tokens as one frame of the base has, so that a still video
+        loses nothing; where that depends on the size of the picture, one of 640 x 360 pixels. The base's processor is
+        loaded to count them, for a loaded model by its `name_or_path`; where it cannot be had, it is 256, with a
+        warning. `LinVTProcessor.from_base` of the same base has the same number.
+
+        Raises:
+            UnsupportedBaseError: the base cannot take video tokens; the message says why and what would work.
+            CheckpointError: the base was not found.
+            LinVTInputError: loading arguments together with a loaded model, or a wrong field of [`LinVTConfig`].
+        """
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in _LINVT_FIELDS}
+        for name in kwargs:
+            if close := difflib.get_close_matches(name, _LINVT_FIELDS, n=1, cutoff=0.85):
+                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {close[0]!r}?")
+        if isinstance(base, str | os.PathLike):
+            name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
+            revision = _commit_of(name, kwargs)
+            base, loading = bridge_at(name, kwargs).load(name, **kwargs), kwargs
+        else:
+            named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
+            if kwargs:
+                raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
+            _adapter_of_model(base).check(base)
+            name, is_known = named or base.name_or_path or None, named is not None
+            loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
+        _adapter_of_model(base).check(base)
+        if "num_video_tokens" not in fields:
+            fields["num_video_tokens"] = default_video_tokens_at(name, loading)
+        try:
+            config = LinVTConfig(
+                base_config=base.config,
+                base_model_name_or_path=name,
+                base_revision=revision,
+                # Not the base's name: an adapter trained on this model would be loaded onto the base without LinVT.
+                name_or_path="",
+                dtype=base.dtype,
+                **fields,
+            )
+        except StrictDataclassError as error:
+            raise LinVTInputError(f"A field of LinVTConfig has a value it cannot have: {error}") from error
+        model = cls(config, base_vlm=base)
+        model._place_linvt()
+        model._base_as_loaded = fingerprint_weights(base) if is_known else None
+        return model.eval()
+
+    def _place_linvt(self) -> None:
+        """Bring LinVT to the precision of the base, and to the device where the base embeds its tokens."""
+        embeddings = self.get_input_embeddings()
+        hook_device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        device = hook_device if hook_device is not None else next(embeddings.parameters()).device
+        self.linvt.to(device=device, dtype=self.base_vlm.dtype)
+        if device_map := getattr(self.base_vlm, "hf_device_map", None):
+            self.hf_device_map = {f"{BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
+            self.hf_device_map["model.linvt"] = device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        config: LinVTConfig | None = None,
+        base_vlm: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict]:
+        """
+        Load a LinVT checkpoint and its base.
+
+        Args:
+            pretrained_model_name_or_path: repository id or folder.
+            config: instead of the checkpoint's own.
+            base_vlm: a loaded base to use instead of the one the checkpoint refers to; must be of the same kind.
+            kwargs: as in transformers: `dtype`, `device_map`, `attn_implementation`, `quantization_config`, `revision`
+                (of the LinVT checkpoint; the base's is in the config), `token`, `output_loading_info` ...
+
+        Raises:
+            CheckpointError: weights missing or not fitting, or the base not found. A random base is never put in.
+        """
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
+        if not isinstance(config, PreTrainedConfig):
+            config = _read_config(config or pretrained_model_name_or_path, hub_arguments)
+        for name in _LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
+            setattr(config, name, kwargs.pop(name))
+        if config.includes_base and base_vlm is None:
+            return cls._load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+        output_loading_info = kwargs.pop("output_loading_info", False)
+        adapter_path = (kwargs.pop("adapter_kwargs", None) or {}).pop("_adapter_model_path", None)
+        for name in _HUB_ARGUMENTS:
+            if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
+                kwargs.pop(name, None)
+        state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
+        if is_referenced := base_vlm is None:
+            base_vlm = cls._load_referenced_base(config, os.fspath(pretrained_model_name_or_path), kwargs)
+        _check_same_kind(base_vlm, config)
+        config.base_config = base_vlm.config
+        model = cls(config, base_vlm=base_vlm)
+        model._place_linvt()
+        model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
+        model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
+        model.name_or_path = config.name_or_path = os.fspath(pretrained_model_name_or_path)
+        model._base_folder = _base_location(config, os.fspath(pretrained_model_name_or_path))
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
+        except OSError:
+            logger.info("No generation_config.json in the checkpoint: the base's is used.")
+        if adapter_path is not None:  # an adapter trained on from the checkpoint's own, which it replaces
+            config.adapter_subfolder = None
+            model.load_adapter(adapter_path)
+        model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
+        model.eval()
+        if not output_loading_info:
+            return model
+        return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+
+    @classmethod
+    def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:
+        """A checkpoint that holds its base: transformers does it all; only the freezing has to be done again."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        try:
+            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The weights in {os.fspath(path)!r} cannot be loaded: {error} Save or download the checkpoint again."
+            ) from error
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} says that it holds its base, but {len(info['missing_keys'])} weights are "
+                f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
+            )
+        model.model.freeze_base()
+        model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
+        if not model._hf_peft_config_loaded:
+            model._load_own_adapter(path, hub_arguments)
+        return (model, info) if wants_info else model
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and the model can still be saved whole: the names in its own checkpoint stay known."""
+        conversions = getattr(self, "_weight_conversions", None)
+        report = super().load_adapter(*args, **kwargs)
+        # transformers 5.23 leaves those of the adapter's file behind, and would save every weight under such a name
+        self._weight_conversions = conversions
+        return report
+
+    def _load_own_adapter(self, path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> None:
+        """Put the LoRA adapter in `config.adapter_subfolder` of a checkpoint, if it has one, onto the base."""
+        if not self.config.adapter_subfolder:
+            return
+        subfolder = "/".join(filter(None, (hub_arguments.get("subfolder"), self.config.adapter_subfolder)))
+        try:
+            report = self.load_adapter(os.fspath(path), adapter_kwargs={**hub_arguments, "subfolder": subfolder})
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} says that it has an adapter in {subfolder!r}, which cannot be loaded: {error} "
+                "Save or download the checkpoint again, or load it without: from_pretrained(..., "
+                "adapter_subfolder=None)."
+            ) from error
+        if wrong := sorted([*report.missing_keys, *report.unexpected_keys]):
+            raise CheckpointError(
+                f"The adapter in {subfolder!r} of {os.fspath(path)!r} does not fit the base: {len(wrong)} weights are "
+                f"missing or unexpected, such as {wrong[0]!r}. Was it trained on another base?"
+            )
+
+    @classmethod
+    def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
+        """The base a checkpoint refers to, with the caller's loading arguments."""
+        name = _base_location(config, checkpoint)
+        if not name:
+            raise CheckpointError(
+                "The checkpoint holds LinVT's weights only and does not say which base they belong to "
+                "(base_model_name_or_path is empty). Pass the base with base_vlm=..."
+            )
+        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
+        if isinstance(device_map := kwargs.get("device_map"), Mapping):  # in our names, or already in the base's
+            kwargs["device_map"] = {
+                f"{key}.".removeprefix(BASE_PREFIX).rstrip("."): place
+                for key, place in device_map.items()
+                if not f"{key}.".startswith(LINVT_PREFIX)
+            }
+        if config._attn_implementation is not None:  # Auto classes move the argument into the config
+            kwargs.setdefault("attn_implementation", config._attn_implementation)
+        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+
+    def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
+        own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
+        missing = sorted(own.keys() - state_dict.keys())
+        wrong = sorted(name for name in own.keys() & state_dict.keys() if own[name].shape != state_dict[name].shape)
+        unexpected = sorted(state_dict.keys() - own.keys())
+        if missing or wrong or unexpected:
+            raise CheckpointError(
+                f"The LinVT weights in {path!r} do not fit its config: {len(missing)} missing {missing[:2]}, "
+                f"{len(wrong)} of another shape {wrong[:2]}, {len(unexpected)} unexpected {unexpected[:2]}."
+            )
+        self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
+
+
+def _adapter_of_model(base: Any) -> BaseBridge:
+    """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
+    return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
+
+
+_LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
+    "base_config",
+    "base_model_name_or_path",
+    "base_revision",
+    "includes_base",
+}
+
+
+def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
+    """Refuse a base that is not of the kind the checkpoint was made with."""
+    found, saved = base.config, config.base_config
+    for what, of in (
+        ("architecture", lambda one: one.model_type),
+        ("width", lambda one: one.get_text_config().hidden_size),
+        ("vocabulary", lambda one: one.get_text_config().vocab_size),
+    ):
+        if of(found) != of(saved):
+            raise CheckpointError(
+                f"The base {base.name_or_path!r} is not the one this checkpoint was made with: its {what} is "
+                f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you "
+                "changed the base, save with include_base=True."
+            )
+
+
+def _base_location(config: LinVTConfig, checkpoint: str) -> str | None:
+    """The name to load the base by: a relative one is beside the checkpoint, wherever that is."""
+    name = config.base_model_name_or_path
+    if name and name.startswith(".") and os.path.isdir(checkpoint):
+        return os.path.abspath(os.path.join(checkpoint, name))
+    return name
+
+
+def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:
+    """The commit a repository stands at, so that the checkpoint keeps meaning the same base; None for folders."""
+    if os.path.isdir(name):
+        return None
+    where = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
+    revision = resolve_revision(name, kwargs.get("revision"), **where)
+    return getattr(revision, "resolved", None) or kwargs.get("revision")
+
+
+def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinVTConfig:
+    """The config of a LinVT checkpoint; that of another model is refused."""
+    try:
+        settings, _ = LinVTConfig.get_config_dict(path, **hub_arguments)
+    except OSError as error:
+        raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
+    if (found := settings.get("model_type")) is None:
+        raise CheckpointError(f"{os.fspath(path)!r} has no config.json that names a model. Is it a checkpoint?")
+    if found != LinVTConfig.model_type:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} holds a {found} model, no LinVT checkpoint. Put LinVT around it with "
+            "LinVTForVideoQA.from_base."
+        )
+    return LinVTConfig.from_dict(settings)
+
+
+def _read_linvt_weights(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights below `model.linvt.` of a checkpoint, whole or in shards."""
+
+    def find(name: str) -> str | None:
+        """The path of a file of the checkpoint, fetched if need be; None where it has none."""
+        return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
+
+    if (single := find(SAFE_WEIGHTS_NAME)) is not None:
+        files = [single]
+    elif (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
+        weight_map = json.loads(Path(index).read_text())["weight_map"]
+        files = [find(name) for name in sorted({f for key, f in weight_map.items() if key.startswith(LINVT_PREFIX)})]
+    else:
+        files = []
+    if not files or None in files:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it "
+            "saved or downloaded to the end?"
+        )
+    state_dict: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            state_dict.update(load_file(file))
+        except Exception as error:  # safetensors raises its own kinds for damaged files
+            raise CheckpointError(f"{file!r} is damaged: {error}. Download or save the checkpoint again.") from error
+    return {name: value for name, value in state_dict.items() if name.startswith(LINVT_PREFIX)}

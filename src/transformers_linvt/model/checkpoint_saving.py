@@ -1,0 +1,291 @@
+"""Saving a model with LinVT: its own weights and a reference to the base, or everything; the adapter; the Hub."""
+
+import copy
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import save_file
+from transformers import CONFIG_MAPPING
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+
+from ..bases.fingerprint import changed_weights
+from ..errors import CheckpointError
+from ..remote_code import write_code
+from .model_card import card_for_upload, is_local, make_card
+from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel
+
+
+_PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+
+
+class SavesCheckpoints(LinVTPreTrainedModel):
+    """How [`LinVTForVideoQA`] is saved and pushed."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        include_base: bool | None = None,
+        state_dict: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Save LinVT's weights and a reference to the base, or with `include_base=True` everything.
+
+        Args:
+            save_directory: folder, made if missing.
+            include_base: write the base's weights too, so that the checkpoint needs nothing else. Do this when the
+                base was changed (a merged adapter), or has no name to load it by. By default as the checkpoint had it
+                that this model was loaded from, and False for a new model.
+            state_dict: weights to save instead of the model's own.
+            kwargs: see [`PreTrainedModel.save_pretrained`].
+
+        A model with `config.adapter_subfolder` is saved with its LoRA adapter in that folder. Without, an adapter that
+        was loaded with `load_adapter` is saved alone, as transformers does it.
+
+        Raises:
+            CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
+                for, or was changed; the whole is wanted and the base is quantised; or `save_directory` is a file.
+        """
+        if os.path.isfile(save_directory):
+            raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
+        include_base = self.config.includes_base if include_base is None else include_base
+        subfolder, peft_config = self.config.adapter_subfolder, getattr(self, "peft_config", None)
+        if self._hf_peft_config_loaded and not subfolder:
+            return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        self.check_can_be_saved(include_base)
+        adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
+        trained = dict(state_dict or self.state_dict())
+        state_dict = _without_peft(trained) if peft_config else trained
+        if not include_base:
+            state_dict = {name: value for name, value in state_dict.items() if LINVT_PREFIX in name}
+        saved_as = {
+            "includes_base": include_base,
+            "adapter_subfolder": subfolder if adapter_name else None,
+            "base_model_name_or_path": self._reference_from(save_directory),
+        }
+        push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
+        if wants_push := push.pop("push_to_hub", False):
+            self.check_can_be_pushed(include_base)
+        is_main_process = kwargs.get("is_main_process", True)
+        with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
+            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+            if is_main_process:
+                write_code(save_directory, type(self))
+            if is_main_process and not (card := Path(save_directory) / "README.md").exists():
+                make_card(self.config).save(card)
+        if adapter_name and is_main_process:
+            self._save_adapter(os.path.join(save_directory, subfolder), adapter_name, trained)
+        if wants_push and is_main_process:
+            repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
+            self.push_to_hub(repo_id, include_base=include_base, **push)
+
+    def check_can_be_saved(self, include_base: bool | None = None) -> None:
+        """
+        Refuse what a checkpoint could not bring back. Worth asking before a training and not only after it.
+
+        Args:
+            include_base: as [`save_pretrained`] is going to be called.
+
+        Raises:
+            CheckpointError: see [`save_pretrained`].
+        """
+        if self.config.includes_base if include_base is None else include_base:
+            self._check_base_can_be_written()
+        else:
+            self._check_reference()
+
+    def check_can_be_pushed(self, include_base: bool | None = None) -> None:
+        """
+        Refuse to push what nobody else could load: LinVT's weights with a reference to a folder of this machine.
+
+        Raises:
+            CheckpointError: the base is a local folder and would not be part of the checkpoint.
+        """
+        include_base = self.config.includes_base if include_base is None else include_base
+        is_adapter_alone = self._hf_peft_config_loaded and not self.config.adapter_subfolder
+        if is_adapter_alone and is_local(self.name_or_path):
+            raise CheckpointError(
+                f"Only the adapter would be pushed, and it belongs to the local folder {self.name_or_path!r}. Merge "
+                "it and push with include_base=True."
+            )
+        if not (include_base or is_adapter_alone) and is_local(self.config.base_model_name_or_path):
+            raise CheckpointError(
+                f"The base of this model is the local folder {self.config.base_model_name_or_path!r}, which nobody "
+                "else has. Push with include_base=True; or push the base first, and set "
+                "config.base_model_name_or_path to its repository."
+            )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_base: bool | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """
+        Upload the checkpoint, with its adapter if it has one, and a model card. The processor has its own push_to_hub.
+
+        A push that was interrupted is repeated: what the Hub has already is not sent again.
+
+        Args:
+            repo_id: `"name"` or `"organisation/name"`; made if missing.
+            include_base: see [`save_pretrained`].
+            revision: branch to push to, made if missing.
+            tags: more tags for the model card.
+
+        Raises:
+            CheckpointError: the base is a local folder and would not be part of it (nothing is uploaded then), or the
+                Hub refused the token.
+        """
+        self.check_can_be_pushed(include_base)
+        api = HfApi(token=token)
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None and not revision.startswith("refs/pr"):
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder, include_base=include_base, max_shard_size=max_shard_size)
+                saved = self.config.from_pretrained(folder) if os.path.exists(f"{folder}/config.json") else self.config
+                card_for_upload(saved, repo_id, tags, token).save(os.path.join(folder, "README.md"))
+                return api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message or "Upload LinVT",
+                    commit_description=commit_description,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+        except HfHubHTTPError as error:
+            raise token_refused(error, repo_id) from error
+
+    def _save_adapter(self, folder: str, adapter_name: str, state_dict: dict[str, torch.Tensor]) -> None:
+        """Write the LoRA weights in PEFT's own format, without the copy of LinVT that PEFT may train beside them."""
+        with _temporarily(self, {"_hf_peft_config_loaded": True}):  # PEFT does not tell transformers of its adapters
+            weights = self.get_adapter_state_dict(adapter_name, state_dict)
+        config = copy.copy(self.peft_config[adapter_name])
+        # Whole names: PEFT shortens them to endings that are unambiguous only beside the modules of today.
+        config.target_modules = sorted({name.split(".lora_")[0] for name in weights if ".lora_" in name})
+        config.modules_to_save = [name for name in config.modules_to_save or () if name != "linvt"] or None
+        config.base_model_name_or_path = None  # the checkpoint it lies in
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        weights = {
+            f"base_model.model.{name}": value.detach().contiguous().cpu()
+            for name, value in weights.items()
+            if LINVT_PREFIX not in name
+        }
+        save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+    def _reference_from(self, save_directory: str | os.PathLike) -> str | None:
+        """The name of the base as a checkpoint in `save_directory` gives it: a relative one may not fit there."""
+        name = self.config.base_model_name_or_path
+        if not name or not name.startswith(".") or self._base_folder is None:
+            return name
+        seen_from_there = os.path.realpath(os.path.join(save_directory, name))
+        return name if seen_from_there == os.path.realpath(self._base_folder) else self._base_folder
+
+    def _check_reference(self) -> None:
+        """Whether a reference to the base is enough to get this model back."""
+        if not self.config.base_model_name_or_path:
+            raise CheckpointError(
+                "The base of this model has no name to load it by again (it was built in memory). Save with "
+                "include_base=True, or set config.base_model_name_or_path."
+            )
+        if self._base_as_loaded is None:
+            raise CheckpointError(
+                "The base came as a loaded model or out of a checkpoint that holds it, so it may not be what "
+                f"{self.config.base_model_name_or_path!r} stands for, and a reference could lose it. Save with "
+                "include_base=True; or say where it is: from_base(base, base_model_name_or_path=...)."
+            )
+        if changed := changed_weights(self.base_vlm, self._base_as_loaded):
+            raise CheckpointError(
+                f"{len(changed)} weights of the base have changed since it was loaded, such as {changed[0]!r} (a "
+                "merged adapter, or training); a reference to it would lose that. Save with include_base=True."
+            )
+
+    def _check_base_can_be_written(self) -> None:
+        """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
+        model_type = self.config.base_config.model_type
+        if not self.model.adapter.can_be_included:
+            raise CheckpointError(
+                f"The weights of this base ({model_type}) would not load again from a checkpoint that holds them. "
+                "Save a reference to the base: include_base=False."
+            )
+        if model_type not in CONFIG_MAPPING:
+            raise CheckpointError(
+                f"The code of the base ({model_type}) comes with its weights and not with transformers, so a "
+                "checkpoint that holds the weights alone could not be loaded. Save a reference to the base "
+                "(include_base=False, the default of from_base)."
+            )
+        quantizer = getattr(self, "hf_quantizer", None)  # of a checkpoint that held its base and was quantised itself
+        if quantizer is None:
+            cannot = getattr(self.base_vlm, "is_quantized", False)
+        else:  # its state dict is the one that is written, with the names that PEFT gives
+            cannot = not quantizer.is_serializable() or bool(getattr(self, "peft_config", None))
+        if cannot:
+            raise CheckpointError(
+                "The base is quantised, and its quantised weights would not come back from the checkpoint. Save a "
+                "reference to the base (include_base=False, the default of from_base) and pass quantization_config "
+                "to from_pretrained; or load the model without quantization_config and save that."
+            )
+
+
+def token_refused(error: HfHubHTTPError, repo_id: str) -> Exception:
+    """An error of the Hub's in words if it refused a token, else the same error."""
+    if getattr(error.response, "status_code", None) not in (401, 403):
+        return error
+    return CheckpointError(
+        f"The Hub does not let this token write to {repo_id!r}: {error}. Log in with `hf auth login`, or pass "
+        "token=... of a token with write access to that account or organisation."
+    )
+
+
+@contextmanager
+def _temporarily(thing: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Attributes of an object for as long as the block lasts."""
+    before = {name: getattr(thing, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(thing, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)
+
+
+def _only_adapter(peft_config: Mapping[str, Any]) -> str:
+    """The name of the one adapter a checkpoint can hold."""
+    if len(peft_config) != 1:
+        raise CheckpointError(
+            f"The model has {len(peft_config)} adapters ({', '.join(peft_config)}); a checkpoint holds one. Merge or "
+            "delete the others."
+        )
+    return next(iter(peft_config))
+
+
+def _without_peft(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict as it would be without PEFT: no LoRA, and of a module that PEFT trained the trained copy."""
+    plain: dict[str, torch.Tensor] = {}
+    for name, value in state_dict.items():
+        if ".lora_" in name:
+            continue
+        if ".original_module." in name:
+            plain.setdefault(name.replace(".original_module.", "."), value)
+        else:
+            plain[re.sub(r"\.modules_to_save\.[^.]+\.", ".", name).replace(".base_layer.", ".")] = value
+    return plain

@@ -1,0 +1,194 @@
+"""Frames -> frame tokens -> video tokens: the half of [`LinVTModel`] that comes before the language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from ..bases.layouts import EncodedFrames
+from ..errors import LinVTInputError
+from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
+from .features import VideoFeatures
+from .pretrained import LinVTPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class CondensedVideos:
+    """
+    The video tokens of a batch, before they meet the language model.
+
+    Attributes:
+        tokens (`torch.Tensor` of shape `(num_videos, M, D)`).
+        deepstack (`list` of such tensors): the same weights applied to the base's deeper visual tokens.
+        container (`str`): how the base packs visual tokens.
+        outputs (`LinearVideoTokenizerOutput`): kept indices, significance and the weights, for all videos.
+        grid_sizes (`list[tuple[int, int]]`): rows and columns of a frame's tokens, of each video.
+        kept_deepstack (`list` of `torch.Tensor` of shape `(num_videos, k, D)`): what `deepstack` are averages of.
+    """
+
+    tokens: torch.Tensor
+    deepstack: list[torch.Tensor]
+    container: str
+    outputs: LinearVideoTokenizerOutput
+    grid_sizes: list[tuple[int, int]]
+    kept_deepstack: list[torch.Tensor]
+
+
+class CondensesVideos(LinVTPreTrainedModel):
+    """What [`LinVTModel`] does to videos before they meet a prompt."""
+
+    def encode_videos(
+        self, frames_per_video: Sequence[int], frame_inputs: Mapping[str, torch.Tensor]
+    ) -> list[EncodedFrames]:
+        """
+        Run the frames of several videos through the base's vision tower and projector.
+
+        Args:
+            frames_per_video: frames of each video.
+            frame_inputs: image-processor output of all frames, one video after the other, under the base's names.
+
+        Raises:
+            LinVTInputError: too many frames, or inputs that do not fit the number of frames.
+        """
+        for num_frames in frames_per_video:
+            if not 1 <= num_frames <= self.config.max_frames:
+                raise LinVTInputError(
+                    f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
+                    "with num_frames, or raise config.max_frames."
+                )
+        videos = self.adapter.family.layout.split(frame_inputs, frames_per_video)
+        return [
+            self.adapter.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            for video, num_frames in zip(videos, frames_per_video, strict=True)
+        ]
+
+    def condense(
+        self,
+        videos: Sequence[EncodedFrames],
+        timestamps: Sequence[torch.Tensor] | None = None,
+        question_embeds: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        caption_embeds: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
+    ) -> CondensedVideos:
+        """
+        Frame tokens of several videos -> M video tokens each.
+
+        Args:
+            videos: frame tokens; videos may differ in frames and in tokens per frame.
+            timestamps: seconds of each video's frames.
+            question_embeds (`torch.Tensor` of shape `(num_videos, L, D)`, *optional*): the question about each video.
+            question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
+            caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
+
+        A video with fewer frame tokens than M gives M tokens all the same, with a warning, once for a model.
+        """
+        for video in videos:
+            self._warn_of_few_tokens(*video.tokens.shape[:2])
+        tokens, mask = _pad_videos([video.tokens for video in videos])
+        weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
+        device, dtype = weight.device, weight.dtype
+        outputs = self.linvt(
+            frame_tokens=tokens.to(device, dtype),
+            frame_mask=mask.to(device),
+            timestamps=_pad_rows(timestamps, tokens.shape[1]).to(device) if timestamps is not None else None,
+            grid_sizes=[video.grid_size for video in videos],
+            question_embeds=question_embeds.to(device, dtype) if question_embeds is not None else None,
+            question_mask=question_mask.to(device) if question_mask is not None else None,
+            caption_embeds=caption_embeds.to(device, dtype) if caption_embeds is not None else None,
+            caption_mask=caption_mask.to(device).bool() if caption_mask is not None else None,
+        )
+        layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
+        kept = [outputs.weights.average(layer.to(device)) for layer in layers]
+        return CondensedVideos(
+            tokens=outputs.video_tokens,
+            deepstack=[outputs.weights.apply_to_kept(layer) for layer in kept],
+            container=videos[0].container,
+            outputs=outputs,
+            grid_sizes=[video.grid_size for video in videos],
+            kept_deepstack=kept,
+        )
+
+    def condense_features(
+        self,
+        features: "Sequence[VideoFeatures]",
+        question_embeds: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+    ) -> CondensedVideos:
+        """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
+        self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
+        weight = next(self.linvt.parameters())
+        device, dtype = weight.device, weight.dtype
+        stacked = VideoFeatures.stack(features).to(device, dtype)
+        if stacked.width != (width := self.adapter.width(self.base_vlm)):
+            raise LinVTInputError(
+                f"The video features have width {stacked.width}, this model {width}: they were made by another model. "
+                "Encode the video again with this one."
+            )
+        if question_embeds is not None:
+            question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)
+        outputs = self.linvt.aggregate(stacked.refined, question_embeds, question_mask)
+        return CondensedVideos(
+            tokens=outputs.video_tokens,
+            deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
+            container=stacked.container,
+            outputs=outputs,
+            grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
+            kept_deepstack=stacked.deepstack,
+        )
+
+    def question_embeddings(
+        self, input_ids: torch.Tensor, question_mask: torch.Tensor | None, rows: Sequence[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The question tokens of `rows` of a batch as the base embeds them: `(len(rows), L, D)` and their mask."""
+        if not self.config.text_conditioned:
+            return None, None
+        if question_mask is None:
+            logger.warning_once(
+                "No question_mask: LinVT condenses the video without looking at the question. LinVTProcessor gives it."
+            )
+            return None, None
+        ids = [input_ids[row][question_mask[row].bool()] for row in rows]
+        lengths = torch.tensor([len(row_ids) for row_ids in ids])
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)  # any id will do: masked
+        if padded.shape[1] == 0:
+            return None, None
+        mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
+        return self.get_input_embeddings()(padded), mask.to(padded.device)
+
+    def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
+        """Say, once for a model, that the language model gets more tokens of a video than its frames have."""
+        num_tokens, most = num_frames * tokens_per_frame, self.config.num_video_tokens
+        if num_tokens >= most or self._has_warned_of_few_tokens:
+            return
+        self._has_warned_of_few_tokens = True
+        unit = "frames" if self.config.frame_path == "image" else "steps of time"
+        logger.warning(
+            f"A video has {num_tokens} frame tokens ({unit}: {num_frames}, tokens of each: {tokens_per_frame}) and "
+            f"becomes {most} video tokens (num_video_tokens): LinVT makes it longer, not shorter. Sample "
+            f"{-(-most // tokens_per_frame)} {unit} or more, or make model and processor with num_video_tokens="
+            f"{num_tokens} or less. Further videos like it are not named."
+        )
+
+
+def _pad_videos(videos: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors `(T_i, N_i, D)` -> one `(num_videos, T, N, D)` and the mask `(num_videos, T, N)` of real tokens."""
+    frames, places = max(len(video) for video in videos), max(video.shape[1] for video in videos)
+    padded = videos[0].new_zeros(len(videos), frames, places, videos[0].shape[-1])
+    mask = torch.zeros(padded.shape[:3], dtype=torch.bool, device=padded.device)
+    for i, video in enumerate(videos):
+        padded[i, : len(video), : video.shape[1]] = video
+        mask[i, : len(video), : video.shape[1]] = True
+    return padded, mask
+
+
+def _pad_rows(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    padded = torch.zeros(len(rows), length)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded

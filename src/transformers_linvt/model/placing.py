@@ -1,0 +1,120 @@
+"""Video tokens -> a prompt: the half of [`LinVTModel`] that finds their places and hands them to the base."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..bases.loading import context_length
+from ..bases.positions import forget_positions, has_grid_positions, lay_out_positions, positions_without_padding
+from ..bases.visuals import PICTURES, flat_rows
+from ..errors import LinVTInputError
+from ..tokenizer.aggregation import lattice_cells
+from .condensing import CondensedVideos
+from .pretrained import LinVTPreTrainedModel
+
+
+class PlacesVideos(LinVTPreTrainedModel):
+    """What [`LinVTModel`] does with condensed videos: which placeholders are theirs, and at which positions."""
+
+    def _check_length(self, input_ids: torch.Tensor) -> None:
+        length, limit = input_ids.shape[1], context_length(self.base_vlm)
+        if limit is not None and length > limit:
+            raise LinVTInputError(
+                f"The prompt has {length} tokens ({self.config.num_video_tokens} of each video), the base takes "
+                f"{limit} (max_position_embeddings). Shorten the question, or use fewer videos or video tokens."
+            )
+
+    def _video_mask(
+        self, input_ids: torch.Tensor, video_mask: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        placeholders = input_ids == self.config.image_token_id
+        if video_mask is None:
+            if self.adapter.picture_inputs_of(self.base_vlm, inputs):
+                raise LinVTInputError(
+                    "Pictures and videos were given without video_mask, so it is unknown which placeholders belong to "
+                    "the video. LinVTProcessor returns it."
+                )
+            return placeholders
+        video_mask = video_mask.to(input_ids.device).bool()
+        if video_mask.shape != input_ids.shape or (video_mask & ~placeholders).any():
+            raise LinVTInputError(
+                f"video_mask of shape {tuple(video_mask.shape)} does not lie on the image placeholders (token "
+                f"{self.config.image_token_id}) of input_ids of shape {tuple(input_ids.shape)}. Was the text cut "
+                "after the processor, or does the processor belong to another base?"
+            )
+        return video_mask
+
+    def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
+        """Of a batch of prompts: the row that each video stands in."""
+        return self._rows_of_videos(
+            self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs), num_videos
+        )
+
+    def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int) -> list[int]:
+        counts = video_mask.sum(1).tolist()
+        num_tokens = self.config.num_video_tokens
+        if any(count % num_tokens for count in counts) or sum(counts) != num_videos * num_tokens:
+            raise LinVTInputError(
+                f"The prompts have {sum(counts)} video placeholders {counts}, but {num_videos} videos of "
+                f"num_video_tokens={num_tokens} need {num_videos * num_tokens}. Model and processor must have the "
+                "same num_video_tokens, and text must not be cut inside a video."
+            )
+        return [row for row, count in enumerate(counts) for _ in range(count // num_tokens)]
+
+    def _merge_visuals(
+        self, input_ids: torch.Tensor, video_mask: torch.Tensor, condensed: CondensedVideos, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Put video tokens, and pictures if there are any, in placeholder order and in the base's container."""
+        placeholders = input_ids == self.config.image_token_id
+        is_video = video_mask[placeholders]  # row after row, as the base scatters
+        container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
+        deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
+        of_pictures = self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        if of_pictures.keys() & PICTURES:
+            features, layers, container = self.adapter.encode(self.base_vlm, of_pictures)
+            pictures = flat_rows(features)
+            if len(pictures) != int((~is_video).sum()):
+                raise LinVTInputError(
+                    f"The prompts have {int((~is_video).sum())} picture placeholders, but the pictures make "
+                    f"{len(pictures)} tokens. Pass the pictures through the same processor as the text."
+                )
+            tokens = _interleave(is_video, tokens, pictures)
+            deepstack = [
+                _interleave(is_video, layer, flat_rows(of_picture))
+                for layer, of_picture in zip(deepstack, layers, strict=True)
+            ]
+        elif not bool(is_video.all()):
+            raise LinVTInputError(
+                f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
+            )
+        # A picture grid stays: families with multimodal rotary positions place the pictures by it.
+        grid = self.adapter.family.layout.grid_input
+        inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
+        inputs = self.adapter.place_videos(self.base_vlm, is_video, self.config.num_video_tokens, inputs)
+        if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
+            forget_positions(self.base_vlm)
+            mask = inputs.get("attention_mask")
+            inputs = {**positions_without_padding(self.adapter.family, input_ids, mask), **inputs}
+        lengths = [count for count in placeholders.sum(1).tolist() if count]
+        tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
+        prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        if self.has_video_grid:
+            cells = self._cells(condensed)
+            prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)
+        return prepared
+
+    def _cells(self, condensed: CondensedVideos) -> torch.Tensor:
+        """Time, row and column `(num_videos, M, 3)` that video tokens stand at: from W, or from the fixed lattice."""
+        if self.linvt.init == "keyframes":
+            return condensed.outputs.weights.cells(condensed.grid_sizes)
+        return lattice_cells(self.linvt.aggregator.group_sizes).expand(len(condensed.tokens), -1, -1)
+
+
+def _interleave(is_video: torch.Tensor, videos: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Rows of two tensors in the order of a mask."""
+    is_video = is_video.to(videos.device)
+    merged = videos.new_empty(len(is_video), videos.shape[-1])
+    merged[is_video] = videos
+    merged[~is_video] = pictures.to(videos)
+    return merged

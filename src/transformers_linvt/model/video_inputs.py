@@ -1,0 +1,147 @@
+"""Videos -> sampled frames -> what the base's image processor makes of them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from ..bases.layouts import FRAME_PREFIX
+from ..errors import LinVTInputError, in_our_words, shown
+from ..video.reading import VideoFrames, VideoLimits, read_video
+from .base_parts import HasBaseProcessor
+from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
+
+
+class ReadsVideos(HasBaseProcessor):
+    """What [`LinVTProcessor`] does with videos."""
+
+    def read_video(self, video: Any, video_root: str | os.PathLike | None = None, **sampling: Any) -> VideoFrames:
+        """
+        Sampled frames of one video.
+
+        Args:
+            video: a path, bytes, frames in memory (array, tensor, list of pictures), a `datasets` video, a URL with
+                `allow_urls=True`, or [`VideoFrames`], which come back as they are, whatever the sampling.
+            video_root (*optional*): folder that a relative path starts from, instead of the current one.
+            sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`,
+                `allow_urls`, `timestamps` (seconds of each given frame, for frames in memory); see [`read_video`].
+                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`.
+
+        Raises:
+            LinVTInputError: an unknown argument.
+            VideoReadError: see [`read_video`].
+        """
+        for name in sampling:
+            if name not in SAMPLING_ARGUMENTS:
+                raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
+        if isinstance(video, VideoFrames):
+            _check_frames(video)
+            return video
+        sampling = {name: value for name, value in sampling.items() if value is not None}
+        backend = sampling.pop("video_backend", "auto")
+        if "num_frames" not in sampling and "fps" not in sampling:
+            most = sampling.get("max_frames")
+            sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
+        return read_video(resolved(video, video_root), backend=backend, **sampling)
+
+    def video_inputs(
+        self,
+        video: Any,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        max_frames: int | None = None,
+        video_backend: str | None = None,
+        limits: VideoLimits | None = None,
+        allow_urls: bool | None = None,
+        timestamps: Sequence[float] | None = None,
+    ) -> BatchFeature:
+        """
+        One video as [`LinVTForVideoQA.encode_video`] takes it.
+
+        Args:
+            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps: as in
+                [`read_video`](LinVTProcessor.read_video).
+
+        Returns:
+            `BatchFeature` with the frames under the base's names with the prefix `frame_`, `frames_per_video` of shape
+            `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
+        """
+        sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps)
+        named = dict(zip(SAMPLING_ARGUMENTS, sampling, strict=True))
+        return BatchFeature(self._frames_of([self.read_video(video, **named)]))
+
+    def _frames_of(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        Model inputs of the frames of several videos, one video after the other along the first axis.
+
+        Every video goes through the image processor alone: frames of one call may have to share a size. Indices that
+        an image processor counts over one call (Molmo2's pooling) therefore count from the first frame of their video.
+        """
+        if not videos:
+            return {}
+        each = []
+        for video in videos:
+            refused = f"The base's image processor refused the frames of {shown(video.source)}"
+            make, frames = self.adapter.frame_inputs, list(video.frames)
+            made = in_our_words(refused, make, self.base_processor, frames, options)
+            made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
+            each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
+        steps = [self.steps_of(video) for video in videos]
+        data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
+        data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
+        data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
+        return data
+
+    def steps_of(self, video: VideoFrames) -> VideoFrames:
+        """
+        What the model sees as the frames of a video: the frames, or with `frame_path="video"` its steps of time.
+
+        A step is shown by its first frame; its time is the middle between its first and its last frame, as Qwen3-VL
+        counts it. The last frame is repeated to fill the last step.
+        """
+        size = self.frames_per_step
+        if size == 1:
+            return video
+        times = np.append(video.timestamps, [video.timestamps[-1]] * (-len(video.frames) % size)).reshape(-1, size)
+        return replace(video, frames=video.frames[::size], timestamps=(times[:, 0] + times[:, -1]) / 2)
+
+    @cached_property
+    def _frame_input_names(self) -> frozenset[str]:
+        """What the model takes of the image processor's output; some of it only serves to write the prompt."""
+        return self.adapter.frame_input_names(self.base_processor)
+
+
+def _check_frames(video: VideoFrames) -> None:
+    frames, times = np.asarray(video.frames), np.asarray(video.timestamps)
+    if (
+        frames.ndim != 4
+        or frames.shape[-1] != 3
+        or not frames.size
+        or frames.dtype != np.uint8
+        or len(times) != len(frames)
+    ):
+        raise LinVTInputError(
+            f"VideoFrames has frames of shape {frames.shape} and type {frames.dtype} with {len(times)} timestamps; it "
+            "needs (num_frames, height, width, 3), uint8, and a time for each. Use read_video to make it."
+        )
+
+
+def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Along the first axis; smaller ones are padded with zeros at the end, as image processors pad a batch."""
+    if len(tensors) == 1:
+        return tensors[0]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        pad = [
+            amount for have, want in zip(tensor.shape[:0:-1], shape[::-1], strict=True) for amount in (0, want - have)
+        ]
+        padded.append(torch.nn.functional.pad(tensor, pad) if any(pad) else tensor)
+    return torch.cat(padded)
