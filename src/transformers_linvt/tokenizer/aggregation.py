@@ -384,20 +384,20 @@ class TextConditionedTokenAggregator(nn.Module):
     def forward(
         self,
         pools: list[PooledTokens],
-        used: torch.Tensor,
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
+        used: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """
         Args:
             pools (`list[PooledTokens]`):
                 The kept tokens at every scale in use.
-            used (`torch.Tensor` of shape `(batch, num_video_tokens)`):
-                Of `used_queries`.
             question_embeds (`torch.Tensor` of shape `(batch, num_text_tokens, dim)`, *optional*):
                 Input embeddings of the question.
             question_mask (`torch.Tensor` of shape `(batch, num_text_tokens)`, *optional*):
                 True at the question's tokens. A video whose row has none is treated as if there were no question.
+            used (`torch.Tensor` of shape `(batch, num_video_tokens)`, *optional*):
+                Of `used_queries`; all of them by default.
 
         Returns:
             `list[torch.Tensor]`: for each group, the weights of its windows, `(batch, num_aggregation_heads,
@@ -405,6 +405,8 @@ class TextConditionedTokenAggregator(nn.Module):
             last one of their group that is.
         """
         groups = self._group(pools)
+        if used is None:
+            used = pools[0].mask.new_ones(len(pools[0].mask), sum(self.group_sizes))
         where = "mass_positions" if self.init == "keyframes" else "places"
         states, log_significance, places, masks = (
             [torch.cat([getattr(pool, name) for pool in group], dim=1) for group in groups]

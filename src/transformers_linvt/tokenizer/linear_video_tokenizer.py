@@ -280,9 +280,10 @@ class LinearVideoTokenizer(nn.Module):
                 "model.add_contrastive_head()."
             )
         blind = output if question_embeds is None else self.aggregate(refined)
-        return replace(output, contrast=self.contrastive_head(
-                blind.video_tokens, blind.weights.used, caption_embeds, caption_mask
-            ))
+        return replace(
+            output,
+            contrast=self.contrastive_head(blind.video_tokens, blind.weights.used, caption_embeds, caption_mask),
+        )
 
     def refine(
         self,
@@ -411,7 +412,7 @@ class LinearVideoTokenizer(nn.Module):
         )
         pools = [pool_at_scale(refined, scale, self.shift_windows) for scale in self.scales]
         used = self.aggregator.used_queries(refined.num_used)
-        aggregation = self.aggregator(pools, used, question_embeds, question_mask)
+        aggregation = self.aggregator(pools, question_embeds, question_mask, used)
         weights = FactoredWeights(
             kept_indices=refined.kept_indices,
             kept_mask=refined.kept_mask,
