@@ -109,6 +109,7 @@ FEW_TOKENS = {
     "picture_share": 0.0,
     "mix": NEEDLES,
 }
+CROWD = {"steps": 600, "batch_size": 32, "picture_share": 0.0, "mix": (("needles", None, 1), ("crowd", None, 2))}
 ARMS: dict[str, dict] = {
     "default": {},
     "untrained": {"steps": 0},
@@ -135,9 +136,13 @@ ARMS: dict[str, dict] = {
     "uniform selection": {"selection": "uniform"},
     "novelty selection": {"selection": "novelty"},
     "resampler": {"aggregation": "nonlinear"},
-    # does the question matter? where not everything fits: one object of four, condensed to four tokens
+    # does the question matter? where not everything fits: one object of four, condensed to four tokens, and one of
+    # eight to sixteen, condensed to as many tokens as usual
     "question seen": FEW_TOKENS,
     "question unseen": {**FEW_TOKENS, "text_conditioned": False},
+    "question about a crowd seen": CROWD,
+    "question about a crowd unseen": {**CROWD, "text_conditioned": False},
+    "with crowds": {"mix": (*MIX, ("crowd", None, 3))},
 }
 
 
@@ -583,6 +588,7 @@ COLUMNS = (
     (f"moment, still {'/'.join(FOUR)}", [("moment still", kind) for kind in FOUR]),
     ("moment, short, the same", [("moment short", kind) for kind in FOUR]),
     ("moment, absent", [("moment absent", None)]),
+    ("crowd position/existence", [("crowd", "position"), ("crowd", "existence")]),
 )
 
 

@@ -1,6 +1,6 @@
 """
 A still video is its picture: with as many video tokens as a frame has, or more, every family of bases gets the
-picture's own tokens, in the picture's own places, whatever the number of frames, and answers as it answers the picture.
+picture's own tokens, in the picture's own places, however many frames, and answers as it answers the picture.
 """
 
 from dataclasses import replace
