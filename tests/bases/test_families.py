@@ -26,7 +26,7 @@ from transformers_linvt.bases.families import DENIED, FAMILIES, Family, family_o
 from transformers_linvt.bases.fingerprint import changed_weights, fingerprint_weights
 from transformers_linvt.bases.layouts import FrameLayout, PatchGrid
 from transformers_linvt.bases.loading import check_base, context_length, load_base
-from transformers_linvt.bases.positions import grids_with_videos, positions_without_padding
+from transformers_linvt.bases.positions import grids_with_videos, pass_over, positions_of_what_is_seen
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import encoder_inputs, pack_visuals
 from transformers_linvt.model.condensing import _pad_rows, _pad_videos
@@ -209,9 +209,25 @@ def test_an_architecture_that_is_not_listed_has_the_common_traits():
 
 def test_positions_are_counted_without_padding_where_the_family_says_so():
     ids, mask = torch.zeros(2, 4, dtype=torch.long), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    assert positions_without_padding(Family(), ids, mask) == {}
-    positions = positions_without_padding(Family(counts_padding=True), ids, mask)["position_ids"]
+    no_video = torch.zeros(2, 4, dtype=torch.bool)
+    assert positions_of_what_is_seen(Family(), ids, no_video, mask) == {}
+    positions = positions_of_what_is_seen(Family(counts_padding=True), ids, no_video, mask)["position_ids"]
     assert positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+
+
+def test_video_tokens_that_are_not_used_are_masked_and_not_counted():
+    """Two videos of two tokens in a row behind padding, and one in another: the first and the last use one of two."""
+    ids = torch.zeros(2, 6, dtype=torch.long)
+    is_video = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]]).bool()
+    used = torch.tensor([[True, False], [True, True], [True, False]])
+    padding = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+    mask = pass_over(ids, is_video, used, padding)["attention_mask"]
+    assert mask.tolist() == [[0, 1, 1, 0, 1, 1], [1, 1, 0, 1, 1, 1]] and padding.sum() == 11
+    positions = positions_of_what_is_seen(Family(), ids, is_video, mask)["position_ids"]
+    assert positions.tolist() == [[0, 0, 1, 1, 2, 3], [0, 1, 1, 2, 3, 4]]
+    cached = pass_over(ids, is_video, used, torch.ones(2, 8, dtype=torch.long))["attention_mask"]
+    assert cached[:, 2:].tolist() == [[1, 1, 1, 0, 1, 1], [1, 1, 0, 1, 1, 1]] and cached[:, :2].all()
+    assert pass_over(ids, is_video, torch.ones_like(used), padding) == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -387,10 +403,11 @@ def test_no_deep_layers_are_none():
 def test_a_video_is_a_strip_among_the_grids_of_pictures():
     """Two pictures of 2 x 3 and 1 x 2 tokens, of four patches each, and two videos of 5 tokens."""
     base = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2)))
-    pictures, strip = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10]
+    pictures, strip, shorter = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10], [1, 2, 6]
     is_video = torch.tensor([0] * 6 + [1] * 10 + [0] * 2).bool()
-    assert grids_with_videos(base, is_video, 5, pictures).tolist() == [[1, 4, 6], strip, strip, [1, 2, 4]]
-    assert grids_with_videos(base, is_video[6:16], 5, None).tolist() == [strip, strip]
+    used = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    assert grids_with_videos(base, is_video, used, pictures).tolist() == [[1, 4, 6], strip, shorter, [1, 2, 4]]
+    assert grids_with_videos(base, is_video[6:16], torch.ones_like(used), None).tolist() == [strip, strip]
 
 
 def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():
