@@ -74,7 +74,7 @@ def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
 @pytest.mark.parametrize("is_said", [True, False])
 @pytest.mark.parametrize("is_instructed", [True, False])
 def test_a_q_former_with_flan_t5_is_refused_whatever_its_config_says(is_instructed: bool, is_said: bool):
-    """InstructBLIP's does not, and was wrapped once; its answers were errors of transformers and its loss was wrong."""
+    """InstructBLIP's does not, and was wrapped once; generate() failed and the loss was wrong."""
     base = blip_with_t5(is_instructed)
     base.config.is_encoder_decoder = is_said
     words = ("Flan-T5", "encoder-decoder", "blip2-opt-2.7b", "instructblip-vicuna-7b")

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
@@ -113,11 +114,19 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self.base_vlm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LinVTModel":
-        """Training mode, but for what would learn from mere looking: batch norms of the base keep their averages."""
+        """
+        Training mode, but for what is frozen: batch norms of the base keep their averages, and its dropout is off.
+
+        A base whose weights were given their gradient back drops as it always does; LoRA's own dropout stays.
+        """
         super().train(mode)
         for module in self.base_vlm.modules():
             if getattr(module, "track_running_stats", False):
                 module.eval()
+        weights = (weight for name, weight in self.base_vlm.named_parameters() if "lora_" not in name)
+        if not any(weight.requires_grad for weight in weights):
+            for module in modules_with_dropout(self.base_vlm):
+                module.training = False
         return self
 
     def prepare(
