@@ -153,7 +153,7 @@ class LinVTSFTTrainer(SFTTrainer):
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As in transformers; for batches of like length the lengths of examples are ours, unless a column has them."""
+        """As in transformers; for batches of like length our lengths of the examples, unless a column has them."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         is_known = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
         if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or is_known:
