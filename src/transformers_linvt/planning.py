@@ -117,7 +117,9 @@ def plan_wrap(
     adapter = bridge_of(model.config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
     try:
-        tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
+        tokens_per_frame = adapter.tokens_of_frame(
+            processor.base_processor, frame, processor.frame_options(num_frames)
+        )
     except LinVTInputError:
         raise
     except ValueError as error:  # of the base's image processor: a frame too small, or too narrow

@@ -16,16 +16,19 @@ from .base import BaseBridge, odd_bridge
 from .convertible import CONVERTIBLE, how_to_convert
 from .families import FAMILIES, family_of
 from .kinds.blip import BlipBridge
+from .kinds.emu3 import LinesOfCodes
 from .kinds.ernie import ErnieBridge
 from .kinds.got_ocr import GotOcrBridge
 from .kinds.granite4 import Granite4Bridge
+from .kinds.hunyuan import LinesWithEnds
 from .kinds.idefics2 import Idefics2Bridge
 from .kinds.janus import JanusBridge
 from .kinds.kosmos import Kosmos2Bridge
+from .kinds.lighton_ocr import WholeSquares
 from .kinds.llama4 import Llama4Bridge
 from .kinds.llava_onevision import PicturesOfOneSample
 from .kinds.molmo import MolmoBridge
-from .kinds.molmo2 import Molmo2Crops
+from .kinds.molmo2 import Molmo2View
 from .kinds.ovis2 import Ovis2Bridge
 from .kinds.paligemma import PaliGemmaBridge
 from .kinds.pp_chart2table import PPChart2TableBridge
