@@ -160,14 +160,14 @@ class Spending:
         for name, value in cost.items():
             self.spent[name] += value
 
-    def left_of(self, limits: VideoLimits) -> tuple[VideoLimits, list[str]]:
+    def left_of(self, limits: VideoLimits) -> tuple[VideoLimits, dict[str, float]]:
         """
-        The limits of the next video, lowered to what is left, and the names of the limits of the request that did it.
+        The limits of the next video, lowered to what is left, and the limits of the request that did it with that.
 
         Raises:
             [`VideoReadError`]: nothing is left.
         """
-        lowered, names = {}, []
+        lowered, because = {}, {}
         for name in self._NAMES:
             most, of_request = getattr(limits, f"max_{name}"), getattr(limits, f"max_request_{name}")
             if of_request is None or not self.spent[name] and most is not None and most <= of_request:
@@ -179,9 +179,8 @@ class Spending:
                     f"Give fewer or shorter videos, or pass limits=VideoLimits(max_request_{name}=...)."
                 )
             if most is None or left < most:
-                lowered[f"max_{name}"] = left
-                names.append(f"max_request_{name}")
-        return replace(limits, **lowered), names
+                lowered[f"max_{name}"] = because[f"max_request_{name}"] = left
+        return replace(limits, **lowered), because
 
 
 _SPENDING: ContextVar[Spending | None] = ContextVar("videos of one request", default=None)

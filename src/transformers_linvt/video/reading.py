@@ -115,9 +115,10 @@ def read_video(
                 video, Request(*sampling, limits), video_backend, allow_urls, timestamps, num_threads, spending
             )
         except VideoReadError as error:
-            if of_request and "limit" in str(error):
+            reasons = [name for name, left in of_request.items() if f"limit of {left}" in str(error)]
+            if reasons:
                 raise VideoReadError(
-                    f"{error} (Other videos of the request leave no more of VideoLimits({', '.join(of_request)}).)"
+                    f"{error} (Other videos of the request leave no more of VideoLimits({', '.join(reasons)}).)"
                 ) from error
             raise
         finally:
