@@ -224,7 +224,6 @@ STILL_LONGER = {
     "bases/base.py",
     "bases/families.py",
     "tokenizer/linear_video_tokenizer.py __init__",
-    "video/reading.py",
 }
 
 

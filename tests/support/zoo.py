@@ -10,6 +10,7 @@ or refused.
 import argparse
 import io
 import os
+import random
 import struct
 import sys
 import tempfile
@@ -454,8 +455,21 @@ def build_damaged_zoo(folder: Path) -> dict[str, Exhibit]:
     # a picture that is not coded: nothing comes out, and the decoder does not mind
     hole = b"\0\0\1\xb6\x50\x5f"
     add("not_coded_mpeg4.mp4", "mpeg4.mp4", range(24, 36), lambda at, data: hole if at == 28 else data)
+    # the decoder makes a picture of half a key frame, and complains about the next ones
+    noise = random.Random(1).randbytes(10**5)
+    add(
+        "half_key_broken_av1.mp4",
+        "av1.mp4",
+        range(24),
+        lambda at, data: data[: len(data) // 2] + noise[: len(data) - len(data) // 2] if at == 0 else data,
+    )
+    # what goes in behind the hole comes out late, behind a key frame that is whole
+    add("packet_lost_short_gop.mp4", "short_gop.mp4", range(15, 30), lambda at, data: None if at == 17 else data)
+    # the hole is in front of a key frame that begins no new count
+    add("group_end_lost_open_gop.mp4", "open_gop.mp4", range(13, 24), lambda at, data: None if 17 <= at < 21 else data)
     # the pictures that were to be in the store are not there: what is shown out of it is an older one
     add("shown_again_av1.mp4", "av1.mp4", range(24), lambda at, data: None if at == 17 else data)
+    add("called_key_frame_av1.mp4", "av1.mp4", range(24, 48), lambda at, data: None if at == 25 else data)
     return zoo
 
 

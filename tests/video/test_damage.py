@@ -19,7 +19,8 @@ pytestmark = pytest.mark.timeout(60)
 DAMAGED = [
     "first_key_broken_h264.mp4", "first_key_broken_hevc.mp4", "first_key_broken_mpegts.ts", "first_key_broken_av1.mp4",
     "packet_lost_h264.mp4", "packet_lost_mpegts.ts", "packet_lost_h264.flv", "packet_lost_open_gop.mp4",
-    "not_coded_mpeg4.mp4", "shown_again_av1.mp4",
+    "not_coded_mpeg4.mp4", "shown_again_av1.mp4", "called_key_frame_av1.mp4", "packet_lost_short_gop.mp4",
+    "group_end_lost_open_gop.mp4", "half_key_broken_av1.mp4",
 ]  # fmt: skip
 
 
@@ -88,22 +89,59 @@ def test_broken_parameter_sets_and_slices_of_h264_are_left_to_the_decoder() -> N
             H264Continuity(b"").has_hole(b"\0\0\1" + packet[3:])
 
 
-@pytest.mark.parametrize("has_checksums", [False, True])
-def test_slices_of_hevc_that_stop_early_are_seen_and_with_checksums_all_damage(
-    has_checksums: bool, tmp_path: Path
-) -> None:
-    settings = "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1" + (":hash=1" if has_checksums else "")
-    encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
-    noise = random.Random(0)
-    filling = noise.randbytes(10**5) if has_checksums else bytes(10**5)
+def test_an_old_picture_of_av1_is_not_shown_for_the_one_that_is_lost(damaged_zoo: dict[str, Exhibit]) -> None:
+    """One by one: the decoder complains only later, when what is wanted has come out."""
+    num_refused = 0
+    for number in range(15, 26):
+        try:
+            video = read_video(
+                damaged_zoo["shown_again_av1.mp4"].path, start=number / 25 + 0.01, end=number / 25 + 0.02
+            )
+        except VideoReadError:
+            num_refused += 1
+        else:
+            assert read_numbers(video.frames) == [round(25 * video.timestamps[0])]
+    assert num_refused > 0
 
-    def spoil(at: int, data: bytes) -> bytes:
-        return data[: len(data) // 3] + filling[: len(data) - len(data) // 3] if at == 25 else data
 
-    rewrite(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", spoil)
+def test_a_complaint_at_the_end_of_the_file_is_one_about_all_since_the_key_frame(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", RECIPES["av1.mp4"])
+    rewrite(
+        tmp_path / "whole.mp4",
+        tmp_path / "hurt.mp4",
+        lambda at, data: data[:2] + bytes(len(data) - 2) if at == NUM_FRAMES - 1 else data,
+    )
     video = read_video(tmp_path / "hurt.mp4", num_frames=100)
-    numbers = read_numbers(video.frames)
-    assert video.num_broken_packets > 0 and -1 not in numbers and numbers == sorted(numbers)
+    assert video.num_broken_packets > 0 and read_numbers(video.frames) == list(range(48))
+
+
+def spoil(source: Path, target: Path, number: int, filling: bytes) -> None:
+    """Overwrite the last two thirds of one packet."""
+    rewrite(
+        source,
+        target,
+        lambda at, data: data[: len(data) // 3] + filling[len(data) // 3 : len(data)] if at == number else data,
+    )
+
+
+def test_slices_of_hevc_that_stop_early_are_seen(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", RECIPES["hevc.mp4"])
+    seen = 0
+    for number in (10, 13, 25, 40):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, bytes(10**5))
+        seen += read_video(tmp_path / "hurt.mp4", num_frames=100).num_broken_packets > 0
+    assert seen >= 2
+
+
+def test_all_damage_of_hevc_is_seen_where_the_stream_has_checksums(tmp_path: Path) -> None:
+    settings = "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1:hash=1"
+    encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
+    filling = random.Random(0).randbytes(10**5)
+    for number in (10, 13, 25, 40):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, filling)
+        video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+        numbers = read_numbers(video.frames)
+        assert video.num_broken_packets > 0 and -1 not in numbers and numbers == sorted(numbers)
 
 
 def test_a_last_frame_is_certain_only_when_what_it_may_refer_to_came_out(tmp_path: Path) -> None:

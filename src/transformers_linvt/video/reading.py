@@ -51,7 +51,7 @@ def read_video(
     and `num_guessed_timestamps` say so.
 
     A damaged file is read around the damage: a frame that is broken, or depends on a broken one, is taken out of the
-    choice, the frames are sampled among the intact ones with their true time stamps, and a warning and
+    choice, the frames are sampled among the others with their true time stamps, and a warning and
     `num_broken_packets` say so. The first frame of the file stays second 0 where it cannot be shown itself, so that
     `start` and `end` mean what they mean on the whole file. If nothing in the window is intact, or the file is cut off
     before the end of the window, that is an error.
