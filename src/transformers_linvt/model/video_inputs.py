@@ -19,6 +19,9 @@ from .base_parts import HasBaseProcessor
 from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
 
 
+_SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
+
+
 class ReadsVideos(HasBaseProcessor):
     """What [`LinVTProcessor`] does with videos."""
 
@@ -96,7 +99,7 @@ class ReadsVideos(HasBaseProcessor):
         for video in videos:
             refused = f"The base's image processor refused the frames of {shown(video.source)}"
             make, frames = self.adapter.frame_inputs, list(video.frames)
-            made = in_our_words(refused, make, self.base_processor, frames, options)
+            made = in_our_words(refused, make, self.base_processor, frames, self.frame_options(len(frames), options))
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
             each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
@@ -104,6 +107,14 @@ class ReadsVideos(HasBaseProcessor):
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
         data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data
+
+    def frame_options(self, num_frames: int, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Options of the image processor for the frames of one video; a size that the caller gives is the frames'."""
+        given = dict(options or {})
+        if given.keys() & _SIZES:
+            return given
+        limits = (self.max_frame_tokens, self.max_total_frame_tokens)
+        return {**self.adapter.frame_size(self.base_processor, num_frames, *limits), **given}
 
     def steps_of(self, video: VideoFrames) -> VideoFrames:
         """
