@@ -21,13 +21,14 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist workstea
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-wheel test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
+.PHONY: help demo test test-wheel test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
 	@echo "make test                set up .venv, then ruff and the tests that CI runs"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-bases          the tests over every architecture of transformers; writes docs/bases.md"
+	@echo "make test-fuzz           read 1,000 damaged videos and count what comes of it"
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
@@ -60,6 +61,10 @@ test-bases: .venv-bases/installed
 	    --junitxml=$(SHAPES)/bases.xml tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
 	    tests/bases/test_frame_path.py $(TESTS)
 	.venv-bases/bin/python tests/support/bases_table.py $(SHAPES)/bases.xml docs/bases.md
+
+# 1,000 damaged files, each read in a process with limits: ARGS="--files 5000 --seed 1 --video-backend decord"
+test-fuzz: .venv/installed-dev
+	$(RUN)/python tests/support/fuzz.py $(ARGS)
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
