@@ -153,15 +153,21 @@ class LinVTSFTTrainer(SFTTrainer):
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As in transformers; for batches of like length the lengths of examples are ours, unless a column has them."""
+        """As in transformers, with lengths of ours where batches are to have examples of like length."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        is_known = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
-        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or is_known:
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=lengths_of(dataset, unwrap(self.model).config.num_video_tokens),
-        )
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return self._by_length(dataset, batch) or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """See `_get_train_sampler`."""
+        return self._by_length(eval_dataset, self.args.eval_batch_size) or super()._get_eval_sampler(eval_dataset)
+
+    def _by_length(self, dataset: Any, batch: int) -> LengthGroupedSampler | None:
+        has_column = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
+        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or has_column:
+            return None
+        lengths = lengths_of(dataset, unwrap(self.model).config.num_video_tokens, self.args.video_root)
+        return LengthGroupedSampler(batch, lengths=lengths)
 
     # -- steps --
 
