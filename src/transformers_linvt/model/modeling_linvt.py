@@ -85,6 +85,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not adapter.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
