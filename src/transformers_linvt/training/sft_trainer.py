@@ -287,7 +287,12 @@ class LinVTSFTTrainer(SFTTrainer):
             raise token_refused(error, self.args.hub_model_id or self.args.output_dir) from error
 
     def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        license: str | None = None,
+        language: str | list[str] | None = None,
     ) -> None:
         """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`training.card.create`]."""
         if not self.is_world_process_zero():
@@ -300,6 +305,8 @@ class LinVTSFTTrainer(SFTTrainer):
             datasets=dataset_name,
             log_history=self.state.log_history,
             tags=[*self._tag_names, *tags],
+            license=license,
+            language=language,
         )
         os.makedirs(self.args.output_dir, exist_ok=True)
         card.save(os.path.join(self.args.output_dir, "README.md"))
@@ -308,11 +315,16 @@ class LinVTSFTTrainer(SFTTrainer):
         """
         Save and upload LinVT with its adapter, the processor and a model card, as transformers' trainer does it.
 
+        The card takes `dataset_name`, `tags`, `language` and `license`; the licence of the base by default.
+
         Raises:
             `CheckpointError`: the base is a folder of this machine, so nobody else could load the result; or the Hub
                 refused the token.
         """
-        unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).check_can_be_pushed()
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        unwrap(model).check_can_be_pushed()
+        if kwargs.get("license") is None and self.is_world_process_zero():
+            kwargs["license"] = training_card.license_of_base(model)
         try:
             return super().push_to_hub(*args, **kwargs)
         except HfHubHTTPError as error:
