@@ -13,7 +13,9 @@ ARGS =
 BIN = .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 RUN = OMP_NUM_THREADS=$(THREADS) $(BIN)
-PYTEST = $(RUN)/python -m pytest
+# For tests the threads are processes of one thread each: the models are tiny. A process that has done its share takes
+# over what another has not begun
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
 
 # where the clips and checkpoints of train-linvt-shapes go
 SHAPES = outputs
@@ -52,7 +54,6 @@ test-wheel:
 	@unset PYTHONPATH; folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
 	    OMP_NUM_THREADS=$(THREADS) $(CURDIR)/.venv-wheel/bin/linvt demo
 
-# One process per core, one thread each: the models are tiny
 test-bases: .venv-bases/installed
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \

@@ -214,17 +214,23 @@ def test_videos_of_a_grid_family_are_split_by_the_patches_of_their_frames():
     assert [len(video["image_grid_thw"]) for video in videos] == [2, 1]
 
 
-def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
-    """Frames of 2 and 3 crops; tokens of a frame: rows x columns of the global view and of the crops."""
+def test_of_frames_of_molmo2_the_first_view_is_kept_with_the_indices_of_its_patches():
+    """Frames of 2 and 3 crops of two patches; the views of the whole have 1 x 1 and 1 x 2 tokens, of two patches."""
+    layout = bridge_of("molmo2").family.layout
     inputs = {
-        "pixel_values": torch.arange(5),
+        "pixel_values": torch.arange(5)[:, None].expand(5, 2),
         "image_num_crops": torch.tensor([2, 3]),
         "image_grids": torch.tensor([[1, 1, 1, 2], [1, 2, 2, 1]]),
-        "image_token_pooling": torch.arange(7),
+        "image_token_pooling": torch.tensor([[0, 1], [2, -1], [3, -1], [4, -1], [5, -1], [6, 7], [8, 9]]),
     }
-    videos = bridge_of("molmo2").family.layout.split(inputs, [1, 1])
-    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
-    assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
+    prepared = layout.prepare(inputs, 2, 6, 6)
+    assert prepared["pixel_values"][:, 0].tolist() == [0, 2]
+    assert prepared["image_grids"].tolist() == [[1, 1, 0, 0], [1, 2, 0, 0]]
+    assert prepared["image_token_pooling"].tolist() == [[0, 1], [2, -1], [3, -1]]
+    videos = layout.split(prepared, [1, 1])
+    assert [len(video["image_token_pooling"]) for video in videos] == [1, 2]
+    rows = layout.rows(prepared, 2)
+    assert layout.slice(prepared, rows, 1, 2)["image_token_pooling"].tolist() == [[0, -1], [1, -1]]
 
 
 def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
@@ -263,13 +269,12 @@ def test_numbers_of_patches_become_rows_and_columns_of_the_frames_shape():
         (7, [[4, 4]], (2, 3)),  # a resampler has no grid
         (17, None, (4, 4)),
         (13, None, (3, 4)),  # Unlimited-OCR: a token ends each row and one the picture
-        (18, None, (4, 4)),
     ],
 )
 def test_the_grid_of_a_frame_has_no_more_cells_than_tokens(num_tokens: int, patches: Any, grid: tuple[int, int]):
     """13 tokens were a grid of 3 x 5 once, which LinVT itself refused."""
     inputs = {"image_grid_thw": torch.tensor(patches)} if patches else {}
-    assert PatchGrid().grid(inputs, num_tokens) == grid
+    assert PatchGrid().grid(None, inputs, num_tokens) == grid
 
 
 @pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])

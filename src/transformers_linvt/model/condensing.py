@@ -123,7 +123,8 @@ class CondensesVideos(LinVTPreTrainedModel):
         question_mask: torch.Tensor | None = None,
     ) -> CondensedVideos:
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
-        self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
+        for video in features:
+            self._warn_of_few_tokens(video.num_frames, video.refined.tokens_per_frame)
         weight = next(self.linvt.parameters())
         device, dtype = weight.device, weight.dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
@@ -140,7 +141,7 @@ class CondensesVideos(LinVTPreTrainedModel):
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
             container=stacked.container,
             outputs=outputs,
-            grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
+            grid_sizes=[video.grid_size for video in features],
             kept_deepstack=stacked.deepstack,
         )
 

@@ -186,18 +186,9 @@ class LinearVideoTokenizer(nn.Module):
         self.scorer = SignificanceScorer(
             dim, self.bottleneck_size, num_heads, num_scorer_layers, temporal_window, selection, init
         )
-        self.aggregator = TextConditionedTokenAggregator(
-            dim,
-            num_video_tokens,
-            scales,
-            scale_mode,
-            self.bottleneck_size,
-            num_heads,
-            num_aggregator_layers,
-            aggregation,
-            text_conditioned,
-            init,
-        )
+        queries = (num_video_tokens, scales, scale_mode)
+        width = (self.bottleneck_size, num_heads, num_aggregator_layers)
+        self.aggregator = TextConditionedTokenAggregator(dim, *queries, *width, aggregation, text_conditioned, init)
         self.contrastive_head = ContrastiveHead(dim, contrastive_size) if contrastive_size else None
 
     @property

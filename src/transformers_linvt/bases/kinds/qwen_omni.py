@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from ..base import BaseBridge, built_in
 from ..families import Family
+from ..frame_size import FrameBudget
 from ..layouts import PatchGrid
 from ..positions import grids_with_videos
 
@@ -22,7 +23,7 @@ class QwenOmniBridge(BaseBridge):
 
 
 built_in(
-    QwenOmniBridge(Family(layout=PatchGrid(merges_frames="colour_first"))),
+    QwenOmniBridge(Family(layout=PatchGrid(merges_frames="colour_first"), frame_budget=FrameBudget(768, 230_400))),
     "qwen2_5_omni_thinker",
     "qwen3_omni_moe_thinker",
 )
