@@ -164,7 +164,7 @@ def intervals(runs: list[dict], frames: list[str]) -> str:
     clips, rows = runs[-1]["clips"], []
     frames = [num_frames for num_frames in frames if num_frames in clips]
     for title, kind, questions in ROWS:
-        for index, asked in enumerate(questions):
+        for asked in questions:
             found = [clips[num_frames].get(f"{kind} | {asked}") for num_frames in frames]
             if any(found):
                 cells = [
@@ -173,7 +173,8 @@ def intervals(runs: list[dict], frames: list[str]) -> str:
                     else ""
                     for count in found
                 ]
-                rows.append(["" if index else title, NAMES.get(asked, asked), *cells])
+                rows.append([title, NAMES.get(asked, asked), *cells])
+                title = ""  # once per kind of clip
     return table(("clips", "question", *(f"{num_frames} frames" for num_frames in frames)), rows)
 
 
