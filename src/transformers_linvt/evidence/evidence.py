@@ -351,7 +351,7 @@ class VideoEvidence:
     # -- the picture --
 
     def draw(self) -> Image.Image:
-        """The picture that [`save`](VideoEvidence.save) writes."""
+        """Draw the picture that `save` writes."""
         return (WeightsSheet if self.attribution is None else AnswerSheet)(self).draw()
 
     def save(self, path: str | os.PathLike) -> None:
