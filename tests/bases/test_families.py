@@ -26,7 +26,7 @@ from transformers_linvt.bases.families import DENIED, FAMILIES, Family, family_o
 from transformers_linvt.bases.fingerprint import changed_weights, fingerprint_weights
 from transformers_linvt.bases.layouts import FrameLayout, PatchGrid
 from transformers_linvt.bases.loading import check_base, context_length, load_base
-from transformers_linvt.bases.positions import grids_with_videos, positions_without_padding
+from transformers_linvt.bases.positions import grids_with_videos, pass_over, positions_of_what_is_seen
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import encoder_inputs, pack_visuals
 from transformers_linvt.model.condensing import _pad_rows, _pad_videos
@@ -175,9 +175,25 @@ def test_an_architecture_that_is_not_listed_has_the_common_traits():
 
 def test_positions_are_counted_without_padding_where_the_family_says_so():
     ids, mask = torch.zeros(2, 4, dtype=torch.long), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    assert positions_without_padding(Family(), ids, mask) == {}
-    positions = positions_without_padding(Family(counts_padding=True), ids, mask)["position_ids"]
+    no_video = torch.zeros(2, 4, dtype=torch.bool)
+    assert positions_of_what_is_seen(Family(), ids, no_video, mask) == {}
+    positions = positions_of_what_is_seen(Family(counts_padding=True), ids, no_video, mask)["position_ids"]
     assert positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+
+
+def test_video_tokens_that_are_not_used_are_masked_and_not_counted():
+    """Two videos of two tokens in a row behind padding, and one in another: the first and the last use one of two."""
+    ids = torch.zeros(2, 6, dtype=torch.long)
+    is_video = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]]).bool()
+    used = torch.tensor([[True, False], [True, True], [True, False]])
+    padding = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+    mask = pass_over(ids, is_video, used, padding)["attention_mask"]
+    assert mask.tolist() == [[0, 1, 1, 0, 1, 1], [1, 1, 0, 1, 1, 1]] and padding.sum() == 11
+    positions = positions_of_what_is_seen(Family(), ids, is_video, mask)["position_ids"]
+    assert positions.tolist() == [[0, 0, 1, 1, 2, 3], [0, 1, 1, 2, 3, 4]]
+    cached = pass_over(ids, is_video, used, torch.ones(2, 8, dtype=torch.long))["attention_mask"]
+    assert cached[:, 2:].tolist() == [[1, 1, 1, 0, 1, 1], [1, 1, 0, 1, 1, 1]] and cached[:, :2].all()
+    assert pass_over(ids, is_video, torch.ones_like(used), padding) == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,17 +214,23 @@ def test_videos_of_a_grid_family_are_split_by_the_patches_of_their_frames():
     assert [len(video["image_grid_thw"]) for video in videos] == [2, 1]
 
 
-def test_videos_of_molmo2_are_split_by_their_crops_and_pools():
-    """Frames of 2 and 3 crops; tokens of a frame: rows x columns of the global view and of the crops."""
+def test_of_frames_of_molmo2_the_first_view_is_kept_with_the_indices_of_its_patches():
+    """Frames of 2 and 3 crops of two patches; the views of the whole have 1 x 1 and 1 x 2 tokens, of two patches."""
+    layout = bridge_of("molmo2").family.layout
     inputs = {
-        "pixel_values": torch.arange(5),
+        "pixel_values": torch.arange(5)[:, None].expand(5, 2),
         "image_num_crops": torch.tensor([2, 3]),
         "image_grids": torch.tensor([[1, 1, 1, 2], [1, 2, 2, 1]]),
-        "image_token_pooling": torch.arange(7),
+        "image_token_pooling": torch.tensor([[0, 1], [2, -1], [3, -1], [4, -1], [5, -1], [6, 7], [8, 9]]),
     }
-    videos = bridge_of("molmo2").family.layout.split(inputs, [1, 1])
-    assert [video["pixel_values"].tolist() for video in videos] == [[0, 1], [2, 3, 4]]
-    assert [video["image_token_pooling"].tolist() for video in videos] == [[0, 1, 2], [3, 4, 5, 6]]
+    prepared = layout.prepare(inputs, 2, 6, 6)
+    assert prepared["pixel_values"][:, 0].tolist() == [0, 2]
+    assert prepared["image_grids"].tolist() == [[1, 1, 0, 0], [1, 2, 0, 0]]
+    assert prepared["image_token_pooling"].tolist() == [[0, 1], [2, -1], [3, -1]]
+    videos = layout.split(prepared, [1, 1])
+    assert [len(video["image_token_pooling"]) for video in videos] == [1, 2]
+    rows = layout.rows(prepared, 2)
+    assert layout.slice(prepared, rows, 1, 2)["image_token_pooling"].tolist() == [[0, -1], [1, -1]]
 
 
 def test_a_strip_of_patches_is_split_by_columns_of_pixels_and_joined_again():
@@ -247,13 +269,12 @@ def test_numbers_of_patches_become_rows_and_columns_of_the_frames_shape():
         (7, [[4, 4]], (2, 3)),  # a resampler has no grid
         (17, None, (4, 4)),
         (13, None, (3, 4)),  # Unlimited-OCR: a token ends each row and one the picture
-        (18, None, (4, 4)),
     ],
 )
 def test_the_grid_of_a_frame_has_no_more_cells_than_tokens(num_tokens: int, patches: Any, grid: tuple[int, int]):
     """13 tokens were a grid of 3 x 5 once, which LinVT itself refused."""
     inputs = {"image_grid_thw": torch.tensor(patches)} if patches else {}
-    assert PatchGrid().grid(inputs, num_tokens) == grid
+    assert PatchGrid().grid(None, inputs, num_tokens) == grid
 
 
 @pytest.mark.parametrize("frames_per_video", [[2, 2], [6], [1]])
@@ -348,10 +369,11 @@ def test_no_deep_layers_are_none():
 def test_a_video_is_a_strip_among_the_grids_of_pictures():
     """Two pictures of 2 x 3 and 1 x 2 tokens, of four patches each, and two videos of 5 tokens."""
     base = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2)))
-    pictures, strip = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10]
+    pictures, strip, shorter = torch.tensor([[1, 4, 6], [1, 2, 4]]), [1, 2, 10], [1, 2, 6]
     is_video = torch.tensor([0] * 6 + [1] * 10 + [0] * 2).bool()
-    assert grids_with_videos(base, is_video, 5, pictures).tolist() == [[1, 4, 6], strip, strip, [1, 2, 4]]
-    assert grids_with_videos(base, is_video[6:16], 5, None).tolist() == [strip, strip]
+    used = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    assert grids_with_videos(base, is_video, used, pictures).tolist() == [[1, 4, 6], strip, shorter, [1, 2, 4]]
+    assert grids_with_videos(base, is_video[6:16], torch.ones_like(used), None).tolist() == [strip, strip]
 
 
 def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():

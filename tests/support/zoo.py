@@ -126,8 +126,11 @@ def remux(
 ) -> None:
     """Copy the packets of the first video stream, each through `change` (which may drop it by returning `None`)."""
     with av.open(str(source)) as reader, av.open(str(target), "w", **open_options) as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(reader.streams.video[0]):
+        template = reader.streams.video[0]
+        # PyAV looks for an encoder of the decoder's name, and there is none of that of AV1's
+        has_no_encoder = template.codec_context.name == "libdav1d"
+        stream = writer.add_stream_from_template(template, **({"opaque": True} if has_no_encoder else {}))
+        for packet in reader.demux(template):
             if packet.dts is None:
                 continue
             packet = packet if change is None else change(packet)
@@ -474,7 +477,7 @@ def main() -> None:
             row = f"{name:24}"
             for backend in counts:
                 try:
-                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, backend=backend)
+                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, video_backend=backend)
                     shown = list(zip(read_numbers(video.frames), video.timestamps.round(6).tolist(), strict=True))
                     wanted = list(zip(exhibit.numbers, np.round(exhibit.seconds, 6).tolist(), strict=True))
                     verdict = "exact" if shown == wanted else "WRONG"

@@ -106,10 +106,15 @@ def _add_wrap(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
-        "convert", help="make a published Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
+        "convert", help="make a published InternVL, Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
     )
     convert.add_argument("source", metavar="SOURCE", help="folder with the checkpoint as it was published")
     convert.add_argument("output", metavar="OUT", help="folder to make; must not exist or be empty")
+    convert.add_argument(
+        "--vision-config",
+        metavar="FILE",
+        help="config.json of the vision tower, where SOURCE names one without its sizes",
+    )
     _add_verbose(convert)
     convert.set_defaults(run=wrapping.convert)
 

@@ -42,8 +42,8 @@ class VideoEvidence:
     What one answer depended on, and where its video tokens came from.
 
     Args:
-        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`):
-            The sampled frames, uint8 RGB.
+        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*):
+            The sampled frames, uint8 RGB; None where they were not kept, and then nothing can be drawn.
         timestamps (`np.ndarray` of shape `(num_frames,)`):
             Seconds of each frame.
         kept_indices (`np.ndarray` of shape `(num_kept,)`):
@@ -92,7 +92,7 @@ class VideoEvidence:
     [[0.0, 0.25], [0.0, 0.0]]
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | None
     timestamps: np.ndarray
     kept_indices: np.ndarray
     kept_weights: np.ndarray
@@ -119,8 +119,8 @@ class VideoEvidence:
                 self.run_weights[self.kept_indices] = 1.0
         rows, columns = self.grid_size
         fits = (
-            self.frames.ndim == 4
-            and len(self.frames) == len(self.timestamps) == num_frames > 0
+            (self.frames is None or (self.frames.ndim == 4 and len(self.frames) == num_frames))
+            and len(self.timestamps) == num_frames > 0
             and self.kept_weights.shape[1:] == self.kept_indices.shape
             and rows * columns <= tokens_per_frame
             and len(self.kept_indices) > 0
@@ -131,7 +131,7 @@ class VideoEvidence:
         )
         if not fits:
             raise LinVTInputError(
-                f"These are not the parts of one video: frames {self.frames.shape}, time stamps "
+                f"These are not the parts of one video: frames {np.shape(self.frames)}, time stamps "
                 f"{self.timestamps.shape}, significance {self.significance.shape}, grid {self.grid_size}, kept tokens "
                 f"{self.kept_indices.shape}, weights {self.kept_weights.shape}, runs {self.run_slots.shape} and "
                 f"{self.run_weights.shape}, attribution {np.shape(self.attribution)}. Pass what one call returned."
@@ -142,7 +142,7 @@ class VideoEvidence:
         cls,
         output: Any,
         index: int,
-        frames: np.ndarray,
+        frames: np.ndarray | None,
         timestamps: np.ndarray,
         grid_size: tuple[int, int],
         tokens_per_frame: int | None = None,
@@ -170,7 +170,7 @@ class VideoEvidence:
                 `question`, `answer`, `source`, `region`, `log_probs`, `no_attribution`.
         """
         weights = output.weights.select([index]).detach().to("cpu")
-        padded, num_frames = weights.tokens_per_frame, len(frames)
+        padded, num_frames = weights.tokens_per_frame, len(timestamps)
         tokens_per_frame = padded if tokens_per_frame is None else tokens_per_frame
         filled = weights.kept_mask[0].numpy()
         frame, place = np.divmod(weights.kept_indices[0].numpy()[filled], padded)
@@ -188,7 +188,7 @@ class VideoEvidence:
             frames=frames,
             timestamps=np.asarray(timestamps, dtype=np.float64),
             kept_indices=frame * tokens_per_frame + place,
-            kept_weights=weights.kept()[0].float().numpy()[:, filled],
+            kept_weights=weights.kept()[0, weights.used[0]].float().numpy()[:, filled],
             significance=significance[unpadded],
             grid_size=grid_size,
             is_exact=weights.is_exact,
@@ -351,7 +351,17 @@ class VideoEvidence:
     # -- the picture --
 
     def draw(self) -> Image.Image:
-        """Draw the picture that `save` writes."""
+        """
+        Draw the picture that `save` writes.
+
+        Raises:
+            `LinVTInputError`: the frames were not kept.
+        """
+        if self.frames is None:
+            raise LinVTInputError(
+                "This evidence has no frames to draw, only numbers: the video was given as it was encoded before. Ask "
+                "about the video itself, or put its sampled frames in with dataclasses.replace(evidence, frames=...)."
+            )
         return (WeightsSheet if self.attribution is None else AnswerSheet)(self).draw()
 
     def save(self, path: str | os.PathLike) -> None:

@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.selection import RefinedVideo
 
 
-_FORMAT = "linvt-video-features-2"
+_FORMAT = "linvt-video-features-3"
+_ABOUT = "about."
 
 
 @dataclass
@@ -27,6 +29,7 @@ class VideoFeatures:
         container (`str`): how the base packs visual tokens.
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
+        about (`dict[str, str]`, *optional*): what else is to be known of the video; kept in its file.
     """
 
     refined: RefinedVideo
@@ -34,6 +37,7 @@ class VideoFeatures:
     container: str
     grid_size: tuple[int, int]
     timestamps: torch.Tensor | None = None
+    about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_refined(
@@ -72,21 +76,37 @@ class VideoFeatures:
     @classmethod
     def stack(cls, features: "Sequence[VideoFeatures]") -> "VideoFeatures":
         """
-        Several questions about one video, as one batch.
+        Encoded videos as one batch: one video for several questions, or several of whatever length, which are padded.
 
         Raises:
-            LinVTInputError: the features are not all of one video; videos of different lengths go one by one.
+            LinVTInputError: the videos are of different models.
         """
         first = features[0]
-        if any(other is not first for other in features):
-            raise LinVTInputError(
-                "Encoded videos are asked one at a time: pass the same VideoFeatures for every row of the batch."
+        if all(other is first for other in features):
+            rows = torch.zeros(len(features), dtype=torch.long)
+            return replace(
+                first,
+                refined=first.refined.select(rows),
+                deepstack=[layer.expand(len(features), *layer.shape[1:]) for layer in first.deepstack],
             )
-        rows = torch.zeros(len(features), dtype=torch.long)
+        kinds = {
+            (one.width, one.refined.kept_features.shape[-1], one.container, len(one.deepstack)) for one in features
+        }
+        if len(kinds) > 1:
+            raise LinVTInputError(
+                f"These videos were encoded by different models: width, bottleneck, container and layers are "
+                f"{sorted(kinds)}. Encode them again with this one."
+            )
+        refined = RefinedVideo.stack([one.refined for one in features])
+        num_kept = refined.kept_indices.shape[1]
+        layers = zip(*(one.deepstack for one in features), strict=True)
         return replace(
             first,
-            refined=first.refined.select(rows),
-            deepstack=[layer.expand(len(features), *layer.shape[1:]) for layer in first.deepstack],
+            refined=refined,
+            deepstack=[
+                torch.cat([functional.pad(layer, (0, 0, 0, num_kept - layer.shape[1])) for layer in of_videos])
+                for of_videos in layers
+            ],
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -102,6 +122,7 @@ class VideoFeatures:
             tensors["timestamps"] = self.timestamps.contiguous()
         rows, columns = self.grid_size
         metadata = {"format": _FORMAT, "container": self.container, "grid_size": f"{rows}x{columns}"}
+        metadata |= {_ABOUT + name: value for name, value in self.about.items()}
         try:
             save_file(tensors, path, metadata=metadata)
         except (OSError, SafetensorError) as error:
@@ -134,6 +155,7 @@ class VideoFeatures:
             container=metadata["container"],
             timestamps=tensors.get("timestamps"),
             grid_size=(int(rows), int(columns)),
+            about={name.removeprefix(_ABOUT): text for name, text in metadata.items() if name.startswith(_ABOUT)},
         )
 
 

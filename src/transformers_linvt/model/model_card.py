@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError
 
+from .base_reference import is_embedded
 from .configuration_linvt import LinVTConfig
 
 
@@ -46,7 +47,7 @@ are then answered bit for bit as by the base. `model.enable_adapters()` puts it 
 def is_local(name: str | os.PathLike | None) -> bool:
     """Whether a model is named by a folder of this machine, so that nobody else can load it."""
     name = os.fspath(name or "")
-    return name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
+    return is_embedded(name) or name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
 
 
 def make_card(

@@ -85,6 +85,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not adapter.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -237,6 +238,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         # How the loss is scaled under gradient accumulation is the base's business.
         self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
         self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these PEFT knows which layers of its own fit
+            if getattr(self.model.base_vlm, name, False):
+                setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()

@@ -14,7 +14,7 @@ from ..errors import LinVTInputError, VideoReadError
 from ..model.messages import sampling_of, source_of
 from ..model.processing_linvt import LinVTProcessor
 from ..video.frames import VideoFrames
-from ..video.limits import VideoLimits
+from ..video.limits import VideoLimits, one_request
 from .data import Example, parse_example
 from .identity import content_id
 
@@ -130,12 +130,13 @@ class LinVTDataCollator:
         for example in parsed:
             try:
                 self._load_pictures(example)
-                videos.append(
-                    [
-                        self.processor.read_video(source, **sampling_of(own, self.sampling))
-                        for source, own in zip(example.videos, example.sampling, strict=True)
-                    ]
-                )
+                with one_request():  # its videos share the limits of a request
+                    videos.append(
+                        [
+                            self.processor.read_video(source, **sampling_of(own, self.sampling))
+                            for source, own in zip(example.videos, example.sampling, strict=True)
+                        ]
+                    )
             except VideoReadError as error:
                 videos.append(None)
                 unreadable.append(example.name())

@@ -26,7 +26,7 @@ class VideoFrames:
         timestamps (`np.ndarray` of shape `(num_frames,)`):
             Seconds, `float64`, increasing, counted from the first frame of the video.
         source (`str`): Path or address, or `"<frames in memory>"`, `"<bytes in memory>"`, `"<file object>"`.
-        backend (`str`): `"pyav"`, `"decord"`, `"torchcodec"` or `"memory"`.
+        video_backend (`str`): `"pyav"`, `"decord"`, `"torchcodec"` or `"memory"`.
         duration (`float`): Seconds from the first frame to the end of the last, of the whole video.
         total_frames (`int`): Frames of the whole video.
         average_fps (`float`, *optional*): `total_frames / duration`; `None` where the duration is 0.
@@ -40,7 +40,7 @@ class VideoFrames:
     frames: np.ndarray
     timestamps: np.ndarray
     source: str
-    backend: str
+    video_backend: str
     duration: float
     total_frames: int
     average_fps: float | None
