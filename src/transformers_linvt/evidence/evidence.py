@@ -352,7 +352,7 @@ class VideoEvidence:
 
     def draw(self) -> Image.Image:
         """
-        The picture that [`save`](VideoEvidence.save) writes.
+        Draw the picture that `save` writes.
 
         Raises:
             `LinVTInputError`: the frames were not kept.

@@ -62,7 +62,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     The backbone: base backbone with video tokens in place of frames; returns hidden states.
 
     Args:
-        config ([`LinVTConfig`]).
+        config ([`LinVTConfig`]): sizes of LinVT, and the base's config.
         base_vlm ([`PreTrainedModel`], *optional*):
             A loaded base. Without it one is built from `config.base_config`, with random weights.
 
@@ -363,7 +363,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         Args:
             features: of [`encode_video`], maybe loaded from a file.
             question: one question, or a list of them.
-            processor ([`LinVTProcessor`]).
+            processor ([`LinVTProcessor`]): of the same base.
             generate_kwargs: arguments of `generate()`.
 
         Returns:
