@@ -49,7 +49,7 @@ class WrapPlan:
             square, as PyTorch counts. None where the layers do not run on shapes alone.
         cache_bytes, cache_bytes_before (`int`, *optional*): keys and values of those tokens, likewise.
         parameters_added (`int`): LinVT's.
-        parameters_of_base (`int`).
+        parameters_of_base (`int`): the base's own.
         own_step (`int`): frames that the base's own video path makes one step; 1 where every frame is a picture to it.
         vision_flops, vision_flops_before (`int`, *optional*):
             Of the vision tower and projector for all frames, as LinVT's frames go through it and on the base's own

@@ -106,6 +106,7 @@ def test_slots_share_gradients_as_computed_by_hand():
         run_weights=torch.tensor([[0.5, 1.0, 0.5]]),
         pooling=(torch.ones(1, 2),),
         aggregation=(torch.tensor([[[0.25, 0.75], [1.0, 0.0]]]),),
+        used=torch.ones(1, 2, dtype=torch.bool),
         scales=(1,),
         scales_of_groups=((1,),),
         num_frames=3,

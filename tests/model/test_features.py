@@ -126,7 +126,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(features: VideoFeatures, tmp_path
     features.save(path)
     tensors = load_file(path)
     del tensors["kept_indices"]
-    metadata = {"format": "linvt-video-features-2", "container": "tuple", "grid_size": "3x5"}
+    metadata = {"format": "linvt-video-features-3", "container": "tuple", "grid_size": "3x5"}
     save_file(tensors, path, metadata=metadata)
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, "kept_indices missing")
 
@@ -136,5 +136,5 @@ def test_a_file_of_the_version_before_runs_is_refused_and_says_what_to_do(featur
     features.save(path)
     tensors = {name: value for name, value in load_file(path).items() if not name.startswith("run_")}
     save_file(tensors, path, {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"})
-    words = ("'linvt-video-features-1'", "expected 'linvt-video-features-2'", "Encode the video again")
+    words = ("'linvt-video-features-1'", "expected 'linvt-video-features-3'", "Encode the video again")
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), *words)

@@ -170,7 +170,7 @@ class BaseBridge:
         return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
 
     def place_videos(
-        self, base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, inputs: dict[str, Any]
+        self, base: PreTrainedModel, is_video: torch.Tensor, used: torch.Tensor, inputs: dict[str, Any]
     ) -> dict[str, Any]:
         """
         A prompt's inputs with what tells the base where videos stand; most bases need nothing.
@@ -179,10 +179,22 @@ class BaseBridge:
             base: the base model.
             is_video (`torch.BoolTensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a
                 picture's.
-            num_video_tokens: tokens of a video.
+            used (`torch.BoolTensor` of shape `(num_videos, num_video_tokens)`): which tokens of each video the base
+                is to see.
             inputs: everything but the visual tokens.
         """
         return inputs
+
+    def passes_tokens_over(self, base: PreTrainedModel) -> bool:
+        """
+        Whether the base can be told by its attention mask to pass over tokens in the middle of a prompt.
+
+        Layers with a state that goes from token to token cannot: what they are told to pass over, they count.
+        """
+        text = getattr(base.config, "get_text_config", lambda: base.config)()
+        kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+        has_states = any("attention" not in kind or "linear" in kind for kind in kinds)
+        return self.family.numbers_what_is_seen and not has_states
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Logits, cache, and the loss where `labels` are given."""

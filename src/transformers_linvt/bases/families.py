@@ -33,6 +33,8 @@ class Family:
         counts_padding:
             Whether forward() counts padding in front of a prompt as positions, and they count for themselves and not
             only between two tokens: so it is with norms behind the rotation.
+        numbers_what_is_seen:
+            Whether generate() numbers the tokens that the attention mask leaves in, as nearly all do, and not all.
         begins_with_bos: whether the base's processor begins every prompt with the first special token itself.
         behind_visuals, ends_with:
             What else it writes itself: behind the last picture, and at the end of what the user says. A special token
@@ -49,6 +51,7 @@ class Family:
     fits_whole_tokens: bool = False
     video_type_id: int = 1
     counts_padding: bool = False
+    numbers_what_is_seen: bool = True
     begins_with_bos: bool = False
     behind_visuals: str = ""
     ends_with: str = ""
@@ -132,8 +135,8 @@ FAMILIES: dict[str, Family] = {
     "cosmos3_edge": Family(**_MROPE),
     "cosmos3_omni": Family(**_QWEN3),
     "dots3_note": Family(layout=_GRID, frame_budget=_QWEN3["frame_budget"]),
-    "exaone4_5": Family(layout=_MERGING, frame_budget=_QWEN2["frame_budget"]),
-    "hyperclovax_vision_v2": Family(layout=_MERGING, frame_budget=_QWEN2["frame_budget"]),
+    "exaone4_5": Family(layout=_MERGING, numbers_what_is_seen=False, frame_budget=_QWEN2["frame_budget"]),
+    "hyperclovax_vision_v2": Family(layout=_MERGING, numbers_what_is_seen=False, frame_budget=_QWEN2["frame_budget"]),
     "lfm3_vl": Family(layout=_MERGING, frame_budget=_QWEN3["frame_budget"]),
     "qwen3_5": Family(**_QWEN3),
     "qwen3_5_moe": Family(**_QWEN3),
@@ -141,7 +144,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Architectures that AutoModelForImageTextToText can load and that cannot work, with the reason.
-ENCODER_DECODER = "it is an encoder-decoder: its language model has no placeholders for visual tokens"
+ENCODER_DECODER = (
+    "it is an encoder-decoder: its encoder reads the prompt and its decoder writes the answer, and LinVT is made for "
+    "models that do both in one sequence"
+)
 _CROSS_ATTENTION = "it sees pictures through cross-attention: they have no tokens among those of its text"
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {

@@ -188,7 +188,7 @@ class VideoEvidence:
             frames=frames,
             timestamps=np.asarray(timestamps, dtype=np.float64),
             kept_indices=frame * tokens_per_frame + place,
-            kept_weights=weights.kept()[0].float().numpy()[:, filled],
+            kept_weights=weights.kept()[0, weights.used[0]].float().numpy()[:, filled],
             significance=significance[unpadded],
             grid_size=grid_size,
             is_exact=weights.is_exact,
@@ -352,7 +352,7 @@ class VideoEvidence:
 
     def draw(self) -> Image.Image:
         """
-        The picture that [`save`](VideoEvidence.save) writes.
+        Draw the picture that `save` writes.
 
         Raises:
             `LinVTInputError`: the frames were not kept.

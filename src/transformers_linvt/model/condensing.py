@@ -86,7 +86,9 @@ class CondensesVideos(LinVTPreTrainedModel):
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
             caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
 
-        A video with fewer frame tokens than M gives M tokens all the same, with a warning, once for a model.
+        Where less is new than M tokens, the last ones are copies that the language model is not to see
+        (`outputs.weights.used`). Where the base cannot pass tokens over, or without key frames, a video with fewer
+        frame tokens than M gives M tokens all the same, with a warning, once for a model.
         """
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
@@ -165,7 +167,7 @@ class CondensesVideos(LinVTPreTrainedModel):
     def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
         """Say, once for a model, that the language model gets more tokens of a video than its frames have."""
         num_tokens, most = num_frames * tokens_per_frame, self.config.num_video_tokens
-        if num_tokens >= most or self._has_warned_of_few_tokens:
+        if num_tokens >= most or self._has_warned_of_few_tokens or self.linvt.aggregator.counts_what_is_new:
             return
         self._has_warned_of_few_tokens = True
         unit = "frames" if self.config.frame_path == "image" else "steps of time"

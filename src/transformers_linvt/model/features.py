@@ -14,7 +14,7 @@ from ..errors import LinVTInputError
 from ..tokenizer.selection import RefinedVideo
 
 
-_FORMAT = "linvt-video-features-2"
+_FORMAT = "linvt-video-features-3"
 _ABOUT = "about."
 
 

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
@@ -63,7 +64,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     The backbone: base backbone with video tokens in place of frames; returns hidden states.
 
     Args:
-        config ([`LinVTConfig`]).
+        config ([`LinVTConfig`]): sizes of LinVT, and the base's config.
         base_vlm ([`PreTrainedModel`], *optional*):
             A loaded base. Without it one is built from `config.base_config`, with random weights.
 
@@ -87,6 +88,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not adapter.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -114,11 +116,19 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self.base_vlm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LinVTModel":
-        """Training mode, but for what would learn from mere looking: batch norms of the base keep their averages."""
+        """
+        Training mode, but for what is frozen: batch norms of the base keep their averages, and its dropout is off.
+
+        A base whose weights were given their gradient back drops as it always does; LoRA's own dropout stays.
+        """
         super().train(mode)
         for module in self.base_vlm.modules():
             if getattr(module, "track_running_stats", False):
                 module.eval()
+        weights = (weight for name, weight in self.base_vlm.named_parameters() if "lora_" not in name)
+        if not any(weight.requires_grad for weight in weights):
+            for module in modules_with_dropout(self.base_vlm):
+                module.training = False
         return self
 
     def prepare(
@@ -355,7 +365,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         Args:
             features: of [`encode_video`], maybe loaded from a file.
             question: one question, or a list of them.
-            processor ([`LinVTProcessor`]).
+            processor ([`LinVTProcessor`]): of the same base.
             generate_kwargs: arguments of `generate()`.
 
         Returns:

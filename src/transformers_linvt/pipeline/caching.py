@@ -199,7 +199,7 @@ def _no_pixels(num_frames: int) -> np.ndarray:
 
 def with_about(features: VideoFeatures, video: VideoFrames, **more: str) -> VideoFeatures:
     """An encoded video that knows what it was read from."""
-    told = {name: getattr(video, name) for name in ("backend", "duration", "total_frames", "average_fps")}
+    told = {name: getattr(video, name) for name in ("video_backend", "duration", "total_frames", "average_fps")}
     told |= {"timestamps": [float(time) for time in video.timestamps]}
     return replace(features, about={**features.about, "video": json.dumps(told), **more})
 

@@ -104,6 +104,8 @@ class RefinedVideo:
             Time, row and column of the kept tokens in [0, 1], float32; averaged alike.
         mass_positions (`torch.Tensor` of shape `(batch, num_kept)`):
             Where the kept tokens lie on the axis of mass, in [0, 1], float32.
+        num_used (`torch.Tensor` of shape `(batch,)`):
+            Video tokens that the video needs, at most M; with key frames fewer where less is new.
         run_slots (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
             For every frame token the slot it is averaged into; 0 where it is in none.
         run_weights (`torch.Tensor` of the same shape):
@@ -119,6 +121,7 @@ class RefinedVideo:
     log_significance: torch.Tensor
     places: torch.Tensor
     mass_positions: torch.Tensor
+    num_used: torch.Tensor
     run_slots: torch.Tensor
     run_weights: torch.Tensor
     significance: torch.Tensor

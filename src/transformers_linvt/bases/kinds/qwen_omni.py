@@ -16,10 +16,10 @@ class QwenOmniBridge(BaseBridge):
     """The thinker of Qwen2.5 Omni and Qwen3 Omni: a video needs a grid too."""
 
     def place_videos(
-        self, base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, inputs: dict[str, Any]
+        self, base: PreTrainedModel, is_video: torch.Tensor, used: torch.Tensor, inputs: dict[str, Any]
     ) -> dict[str, Any]:
         grid = self.family.layout.grid_input
-        return {**inputs, grid: grids_with_videos(base, is_video, num_video_tokens, inputs.get(grid))}
+        return {**inputs, grid: grids_with_videos(base, is_video, used, inputs.get(grid))}
 
 
 built_in(
