@@ -63,9 +63,7 @@ def test_every_command_makes_linvt_around_the_model_that_it_names(
     origins: dict[str, str] = {}  # of a folder, the repository that it was made from
     wrapped: dict[str, str] = {}
     for words in commands_of_page():
-        program, command, source, target = [
-            word for word in words if word not in ("--local-dir", "--trust-remote-code")
-        ]
+        program, command, source, target = [word for word in words if word not in options]
         if program == "hf":
             write_stand_in(source, tmp_path / target)
         elif source not in origins:
