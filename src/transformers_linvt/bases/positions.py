@@ -137,6 +137,44 @@ def pass_over(
     return {"attention_mask": mask}
 
 
+def remember_what_is_seen(cache: Any, attention_mask: torch.Tensor | None, used: torch.Tensor) -> None:
+    """
+    Note on a cache which of its tokens were passed over: who goes on from it by hand extends the prompt's own mask.
+
+    Args:
+        cache: that holds the prompt; None where none was kept.
+        attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): of [`pass_over`].
+        used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at video tokens that are used.
+    """
+    if cache is not None and attention_mask is not None and not bool(used.all()):
+        cache.linvt_seen = attention_mask.bool()
+
+
+def go_on_with_what_is_seen(
+    family: Family, input_ids: torch.Tensor | None, inputs: dict[str, Any], counts_itself: bool
+) -> dict[str, Any]:
+    """
+    Arguments of a step after a prompt whose cache [`remember_what_is_seen`] has a note on; others as they are.
+
+    Args:
+        family: of the base.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): of the step.
+        inputs: the base's arguments.
+        counts_itself: whether the base goes on from its own positions (multimodal rotary positions).
+    """
+    seen = getattr(inputs.get("past_key_values"), "linvt_seen", None)
+    if seen is None or input_ids is None or len(seen) != len(input_ids):
+        return inputs
+    length = inputs["past_key_values"].get_seq_length() + input_ids.shape[1]
+    mask = inputs.get("attention_mask")
+    mask = input_ids.new_ones(len(input_ids), length) if mask is None else mask.clone()
+    mask[:, : seen.shape[1]] *= seen.to(mask)
+    inputs = {**inputs, "attention_mask": mask}
+    if inputs.get("position_ids") is None and not counts_itself:
+        inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+    return inputs
+
+
 def positions_of_what_is_seen(
     family: Family, input_ids: torch.Tensor, video_mask: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
@@ -162,5 +200,7 @@ __all__ = [
     "has_grid_positions",
     "lay_out_positions",
     "pass_over",
+    "remember_what_is_seen",
+    "go_on_with_what_is_seen",
     "positions_of_what_is_seen",
 ]

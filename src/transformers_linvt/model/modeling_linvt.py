@@ -20,7 +20,13 @@ from ..bases.base import BaseBridge
 from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
-from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
+from ..bases.positions import (
+    check_grid_positions,
+    forget_positions,
+    go_on_with_what_is_seen,
+    has_grid_positions,
+    remember_what_is_seen,
+)
 from ..bases.registry import bridge_of
 from ..errors import AttributionError, LinVTInputError
 from ..evidence.evidence import VideoEvidence, evidence_of_video
@@ -171,6 +177,9 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             cache = inputs.get("past_key_values")
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
                 forget_positions(self.base_vlm)
+            else:
+                has_grid = has_grid_positions(self.base_vlm)
+                inputs = go_on_with_what_is_seen(self.adapter.family, input_ids, inputs, has_grid)
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
             raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
@@ -227,8 +236,16 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Returns:
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
-        prepared, _ = self.prepare(input_ids, **inputs)
-        return self.adapter.backbone(self.base_vlm, **prepared)
+        prepared, condensed = self.prepare(input_ids, **inputs)
+        outputs = self.adapter.backbone(self.base_vlm, **prepared)
+        _remember(outputs, prepared, condensed)
+        return outputs
+
+
+def _remember(outputs: ModelOutput, prepared: Mapping[str, Any], condensed: CondensedVideos | None) -> None:
+    if condensed is not None:
+        used = condensed.outputs.weights.used
+        remember_what_is_seen(outputs.get("past_key_values"), prepared.get("attention_mask"), used)
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -297,6 +314,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
         outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **prepared)
+        _remember(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(
