@@ -27,7 +27,7 @@ FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tes
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
+.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
@@ -37,6 +37,7 @@ help:
 	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
 	@echo "make docs                the site with a reference of every public name, in site/"
 	@echo "make test-bases          the tests over every architecture of transformers; writes docs/bases.md"
+	@echo "make test-fuzz           read 1,000 damaged videos and count what comes of it"
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
@@ -70,6 +71,10 @@ test-bases: .venv-bases/installed
 	    --junitxml=$(SHAPES)/bases.xml tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
 	    tests/bases/test_frame_path.py $(TESTS)
 	.venv-bases/bin/python tests/support/bases_table.py $(SHAPES)/bases.xml docs/bases.md
+
+# 1,000 damaged files, each read in a process with limits: ARGS="--files 5000 --seed 1 --video-backend decord"
+test-fuzz: .venv/installed-dev
+	$(RUN)/python tests/support/fuzz.py $(ARGS)
 
 # Oldest versions allowed, by uv, which pip has no way to ask for; what changes with versions is in FAST
 test-oldest:
