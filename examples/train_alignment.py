@@ -13,7 +13,7 @@ Own data is a folder of clips and a jsonl with a line per clip:
 One GPU (or a CPU, with `--use_cpu`):
 
     python examples/train_alignment.py --model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dtype bfloat16 \
-        --dataset_name clips/align.jsonl --num_frames 32 --per_device_train_batch_size 16 \
+        --dataset_name clips/align.jsonl --num_frames 32 --per_device_train_batch_size 8 \
         --learning_rate 1e-4 --output_dir linvt-aligned
 
 Several GPUs, one after the other DDP, FSDP2 and DeepSpeed:

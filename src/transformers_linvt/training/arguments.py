@@ -51,7 +51,6 @@ class LinVTModelConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
-        super().__post_init__()
         if not self.model_name_or_path:
             raise LinVTInputError("Which model? Give --model_name_or_path: a repository, or a folder.")
         if self.model_revision != "main" and os.path.isdir(self.model_name_or_path):
@@ -61,6 +60,7 @@ class LinVTModelConfig(ModelConfig):
             )
         if self.load_in_4bit and self.load_in_8bit:
             raise LinVTInputError("--load_in_4bit and --load_in_8bit are alternatives. Give one of them.")
+        super().__post_init__()
         if not self.load_in_4bit:
             self._refuse_unless_default(
                 "--load_in_4bit is not given", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"

@@ -531,17 +531,18 @@ def _probe(videos: Sequence[Any]) -> None:
     raise VideoReadError(f"None of {len(places)} videos that were tried can be read. " + " ".join(problems))
 
 
-def lengths_of(dataset: Any, num_video_tokens: int) -> list[int]:
+def lengths_of(dataset: Any, num_video_tokens: int, video_root: str | os.PathLike | None = None) -> list[int]:
     """
     About how many tokens each example has, for batches of examples of like length: a word counts as four letters.
 
     Args:
         dataset: with a length.
         num_video_tokens: tokens that a video becomes.
+        video_root: see [`parse_example`].
     """
     lengths = []
     for row in dataset:
-        example = parse_example(row)
+        example = parse_example(row, video_root)
         letters = sum(len(text) for text in texts_of(example.messages))
         pictures = len(example.videos) + len(example.picture_parts())
         lengths.append(pictures * num_video_tokens + letters // 4 + 1)

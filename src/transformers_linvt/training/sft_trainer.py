@@ -51,7 +51,7 @@ class LinVTSFTTrainer(SFTTrainer):
 
     Args:
         model ([`LinVTForVideoQA`] or [`~peft.PeftModel`]): loaded; for LoRA pass `peft_config=lora_config(model)`.
-        args ([`LinVTSFTConfig`], *optional*).
+        args ([`LinVTSFTConfig`], *optional*): the settings, by default `LinVTSFTConfig("linvt-sft")`.
         train_dataset, eval_dataset: rows in a format of [`parse_example`]; see [`load_video_dataset`].
         processing_class ([`LinVTProcessor`]): of the model.
         data_collator (*optional*): [`LinVTDataCollator`] with the arguments' sampling by default.
@@ -153,15 +153,21 @@ class LinVTSFTTrainer(SFTTrainer):
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As in transformers; for batches of like length our lengths of the examples, unless a column has them."""
+        """As in transformers, with lengths of ours where batches are to have examples of like length."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        is_known = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
-        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or is_known:
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=lengths_of(dataset, unwrap(self.model).config.num_video_tokens),
-        )
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return self._by_length(dataset, batch) or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """See `_get_train_sampler`."""
+        return self._by_length(eval_dataset, self.args.eval_batch_size) or super()._get_eval_sampler(eval_dataset)
+
+    def _by_length(self, dataset: Any, batch: int) -> LengthGroupedSampler | None:
+        has_column = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
+        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or has_column:
+            return None
+        lengths = lengths_of(dataset, unwrap(self.model).config.num_video_tokens, self.args.video_root)
+        return LengthGroupedSampler(batch, lengths=lengths)
 
     # -- steps --
 
@@ -281,7 +287,12 @@ class LinVTSFTTrainer(SFTTrainer):
             raise token_refused(error, self.args.hub_model_id or self.args.output_dir) from error
 
     def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        license: str | None = None,
+        language: str | list[str] | None = None,
     ) -> None:
         """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`training.card.create`]."""
         if not self.is_world_process_zero():
@@ -294,6 +305,8 @@ class LinVTSFTTrainer(SFTTrainer):
             datasets=dataset_name,
             log_history=self.state.log_history,
             tags=[*self._tag_names, *tags],
+            license=license,
+            language=language,
         )
         os.makedirs(self.args.output_dir, exist_ok=True)
         card.save(os.path.join(self.args.output_dir, "README.md"))
@@ -302,11 +315,16 @@ class LinVTSFTTrainer(SFTTrainer):
         """
         Save and upload LinVT with its adapter, the processor and a model card, as transformers' trainer does it.
 
+        The card takes `dataset_name`, `tags`, `language` and `license`; the licence of the base by default.
+
         Raises:
             `CheckpointError`: the base is a folder of this machine, so nobody else could load the result; or the Hub
                 refused the token.
         """
-        unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).check_can_be_pushed()
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        unwrap(model).check_can_be_pushed()
+        if kwargs.get("license") is None and self.is_world_process_zero():
+            kwargs["license"] = training_card.license_of_base(model)
         try:
             return super().push_to_hub(*args, **kwargs)
         except HfHubHTTPError as error:
