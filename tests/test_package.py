@@ -32,10 +32,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
     {"errors", "remote_code"},
-    {"tokenizer", "video"},
+    {"tokenizer", "video", "evidence"},
     {"bases"},
     {"model"},
-    {"demo", "evidence", "planning"},
+    {"demo", "planning"},
     {"pipeline"},
     {"training", "evaluation", "serving"},
     {"auto"},
@@ -49,6 +49,7 @@ LIBRARIES = {
     "remote_code": set(),
     "tokenizer": {"torch"},
     "video": {"numpy", "av", "PIL"},
+    "evidence": {"numpy", "PIL"},
     "bases": {"torch", "transformers", "tokenizers", "numpy", "PIL", "safetensors", "huggingface_hub"},
     "model": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
 }
@@ -404,6 +405,13 @@ def test_constraints_pin_one_allowed_version_of_every_requirement(metadata):
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             unfit.append(f"{text} (pinned: {version})")
     assert unfit == []
+
+
+@pytest.mark.parametrize("tool", ["ruff", "typos"])
+def test_hooks_before_a_commit_have_the_versions_that_the_tests_have(tool):
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pinned = re.search(rf"^{tool}==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(rf"/{tool}(?:-pre-commit)?\n    rev: v{re.escape(pinned[1])} ", hooks)
 
 
 def test_every_library_that_is_imported_is_required(metadata):

@@ -46,7 +46,7 @@ class WrapPlan:
             square, as PyTorch counts. None where the layers do not run on shapes alone.
         cache_bytes, cache_bytes_before (`int`, *optional*): keys and values of those tokens, likewise.
         parameters_added (`int`): LinVT's.
-        parameters_of_base (`int`).
+        parameters_of_base (`int`): the base's own.
         notes (`tuple[str, ...]`): what is special about the family, and what will not fit.
         frames_per_step (`int`): frames that the base's vision tower sees as one; 1 but for `frame_path="video"`.
     """

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
-from refused_bases import audio, captioner, encoder_decoder, mllama, text_only
+from refused_bases import audio, blip_with_t5, captioner, encoder_decoder, mllama, text_only
 from tiny_bases import build_model, build_processor, model_type_of, save_base
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.bases.base import _BUILT_IN
@@ -69,6 +69,40 @@ def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
     base = make()
     check_refused(lambda: LinVTForVideoQA.from_base(base, **LINVT), UnsupportedBaseError, *REFUSED[make])
     check_refused(lambda: check_base(base), UnsupportedBaseError, *REFUSED[make])
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+@pytest.mark.parametrize("is_instructed", [True, False])
+def test_a_q_former_with_flan_t5_is_refused_whatever_its_config_says(is_instructed: bool, is_said: bool):
+    """InstructBLIP's does not, and was wrapped once; generate() failed and the loss was wrong."""
+    base = blip_with_t5(is_instructed)
+    base.config.is_encoder_decoder = is_said
+    words = ("Flan-T5", "encoder-decoder", "blip2-opt-2.7b", "instructblip-vicuna-7b")
+    check_refused(lambda: LinVTForVideoQA.from_base(base, **LINVT), UnsupportedBaseError, *words)
+
+
+def test_a_model_whose_own_code_was_trusted_is_not_told_to_pass_the_flag(tmp_path: Path):
+    code = "from transformers import PreTrainedConfig as C\nclass OddConfig(C):\n    model_type = 'odd_vlm'\n"
+    (tmp_path / "code.py").write_text(code)
+    auto_map = {"AutoConfig": "code.OddConfig", "AutoModelForCausalLM": "code.OddModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd_vlm", "auto_map": auto_map}))
+    with pytest.raises(UnsupportedBaseError, match="register_base") as raised:
+        load_base(str(tmp_path), trust_remote_code=True)
+    assert "odd_vlm" in str(raised.value) and "trust_remote_code" not in str(raised.value)
+
+
+def test_what_a_base_computes_from_its_config_alone_is_there_after_loading(tmp_path: Path):
+    """Falcon-H1 fills its multipliers as it is initialised: they were memory of anything once, and logits NaN."""
+    text = {"model_type": "falcon_h1", "vocab_size": 50, "hidden_size": 32, "intermediate_size": 40, "head_dim": 16}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "mamba_d_ssm": 32}
+    text |= {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_expand": 1}
+    vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=3)
+    model = LinVTForVideoQA.from_base(transformers.LlavaForConditionalGeneration(config).eval(), **LINVT)
+    model.save_pretrained(tmp_path, include_base=True)
+    again, ids = LinVTForVideoQA.from_pretrained(tmp_path), torch.arange(4, 11)[None]
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("base", [nn.Linear(2, 3), "a string that is no folder/or repository/of anything", None])

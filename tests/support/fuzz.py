@@ -4,7 +4,8 @@ Damaged files in numbers: mutates the zoo with a fixed seed, reads each file in 
 `make test-fuzz` (or `python tests/support/fuzz.py --files 1000 --video-backend pyav`) writes a line per finding, and
 the counts at the end. It ends with 1 if any file gave an exception that is not ours, killed the process, ran out of
 its time or memory, or came back with what no reader may return (time stamps that are not finite and increasing, a
-video over the limit of duration, or wrong frames that the reader calls checked).
+video over the limit of duration). Wrong frames are counted apart: a decoder does not see every flipped bit, and the
+reader says so.
 """
 
 import argparse
@@ -24,12 +25,12 @@ import numpy as np
 from transformers_linvt.errors import VideoReadError
 from transformers_linvt.video.limits import VideoLimits
 from transformers_linvt.video.reading import read_video
-from zoo import Exhibit, build_zoo, read_numbers, remux
+from zoo import Exhibit, build_zoo, read_numbers, rewrite
 
 
 SECONDS_PER_FILE = 60
 MEMORY = 3 << 30  # bytes of address space
-FATAL = ("foreign exception", "signal", "out of time", "bad answer", "wrong frames called checked")
+FATAL = ("foreign exception", "signal", "out of time", "bad answer")
 SAMPLINGS = (
     {"num_frames": 100}, {"num_frames": 1}, {"num_frames": 7}, {"fps": 5.0},
     {"start": 0.5, "end": 1.5, "num_frames": 9},
@@ -83,35 +84,29 @@ MUTATIONS = (_flip_bits, _overwrite, _blank, _cut, _take_out, _repeat, _change_n
 
 def lose_packets(source: Path, target: Path, noise: random.Random) -> None:
     """Copy a file without one packet, or without a few in a row."""
-    first, count, at = noise.randrange(70), noise.choice([1, 1, 3]), iter(range(10**6))
-    remux(source, target, lambda packet: None if first <= next(at) < first + count else packet)
+    first, count = noise.randrange(70), noise.choice([1, 1, 3])
+    rewrite(source, target, lambda at, data: None if first <= at < first + count else data)
 
 
 def break_packet(source: Path, target: Path, noise: random.Random) -> None:
     """Copy a file with one packet overwritten from somewhere on: the damage that reaches the decoder."""
-    broken, share, at = noise.choice([0, noise.randrange(70)]), noise.random(), iter(range(10**6))
+    broken, share = noise.choice([0, noise.randrange(70)]), noise.random()
 
-    def change(packet):
-        if next(at) != broken:
-            return packet
-        data = bytearray(bytes(packet))
+    def change(at: int, data: bytes) -> bytes:
         start = int(share * len(data))
-        data[start:] = noise.randbytes(len(data) - start)
-        other = type(packet)(bytes(data))
-        other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
-        other.duration, other.is_keyframe = packet.duration, packet.is_keyframe
-        return other
+        return data[:start] + noise.randbytes(len(data) - start) if at == broken else data
 
-    remux(source, target, change)
+    rewrite(source, target, change)
 
 
 def mutate(exhibit: Exhibit, target: Path, noise: random.Random) -> str:
     """Write a damaged copy of a file, and say what was done to it."""
-    if noise.random() < 0.3:
-        rewrite: Callable = noise.choice([lose_packets, break_packet])
+    # a copy of an edited file shows other frames than the file: what is right could not be told
+    if noise.random() < 0.3 and not exhibit.name.startswith(("edited", "trimmed")):
+        copy: Callable = noise.choice([lose_packets, break_packet])
         try:
-            rewrite(exhibit.path, target, noise)
-            return rewrite.__name__
+            copy(exhibit.path, target, noise)
+            return copy.__name__
         except (OSError, ValueError, AssertionError):  # not every container takes its own packets back
             pass
     data = bytearray(exhibit.path.read_bytes())

@@ -348,6 +348,11 @@ def test_times_that_do_not_fit_the_frames_are_refused(times: list, clip: np.ndar
     assert "timestamps" in refusal(clip, timestamps=times)
 
 
+@pytest.mark.parametrize("times", [["x"] * 7, object(), [10**400] * 7])
+def test_times_that_are_no_numbers_are_refused(times: object, clip: np.ndarray) -> None:
+    assert "are not numbers" in refusal(clip, timestamps=times)
+
+
 def test_too_many_frames_in_memory_are_refused_unless_sampled(clip: np.ndarray) -> None:
     limits = VideoLimits(max_frames=5)
     assert "Pass num_frames" in refusal(clip, fps=1.0, limits=limits)
@@ -589,6 +594,51 @@ def test_a_file_object_in_text_mode_is_refused(files: Path) -> None:
         assert "binary mode" in refusal(file)
 
 
+class _Reader:
+    """A file object that does what it was told to instead of reading."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome = outcome
+
+    def read(self, size: int) -> object:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (OSError("lost the line"), "broke off after 0 bytes (OSError: lost the line)"),
+        (KeyError("part"), "broke off after 0 bytes"),
+        (7, "delivers int, not bytes"),
+        ([b"a"], "delivers list, not bytes"),
+    ],
+)
+def test_a_file_object_that_fails_is_refused(outcome: object, words: str) -> None:
+    assert words in refusal(_Reader(outcome))
+
+
+def test_a_full_disk_is_said_to_be_one(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (files / "clip.mp4").open("rb") as file:
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere/at/all")
+        assert "No temporary file can be made" in refusal(file)
+        monkeypatch.undo()
+        if Path("/dev/full").exists():
+            monkeypatch.setattr(tempfile, "mkstemp", lambda prefix: (os.open(os.devnull, os.O_RDONLY), "/dev/full"))
+            monkeypatch.setattr(os, "unlink", lambda path: None)
+            assert "cannot be copied to a temporary file" in refusal(file)
+
+
+def test_half_of_a_surrogate_pair_in_a_name_is_refused() -> None:
+    assert "no file name can" in refusal("clip\ud800.mp4")
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, True, 2**31])
+def test_a_number_of_threads_that_cannot_be_is_refused(count: object, files: Path) -> None:
+    assert "whole number of threads" in refusal(files / "clip.mp4", num_threads=count)
+
+
 def test_audio_only_is_refused(tmp_path: Path) -> None:
     for name, codec in (("sound.mp4", "aac"), ("sound.wav", "pcm_s16le"), ("sound.mp3", "libmp3lame")):
         with av.open(str(tmp_path / name), "w") as container:
@@ -601,6 +651,23 @@ def test_audio_only_is_refused(tmp_path: Path) -> None:
             container.mux(stream.encode(tone))
             container.mux(stream.encode())
         assert "holds no video, only audio" in refusal(tmp_path / name)
+
+
+def test_the_cover_of_a_song_is_not_taken_for_a_video(tmp_path: Path) -> None:
+    cover, sound = io.BytesIO(), io.BytesIO()
+    PIL.Image.fromarray(draw(7)).save(cover, "png")
+    with av.open(sound, "w", format="mp3") as container:
+        stream = container.add_stream("mp3", rate=16000)
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+        tone.sample_rate, tone.pts = 16000, 0
+        container.mux([*stream.encode(tone), *stream.encode()])
+    body = b"\0image/png\0\3\0" + cover.getvalue()
+    frame = b"APIC" + len(body).to_bytes(4, "big") + b"\0\0" + body
+    size = bytes(len(frame) >> 7 * place & 127 for place in (3, 2, 1, 0))  # seven bits in each byte
+    path = write(tmp_path, "song.mp3", b"ID3\3\0\0" + size + frame + sound.getvalue())
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1  # which is how FFmpeg has it
+    assert "holds no video, only" in refusal(path)
 
 
 def test_a_video_track_without_frames_is_refused(tmp_path: Path, files: Path) -> None:
@@ -1164,6 +1231,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(301)
         elif path == "/404":
             self._answer(404)
+        elif path == "/rude":
+            self.wfile.write(b"HTTP/1.1 500 \x1b[31mRUDE\r\n\r\n")
+        elif path == "/no_status":
+            self.wfile.write(b"\x1b[31mRUDE\r\n\r\n")
+        elif path == "/to_rude":
+            self._answer(302, Location="rude://RUDE/\x1b[31mRUDE")
+        elif path == "/to_rude_host":
+            self._answer(302, Location="http://RUDE.invalid/RUDE")
         elif path == "/clip.mp4":
             self._answer(200, self.data, Content_Length=str(len(self.data)))
         elif path == "/no_length":
@@ -1250,6 +1325,12 @@ def test_a_video_is_read_from_an_address(path: str, server: str) -> None:
 )
 def test_addresses_that_answer_badly_are_refused(path: str, words: str, server: str) -> None:
     assert words in refusal(server + path, allow_urls=True, limits=LOCAL)
+
+
+@pytest.mark.parametrize("path", ["/rude", "/no_status", "/to_rude", "/to_rude_host"])
+def test_what_a_server_says_is_not_repeated(path: str, server: str) -> None:
+    message = refusal(server + path, allow_urls=True, limits=LOCAL)
+    assert "RUDE" not in message and "rude:" not in message and "\x1b" not in message and server in message
 
 
 def test_a_server_that_answers_byte_by_byte_is_cut_off(server: str) -> None:

@@ -22,8 +22,8 @@ from zoo import EDITS, MATRICES, NUM_FRAMES, RECIPES, Exhibit, build_zoo, read_n
 
 NAMES = [
     *RECIPES, *MATRICES, "trimmed.mp4", "packed_b.avi", "vp8_hidden.webm", "false_keys.mp4", "two_streams.mp4",
-    "thumbnail_first.mov", "thumbnail_first.mkv", "long_sound.mkv", "false_duration.mkv",
-    *(name for name, *_ in EDITS),
+    "thumbnail_first.mov", "thumbnail_first.mkv", "long_sound.mkv", "false_duration.mkv", "repeated_stamp.mkv",
+    "missing_stamp.ts", *(name for name, *_ in EDITS),
 ]  # fmt: skip
 
 # Exact with the backend beside PyAV; on every other file it has to refuse.
@@ -80,8 +80,7 @@ def assert_shows(video: VideoFrames, exhibit: Exhibit, indices: list[int]) -> No
     assert video.frames.dtype == np.uint8 and video.frames.shape == (len(indices), *exhibit.size, 3)
     assert video.total_frames == len(exhibit.numbers)
     assert video.num_broken_packets == 0
-    # a raw stream has no time stamps at all: they are those of its nominal rate
-    assert video.num_guessed_timestamps == (len(exhibit.numbers) if exhibit.name == "raw.h264" else 0)
+    assert video.num_guessed_timestamps == exhibit.num_guessed
 
 
 def read_or_refuse(exhibit: Exhibit, backend: str, **sampling: object) -> VideoFrames | None:

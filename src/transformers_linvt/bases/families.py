@@ -144,7 +144,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Architectures that AutoModelForImageTextToText can load and that cannot work, with the reason.
-ENCODER_DECODER = "it is an encoder-decoder: its language model has no placeholders for visual tokens"
+ENCODER_DECODER = (
+    "it is an encoder-decoder: its encoder reads the prompt and its decoder writes the answer, and LinVT is made for "
+    "models that do both in one sequence"
+)
 _CROSS_ATTENTION = "it sees pictures through cross-attention: they have no tokens among those of its text"
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {

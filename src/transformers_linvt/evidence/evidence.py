@@ -45,7 +45,7 @@ class VideoEvidence:
         frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*):
             The sampled frames, uint8 RGB; None where they were not kept, and then nothing can be drawn.
         timestamps (`np.ndarray` of shape `(num_frames,)`):
-            Seconds of each frame.
+            Seconds of each frame; NaN where they are not known.
         kept_indices (`np.ndarray` of shape `(num_kept,)`):
             The frame token of every slot, or the first of its run, ascending: frame `index // tokens_per_frame`, place
             `index % tokens_per_frame`.
@@ -352,7 +352,7 @@ class VideoEvidence:
 
     def draw(self) -> Image.Image:
         """
-        The picture that [`save`](VideoEvidence.save) writes.
+        Draw the picture that `save` writes.
 
         Raises:
             `LinVTInputError`: the frames were not kept.
@@ -409,6 +409,36 @@ def check_picture_path(path: str | os.PathLike) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise LinVTInputError(f"{path} cannot be written: no permission to write in {path.parent}.")
     return path
+
+
+def evidence_of_video(
+    output: Any, index: int, features: Any, video: Any, processor: Any, **about: Any
+) -> VideoEvidence:
+    """
+    The evidence of one video out of a batch of encoded ones.
+
+    Args:
+        output, index, about: as of [`VideoEvidence.from_output`].
+        features ([`VideoFeatures`]): the video as it was encoded.
+        video ([`VideoFrames`], *optional*): its frames, or steps of time; without them nothing can be drawn.
+        processor ([`LinVTProcessor`]): knows which part of a frame the model sees.
+    """
+    frames, times = None, features.timestamps
+    if video is not None:
+        frames, times = np.asarray(video.frames), video.timestamps
+        about["region"] = region_seen(processor.image_processor, *frames.shape[1:3])
+        about.setdefault("source", video.source)
+    elif times is None:
+        times = np.full(features.num_frames, np.nan)
+    return VideoEvidence.from_output(
+        output,
+        index,
+        frames=frames,
+        timestamps=np.asarray(times, dtype=np.float64),
+        grid_size=features.grid_size,
+        tokens_per_frame=features.refined.tokens_per_frame,
+        **about,
+    )
 
 
 def region_seen(image_processor: Any, height: int, width: int) -> tuple[float, float, float, float]:

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.utils import logging
 
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import AttributionError
-from ..evidence.evidence import VideoEvidence, region_seen
+from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from ..model.features import VideoFeatures
 from .caching import FeatureCache, SeenVideo
@@ -277,20 +276,10 @@ class Answerer:
             about: of [`VideoEvidence.from_output`].
         """
         video = self.processor.steps_of(seen.video)
-        frames, height, width = None, *video.frames.shape[1:3]
-        if seen.has_pixels:
-            frames = np.asarray(video.frames)
-            about["region"] = region_seen(self.processor.image_processor, height, width)
-        return VideoEvidence.from_output(
-            condensed.outputs,
-            row,
-            frames=frames,
-            timestamps=video.timestamps,
-            grid_size=seen.features.grid_size,
-            tokens_per_frame=seen.features.refined.tokens_per_frame,
-            source=video.source,
-            **about,
-        )
+        about["source"] = video.source
+        if not seen.has_pixels:
+            video = None
+        return evidence_of_video(condensed.outputs, row, seen.features, video, self.processor, **about)
 
 
 def _num_tokens(features: VideoFeatures) -> int:

@@ -304,7 +304,7 @@ class LinearVideoTokenizer(nn.Module):
 
         Raises:
             `LinVTInputError`: for shapes that do not fit together, a video without a single token, or timestamps that
-            are not finite.
+                are not finite.
         """
         check_frame_tokens(frame_tokens, self.dim)
         batch, num_frames, tokens_per_frame, _ = frame_tokens.shape

@@ -44,7 +44,7 @@ class LinVTDataCollator:
     always gives the same result), named once in the log, and listed under `unreadable_videos` for the trainer.
 
     Args:
-        processor ([`LinVTProcessor`]).
+        processor ([`LinVTProcessor`]): of the model that is trained.
         max_length (`int`, *optional*): most tokens of an example, those of its videos included.
         num_frames, fps, max_frames, video_backend, limits: sampling, as in [`LinVTProcessor.read_video`]; of a video
             part that has sampling arguments of its own those count.

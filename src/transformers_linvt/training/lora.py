@@ -81,7 +81,7 @@ def lora_config(
     such as the contrastive heads of the first stage, is frozen by PEFT.
 
     Args:
-        model ([`LinVTForVideoQA`]).
+        model ([`LinVTForVideoQA`]): the model that the adapters are for.
         r, lora_alpha, lora_dropout: see [`~peft.LoraConfig`]; the values are those of TRL's `ModelConfig`.
         kwargs: further arguments of [`~peft.LoraConfig`], such as `use_rslora=True`. Of `target_modules`, endings such
             as `"q_proj"` and `"all-linear"` stand for the layers of the language model; `modules_to_save` comes

@@ -51,7 +51,7 @@ class LinVTSFTTrainer(SFTTrainer):
 
     Args:
         model ([`LinVTForVideoQA`] or [`~peft.PeftModel`]): loaded; for LoRA pass `peft_config=lora_config(model)`.
-        args ([`LinVTSFTConfig`], *optional*).
+        args ([`LinVTSFTConfig`], *optional*): the settings, by default `LinVTSFTConfig("linvt-sft")`.
         train_dataset, eval_dataset: rows in a format of [`parse_example`]; see [`load_video_dataset`].
         processing_class ([`LinVTProcessor`]): of the model.
         data_collator (*optional*): [`LinVTDataCollator`] with the arguments' sampling by default.

@@ -67,6 +67,7 @@ class Sketch(Album):
     is_mirrored = False
 
     def put_frame(self, place: int, frame: Any) -> None:
+        """Check the size of a decoded frame, and note that of the first as it is shown."""
         check_frame_size(self.name, frame.height, frame.width, self.limits)
         if self.shape is not None:
             return

@@ -12,9 +12,9 @@ from ..errors import VideoReadError
 
 _MAX_NAME_LENGTH = 200
 
-# Codings in which people have videos, by the names that FFmpeg has for them. It knows about 250 more, mostly those of
-# games and of single programs: hardly anybody meets them, and hardly anybody looks after them. Most of the faults that
-# let a file write into memory were found there (MagicYUV in 2026), so a file from anywhere may not choose them.
+# Codings in which people have videos, by the names that FFmpeg has for them. It knows more than 200 others, mostly of
+# games and of single programs: hardly anybody has them and hardly anybody looks after them, and a file that writes
+# into memory where it must not needs only one that is wrong (that of MagicYUV was, in 2026).
 ALLOWED_CODECS = (
     "h264", "hevc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3",
     "h261", "h263", "h263p", "flv1", "vp6", "vp6a", "vp6f", "wmv1", "wmv2", "wmv3", "vc1", "theora", "rv30", "rv40",
@@ -88,8 +88,8 @@ class VideoLimits:
             The same for all videos of one request (a conversation, an example of a data set) together: 4 GiB, 4096
             frames, 4 GiB, 240 seconds. A read of its own is a request of one video.
         allowed_codecs (`tuple[str, ...]`, *optional*):
-            Codings that are decoded, by FFmpeg's names. By default those in which people have videos; FFmpeg has
-            decoders for about 250 others, in which most of its faults are found.
+            Codings that are decoded, by FFmpeg's names. By default those in which people have videos, and not the
+            further 200 and more that FFmpeg has decoders for.
         allow_private_addresses (`bool`, defaults to `False`):
             Whether a URL may lead to loopback, private, link-local or reserved addresses.
 
@@ -160,14 +160,14 @@ class Spending:
         for name, value in cost.items():
             self.spent[name] += value
 
-    def left_of(self, limits: VideoLimits) -> tuple[VideoLimits, list[str]]:
+    def left_of(self, limits: VideoLimits) -> tuple[VideoLimits, dict[str, float]]:
         """
-        The limits of the next video, lowered to what is left, and the names of the limits of the request that did it.
+        The limits of the next video, lowered to what is left, and the limits of the request that did it with that.
 
         Raises:
             [`VideoReadError`]: nothing is left.
         """
-        lowered, names = {}, []
+        lowered, because = {}, {}
         for name in self._NAMES:
             most, of_request = getattr(limits, f"max_{name}"), getattr(limits, f"max_request_{name}")
             if of_request is None or not self.spent[name] and most is not None and most <= of_request:
@@ -179,9 +179,8 @@ class Spending:
                     f"Give fewer or shorter videos, or pass limits=VideoLimits(max_request_{name}=...)."
                 )
             if most is None or left < most:
-                lowered[f"max_{name}"] = left
-                names.append(f"max_request_{name}")
-        return replace(limits, **lowered), names
+                lowered[f"max_{name}"] = because[f"max_request_{name}"] = left
+        return replace(limits, **lowered), because
 
 
 _SPENDING: ContextVar[Spending | None] = ContextVar("videos of one request", default=None)

@@ -64,9 +64,7 @@ class PyAVReader:
                 return False
             if previous is not None and follows.get(previous) != frame.pts:  # one is missing, or not in its order
                 return False
-            if frame.pts == self.sought and not is_intra(
-                frame
-            ):  # intra-refresh: no whole picture, whatever its packet says
+            if frame.pts == self.sought and not is_intra(frame):  # intra-refresh: this is no whole picture
                 return False
             is_first, previous = False, frame.pts
             is_intact, revoked = self.damage.frame_came(frame)

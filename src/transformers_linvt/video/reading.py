@@ -51,7 +51,7 @@ def read_video(
     and `num_guessed_timestamps` say so.
 
     A damaged file is read around the damage: a frame that is broken, or depends on a broken one, is taken out of the
-    choice, the frames are sampled among the intact ones with their true time stamps, and a warning and
+    choice, the frames are sampled among the others with their true time stamps, and a warning and
     `num_broken_packets` say so. The first frame of the file stays second 0 where it cannot be shown itself, so that
     `start` and `end` mean what they mean on the whole file. If nothing in the window is intact, or the file is cut off
     before the end of the window, that is an error.
@@ -115,9 +115,10 @@ def read_video(
                 video, Request(*sampling, limits), video_backend, allow_urls, timestamps, num_threads, spending
             )
         except VideoReadError as error:
-            if of_request and "limit" in str(error):
+            reasons = [name for name, left in of_request.items() if f"limit of {left}" in str(error)]
+            if reasons:
                 raise VideoReadError(
-                    f"{error} (Other videos of the request leave no more of VideoLimits({', '.join(of_request)}).)"
+                    f"{error} (Other videos of the request leave no more of VideoLimits({', '.join(reasons)}).)"
                 ) from error
             raise
         finally:

@@ -119,7 +119,7 @@ def _source_from_path(path: str, limits: VideoLimits, name: str | None = None) -
         ) from error
     except OSError as error:
         raise VideoReadError(f"{name} cannot be opened: {error.strerror or error}.") from error
-    except ValueError as error:  # half of a surrogate pair, as from a name that was decoded wrongly
+    except UnicodeError as error:  # half of a surrogate pair, as from a name that was decoded wrongly
         raise VideoReadError(f"{name!a} holds a character that no file name can. How was it decoded?") from error
     check_num_bytes(name, status.st_size, limits)
     return VideoSource(full_name=full_name, path=path, head=head, num_bytes=status.st_size)
