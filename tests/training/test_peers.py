@@ -1,6 +1,6 @@
 """
-LinVT with the tools of others as a base is with them: accumulation under our trainer, which is TRL's, what PEFT saves and
-loads by itself, accelerate's own states. transformers' plain trainer has its place in tests/model.
+LinVT with the tools of others as a base is with them: accumulation under our trainer, which is TRL's, what PEFT saves
+and loads by itself, accelerate's own states. transformers' plain trainer has its place in tests/model.
 """
 
 from pathlib import Path
