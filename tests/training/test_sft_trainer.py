@@ -247,8 +247,8 @@ def test_data_that_end_before_a_batch_are_not_taken_for_a_training(family: Wrapp
     trainer.train_dataset = trainer.eval_dataset = stream([])  # as a stream that can be read once
     check_refused(trainer.train, LinVTInputError, "before the first step", "5 examples")
     check_refused(trainer.evaluate, LinVTInputError, "no figures", "per_device_eval_batch_size")
-    endless = stream(examples(family))
-    check_refused(lambda: trainer_of(family, tmp_path, endless, max_steps=-1), LinVTInputError, "max_steps")
+    other = wrapped("llava_phi")
+    check_refused(lambda: trainer_of(other, tmp_path, max_steps=-1), LinVTInputError, "max_steps")
 
 
 def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path):
@@ -286,7 +286,8 @@ def test_batches_of_like_length_need_no_column(family: Wrapped, tmp_path: Path):
         family, tmp_path, rows, per_device_train_batch_size=4, train_sampling_strategy="group_by_length"
     )
     words = [[len(rows[i]["completion"]) for i in batch] for batch in trainer.get_train_dataloader().batch_sampler]
-    assert sum(len(set(batch)) > 1 for batch in words) <= 3  # the first batch takes the longest, one is on the border
+    # transformers sorts every two batches by length: at most one of the two is mixed, and the first has the longest
+    assert len(words) == 10 and sum(len(set(batch)) > 1 for batch in words) <= 6
 
 
 @pytest.mark.parametrize("streaming", [False, True])
