@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
@@ -158,6 +159,25 @@ def test_a_part_that_is_no_object_is_named(tmp_path: Path):
     published_internvl(tmp_path / "published", vision_config=5)
     call = lambda: convert_checkpoint(tmp_path / "published", tmp_path / "converted")  # noqa: E731
     check_refused(call, CheckpointError, "vision_config=5", "an object")
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_missing_head_is_the_table_of_words_only_where_the_config_says_so(is_tied: bool, tmp_path: Path):
+    original = published_internvl(tmp_path / "published", "qwen2")
+    for file in (tmp_path / "published").glob("*.safetensors"):
+        weights = load_file(file)
+        weights.pop("language_model.lm_head.weight", None)
+        save_file(weights, file)
+    said = json.loads((tmp_path / "published" / "config.json").read_text())
+    said["llm_config"]["tie_word_embeddings"] = is_tied
+    (tmp_path / "published" / "config.json").write_text(json.dumps(said))
+    call = lambda: convert_checkpoint(tmp_path / "published", tmp_path / "converted")  # noqa: E731
+    if not is_tied:
+        check_refused(call, CheckpointError, "1 missing", "lm_head.weight")
+        return
+    call()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "converted")
+    assert torch.equal(model.lm_head.weight, original.model.language_model.embed_tokens.weight)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -59,12 +59,11 @@ def test_every_command_makes_linvt_around_the_model_that_it_names(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(VISION_TOWERS, "google/siglip-so400m-patch14-384", VISION)
+    options = {"--local-dir", "--trust-remote-code"}
     origins: dict[str, str] = {}  # of a folder, the repository that it was made from
     wrapped: dict[str, str] = {}
     for words in commands_of_page():
-        program, command, source, target = [
-            word for word in words if word not in ("--local-dir", "--trust-remote-code")
-        ]
+        program, command, source, target = [word for word in words if word not in options]
         if program == "hf":
             write_stand_in(source, tmp_path / target)
         elif source not in origins:

@@ -796,3 +796,36 @@ def test_never_more_are_kept_than_there_are():
 def test_with_key_frames_no_token_is_dropped():
     tokenizer, frame_tokens = make_tokenizer(num_kept_tokens=4, init="keyframes").train(), random(2, 8, 9, DIM)
     assert tokenizer(frame_tokens).weights.dense().sum(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("init", ["keyframes", "anchored"])
+def test_in_bfloat16_the_same_tokens_are_kept_alone_and_in_a_batch(init: str):
+    """Random weights, three videos of other lengths and sizes: matrices of another shape are rounded otherwise."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        fields = {"num_video_tokens": 16, "num_kept_tokens": 64, "bottleneck_size": 64, "num_heads": 4}
+        tokenizer = LinearVideoTokenizer(96, init=init, **fields).eval()
+        for name, parameter in tokenizer.named_parameters():
+            if "norm" not in name:
+                torch.nn.init.normal_(parameter, std=0.15 if parameter.dim() > 1 else 0.5)
+        tokenizer.scorer.novelty_gain.data.fill_(4.0)
+        tokenizer = tokenizer.to(torch.bfloat16)
+        videos, grids = (
+            [torch.randn(t, n, 96).bfloat16() for t, n in ((7, 30), (11, 30), (5, 42))],
+            [(5, 6), (5, 6), (6, 7)],
+        )
+        padded, mask = torch.zeros(3, 11, 42, 96, dtype=torch.bfloat16), torch.zeros(3, 11, 42, dtype=torch.bool)
+        for row, video in enumerate(videos):
+            padded[row, : video.shape[0], : video.shape[1]], mask[row, : video.shape[0], : video.shape[1]] = (
+                video,
+                True,
+            )
+        with torch.no_grad():
+            together = tokenizer.refine(padded, mask, grid_sizes=grids)
+            for row, video in enumerate(videos):
+                alone = tokenizer.refine(video[None], grid_sizes=[grids[row]])
+                kept = alone.kept_indices[0][alone.kept_mask[0]]
+                expected = kept // video.shape[1] * 42 + kept % video.shape[1]
+                assert torch.equal(together.kept_indices[row][together.kept_mask[row]], expected)
+                there = together.significance[row, : video.shape[0], : video.shape[1]]
+                assert torch.equal(there, alone.significance[0])

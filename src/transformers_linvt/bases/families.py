@@ -148,7 +148,10 @@ ENCODER_DECODER = (
     "it is an encoder-decoder: its encoder reads the prompt and its decoder writes the answer, and LinVT is made for "
     "models that do both in one sequence"
 )
-_CROSS_ATTENTION = "it sees pictures through cross-attention: they have no tokens among those of its text"
+_CROSS_ATTENTION = (
+    "it sees pictures through cross-attention, and LinVT hands a video over as tokens among those of the prompt, where "
+    "it has no place for any"
+)
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {
     "blip": _CROSS_ATTENTION,

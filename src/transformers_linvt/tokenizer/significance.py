@@ -167,6 +167,54 @@ class SignificanceScorer(nn.Module):
         """
         if mask is not None:  # what stands in the padding must not matter, not even if it is NaN
             frame_tokens = frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        if self._rounds_by_shape(frame_tokens.device):
+            return self._one_by_one(frame_tokens, mask, seconds, fractions, places)
+        return self._together(frame_tokens, mask, seconds, fractions, places)
+
+    def _rounds_by_shape(self, device: torch.device) -> bool:
+        """Whether products are rounded so coarsely that the shape of a matrix decides between tokens nearly alike."""
+        is_half = self.input_norm.weight.dtype.itemsize < 4
+        return is_half or (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type))
+
+    def _one_by_one(
+        self,
+        frame_tokens: torch.Tensor,
+        mask: torch.Tensor | None,
+        seconds: torch.Tensor,
+        fractions: torch.Tensor,
+        places: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Every video in its own shape, without its padding: the same states and scores alone and in any batch."""
+        batch, num_frames, num_places, _ = frame_tokens.shape
+        found = []
+        for video in range(batch):
+            frames, tokens = num_frames, num_places
+            own = None if mask is None else mask[video : video + 1]
+            if own is not None:
+                frames = int(own.any(2).nonzero()[-1, 1]) + 1
+                tokens = int(own.any(1).nonzero()[-1, 1]) + 1
+                own = own[:, :frames, :tokens]
+                own = None if bool(own.all()) else own
+            hidden, scores = self._together(
+                frame_tokens[video : video + 1, :frames, :tokens],
+                own,
+                seconds[video : video + 1, :frames],
+                fractions[video : video + 1, :frames],
+                places[video : video + 1, :tokens],
+            )
+            padding = (0, num_places - tokens, 0, num_frames - frames)
+            found.append((F.pad(hidden, (0, 0, *padding)), None if scores is None else F.pad(scores, padding)))
+        states, scores = zip(*found, strict=True)
+        return torch.cat(states), None if scores[0] is None else torch.cat(scores)
+
+    def _together(
+        self,
+        frame_tokens: torch.Tensor,
+        mask: torch.Tensor | None,
+        seconds: torch.Tensor,
+        fractions: torch.Tensor,
+        places: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden = self._embed(frame_tokens, seconds, fractions, places)
         if mask is not None:
             hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)

@@ -64,9 +64,10 @@ def convert_checkpoint(
     said = read_json(source, "config.json")
     kind = said.get("model_type")
     if not isinstance(kind, str | None) or kind not in LAYOUTS:
+        known = ", ".join(f"{name} ({layout.title})" for name, layout in LAYOUTS.items())
         raise UnsupportedBaseError(
-            f"{str(source)!r} holds a {kind} model; known are {', '.join(LAYOUTS)}. What transformers loads needs no "
-            "conversion; for others see docs/add_a_base.md."
+            f"{str(source)!r} holds a {kind} model; known are {known}. What transformers loads needs none; for "
+            "others see docs/add_a_base.md."
         )
     _check_precision(source, said)
     check_nested(source, kind, said, LAYOUTS[kind].nested)

@@ -142,7 +142,7 @@ def _by_head(said: Mapping[str, Any]) -> Any:
 
 
 MIPHA_PHI = Layout("Mipha", _phi, _NESTED)
-MIPHA_PHI3 = Layout("Mipha", _phi3, _NESTED)
-MIPHA_GEMMA = Layout("Mipha", _gemma, {**_NESTED, "hidden_size": int})
+MIPHA_PHI3 = Layout("Mipha with Phi-3", _phi3, _NESTED)
+MIPHA_GEMMA = Layout("Mipha with Gemma", _gemma, {**_NESTED, "hidden_size": int})
 
 __all__ = ["MIPHA_GEMMA", "MIPHA_PHI", "MIPHA_PHI3"]
