@@ -137,6 +137,37 @@ def pass_over(
     return {"attention_mask": mask}
 
 
+def go_on_from(
+    base: PreTrainedModel,
+    input_ids: torch.Tensor,
+    seen: torch.Tensor,
+    inputs: Mapping[str, Any],
+    takes_positions: bool,
+) -> dict[str, torch.Tensor]:
+    """
+    What keeps a base from seeing, in a later step, the video tokens in its cache that were passed over before.
+
+    Args:
+        base: the base model.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): of this step.
+        seen (`torch.Tensor` of shape `(batch, seen_before)`): the attention mask of the step with the video.
+        inputs: the base's other inputs.
+        takes_positions: whether the base is told positions, and does not count them itself.
+
+    Returns:
+        `attention_mask`, and `position_ids` where none are given.
+    """
+    mask, past = inputs.get("attention_mask"), inputs["past_key_values"].get_seq_length()
+    mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1]) if mask is None else mask.clone()
+    mask[:, : seen.shape[1]] *= seen.to(mask)
+    if not takes_positions or inputs.get("position_ids") is not None:
+        return {"attention_mask": mask}
+    positions = (mask.long().cumsum(-1) - 1)[:, -input_ids.shape[1] :]
+    if (offset := getattr(base.base_model, "rope_deltas", None)) is not None:
+        positions = torch.cat([positions[None], (positions + offset.to(positions)).expand(3, -1, -1)])
+    return {"attention_mask": mask, "position_ids": positions}
+
+
 def positions_of_what_is_seen(
     family: Family, input_ids: torch.Tensor, video_mask: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
@@ -158,6 +189,7 @@ def positions_of_what_is_seen(
 __all__ = [
     "check_grid_positions",
     "forget_positions",
+    "go_on_from",
     "grids_with_videos",
     "has_grid_positions",
     "lay_out_positions",
