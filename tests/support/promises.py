@@ -549,7 +549,7 @@ def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int 
     attribution = torch.stack([torch.from_numpy(one.attribution) for one in evidence])
     torch.testing.assert_close(log_probs[:, 0], generated, atol=1e-3, rtol=1e-4)
 
-    weights, step = condensed.outputs.weights, 0.004
+    weights, step = condensed.outputs.weights, 0.001
     for position in (0.4, 0.9):
         summed = attribute_to_slots(weights, passes.gradients_at(position), passes.slots, passes.means).sum(dim=1)
         slope = (passes.log_probs_at(position + step) - passes.log_probs_at(position - step)) / (2 * step)

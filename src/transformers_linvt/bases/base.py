@@ -185,6 +185,11 @@ class BaseBridge:
         """
         return inputs
 
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the language model is told positions that begin with 0, and does not count in a way of its own."""
+        return True
+
     def passes_tokens_over(self, base: PreTrainedModel) -> bool:
         """
         Whether the base can be told by its attention mask to pass over tokens in the middle of a prompt.

@@ -137,42 +137,35 @@ def pass_over(
     return {"attention_mask": mask}
 
 
-def remember_what_is_seen(cache: Any, attention_mask: torch.Tensor | None, used: torch.Tensor) -> None:
+def go_on_from(
+    base: PreTrainedModel,
+    input_ids: torch.Tensor,
+    seen: torch.Tensor,
+    inputs: Mapping[str, Any],
+    takes_positions: bool,
+) -> dict[str, torch.Tensor]:
     """
-    Note on a cache which of its tokens were passed over: who goes on from it by hand extends the prompt's own mask.
+    What keeps a base from seeing, in a later step, the video tokens in its cache that were passed over before.
 
     Args:
-        cache: that holds the prompt; None where none was kept.
-        attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): of [`pass_over`].
-        used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at video tokens that are used.
-    """
-    if cache is not None and attention_mask is not None and not bool(used.all()):
-        cache.linvt_seen = attention_mask.bool()
+        base: the base model.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): of this step.
+        seen (`torch.Tensor` of shape `(batch, seen_before)`): the attention mask of the step with the video.
+        inputs: the base's other inputs.
+        takes_positions: whether the base is told positions, and does not count them itself.
 
-
-def go_on_with_what_is_seen(
-    family: Family, input_ids: torch.Tensor | None, inputs: dict[str, Any], counts_itself: bool
-) -> dict[str, Any]:
+    Returns:
+        `attention_mask`, and `position_ids` where none are given.
     """
-    Arguments of a step after a prompt whose cache [`remember_what_is_seen`] has a note on; others as they are.
-
-    Args:
-        family: of the base.
-        input_ids (`torch.LongTensor` of shape `(batch, length)`): of the step.
-        inputs: the base's arguments.
-        counts_itself: whether the base goes on from its own positions (multimodal rotary positions).
-    """
-    seen = getattr(inputs.get("past_key_values"), "linvt_seen", None)
-    if seen is None or input_ids is None or len(seen) != len(input_ids):
-        return inputs
-    length = inputs["past_key_values"].get_seq_length() + input_ids.shape[1]
-    mask = inputs.get("attention_mask")
-    mask = input_ids.new_ones(len(input_ids), length) if mask is None else mask.clone()
+    mask, past = inputs.get("attention_mask"), inputs["past_key_values"].get_seq_length()
+    mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1]) if mask is None else mask.clone()
     mask[:, : seen.shape[1]] *= seen.to(mask)
-    inputs = {**inputs, "attention_mask": mask}
-    if inputs.get("position_ids") is None and not counts_itself:
-        inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-    return inputs
+    if not takes_positions or inputs.get("position_ids") is not None:
+        return {"attention_mask": mask}
+    positions = (mask.long().cumsum(-1) - 1)[:, -input_ids.shape[1] :]
+    if (offset := getattr(base.base_model, "rope_deltas", None)) is not None:
+        positions = torch.cat([positions[None], (positions + offset.to(positions)).expand(3, -1, -1)])
+    return {"attention_mask": mask, "position_ids": positions}
 
 
 def positions_of_what_is_seen(
@@ -196,11 +189,10 @@ def positions_of_what_is_seen(
 __all__ = [
     "check_grid_positions",
     "forget_positions",
+    "go_on_from",
     "grids_with_videos",
     "has_grid_positions",
     "lay_out_positions",
     "pass_over",
-    "remember_what_is_seen",
-    "go_on_with_what_is_seen",
     "positions_of_what_is_seen",
 ]

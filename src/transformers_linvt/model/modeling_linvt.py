@@ -20,13 +20,7 @@ from ..bases.base import BaseBridge
 from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
-from ..bases.positions import (
-    check_grid_positions,
-    forget_positions,
-    go_on_with_what_is_seen,
-    has_grid_positions,
-    remember_what_is_seen,
-)
+from ..bases.positions import check_grid_positions, forget_positions, go_on_from, has_grid_positions
 from ..bases.registry import bridge_of
 from ..errors import AttributionError, LinVTInputError
 from ..evidence.evidence import VideoEvidence, evidence_of_video
@@ -63,6 +57,9 @@ class ContrastiveOutput(ModelOutput):
     video_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
+
+
+_SEEN = "_seen_by_linvt"  # attribute of a cache: the attention mask of the prompt whose video tokens are in it
 
 
 class LinVTModel(CondensesVideos, PlacesVideos):
@@ -177,9 +174,8 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             cache = inputs.get("past_key_values")
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
                 forget_positions(self.base_vlm)
-            else:
-                has_grid = has_grid_positions(self.base_vlm)
-                inputs = go_on_with_what_is_seen(self.adapter.family, input_ids, inputs, has_grid)
+            elif (seen := getattr(cache, _SEEN, None)) is not None and input_ids is not None:
+                inputs |= go_on_from(self.base_vlm, input_ids, seen, inputs, self.adapter.takes_positions)
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
             raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
@@ -237,15 +233,15 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, condensed = self.prepare(input_ids, **inputs)
-        outputs = self.adapter.backbone(self.base_vlm, **prepared)
-        _remember(outputs, prepared, condensed)
-        return outputs
+        return remember_seen(self.adapter.backbone(self.base_vlm, **prepared), prepared, condensed)
 
 
-def _remember(outputs: ModelOutput, prepared: Mapping[str, Any], condensed: CondensedVideos | None) -> None:
-    if condensed is not None:
-        used = condensed.outputs.weights.used
-        remember_what_is_seen(outputs.get("past_key_values"), prepared.get("attention_mask"), used)
+def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
+    """The same outputs, whose cache knows which video tokens were passed over, for who goes on from it by hand."""
+    cache = getattr(outputs, "past_key_values", None)
+    if condensed is not None and cache is not None and not bool(condensed.outputs.weights.used.all()):
+        setattr(cache, _SEEN, prepared["attention_mask"])
+    return outputs
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -314,7 +310,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
         outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **prepared)
-        _remember(outputs, prepared, condensed)
+        remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(

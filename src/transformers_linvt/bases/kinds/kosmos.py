@@ -149,6 +149,10 @@ class Kosmos2Bridge(EmbeddingsBridge):
         """As its `forward` does: its head has no `get_image_features`."""
         return encode_pictures(base, inputs["pixel_values"]), [], "tensor"
 
+    @property
+    def takes_positions(self) -> bool:
+        return False
+
     def hand_over(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As the common kind, without positions: its own begin elsewhere, and [`run_text`] counts them."""
         prepared = super().hand_over(*args, **kwargs)
