@@ -11,7 +11,7 @@ from ..bases.families import EncodedFrames, encode_frames, split_videos
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
-from .pretrained import LinVTPreTrainedModel
+from .pretrained import LinVTPreTrainedModel, device_of
 
 
 logger = logging.get_logger(__name__)
@@ -91,8 +91,8 @@ class CondensesVideos(LinVTPreTrainedModel):
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
         tokens, mask = _pad_videos([video.tokens for video in videos])
-        weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
-        device, dtype = weight.device, weight.dtype
+        # a base spread over devices may leave its tokens on another one
+        device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         outputs = self.linvt(
             frame_tokens=tokens.to(device, dtype),
             frame_mask=mask.to(device),
@@ -122,8 +122,7 @@ class CondensesVideos(LinVTPreTrainedModel):
     ) -> CondensedVideos:
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
         self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
-        weight = next(self.linvt.parameters())
-        device, dtype = weight.device, weight.dtype
+        device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
         if stacked.width != (width := self.adapter.width(self.base_vlm)):
             raise LinVTInputError(

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from ..errors import LinVTInputError
+from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line
 from ..remote_code import class_reference, write_code
 
 
@@ -167,6 +167,25 @@ class LinVTConfig(PreTrainedConfig):
                 "scales, each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
             )
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in transformers, with one error for whatever a config.json may hold.
+
+        Raises:
+            CheckpointError: values that no configuration has.
+            LinVTInputError: a number that cannot work.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except LinVTError:
+            raise
+        except Exception as error:  # the checks of transformers and of the base's config raise what they like
+            raise CheckpointError(
+                f"The settings of a LinVT checkpoint (config.json) cannot be used: {first_line(error)}. Save or "
+                "download the checkpoint again."
+            ) from error
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the configuration, with the code that loads it. See [`PreTrainedConfig.save_pretrained`]."""
         self.auto_map = dict(AUTO_MAP)
@@ -182,6 +201,16 @@ class LinVTConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's configuration: the base's own."""
         return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """The language model's configuration, under the name that other packages read it by."""
+        return self.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model, by which DeepSpeed sets the sizes that are left to it ("auto")."""
+        return self.get_text_config().hidden_size
 
     @property
     def image_token_id(self) -> int | None:

@@ -5,6 +5,7 @@ LinVT around an image-text model: frames -> frame tokens -> M video tokens -> th
 trainers call the backbone directly (TRL does), and a wrapper that condensed in its head would train without LinVT.
 """
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from .condensing import CondensedVideos, CondensesVideos
 from .configuration_linvt import LinVTConfig
 from .features import VideoFeatures
 from .placing import PlacesVideos
-from .pretrained import LinVTPreTrainedModel
+from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, device_of, with_named_inputs
 
 
 logger = logging.get_logger(__name__)
@@ -133,17 +134,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
-        own = (
-            "frames_per_video",
-            "video_timestamps",
-            "video_mask",
-            "question_mask",
-            "video_features",
-            "encoded_frames",
-            "condensed_videos",
-            "caption_mask",
-        )
-        given = {name: inputs.pop(name, None) for name in own}
+        given = {name: inputs.pop(name, None) for name in OWN_INPUTS}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
         }
@@ -155,10 +146,14 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 )
             cache = inputs.get("past_key_values")
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
+                self._check_no_placeholders(input_ids, given["video_mask"], inputs)
                 forget_positions(self.base_vlm)
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
-            raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
+            raise LinVTInputError(
+                "A video needs input_ids with placeholders; inputs_embeds alone cannot hold one. Pass both. (PEFT's "
+                "prompt, prefix and P-tuning pass embeddings alone: train LinVT with LoRA instead.)"
+            )
 
         self._check_length(input_ids)
         video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
@@ -201,6 +196,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             )
         return self.get_input_embeddings()(input_ids[rows]), caption_mask[rows]
 
+    @with_named_inputs()
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
         Hidden states of the base's backbone, with videos condensed.
@@ -213,7 +209,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, _ = self.prepare(input_ids, **inputs)
-        return self.adapter.backbone(self.base_vlm, **prepared)
+        return self.adapter.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -231,8 +227,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.model = LinVTModel(config, base_vlm)
-        # How the loss is scaled under gradient accumulation is the base's business.
-        self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
+        # How the loss is counted and scaled under gradient accumulation is the base's business; trainers ask for it.
+        self.accepts_loss_kwargs = _accepts_loss_kwargs(self.model.base_vlm)
+        self.loss_type = getattr(self.model.base_vlm, "loss_type", None)
         self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
@@ -262,6 +259,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     # -- use --
 
+    @with_named_inputs("labels", "logits_to_keep")
     def forward(
         self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **inputs: Any
     ) -> ModelOutput:
@@ -278,7 +276,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **prepared)
+        outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(
@@ -303,8 +301,26 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         if inputs is not None:
             kwargs["input_ids"] = inputs
         prepared, _ = self.model.prepare(**kwargs)
+        return self.generate_prepared(prepared)
+
+    def generate_prepared(self, prepared: Mapping[str, Any], **kwargs: Any) -> Any:
+        """
+        The base's `generate()` on what [`LinVTModel.prepare`] returned.
+
+        Args:
+            prepared: the base's inputs.
+            kwargs: arguments of `generate()`; without a `generation_config` among them, this model's holds.
+
+        Raises:
+            LinVTInputError: PEFT put prompt learning around this model, which would have no effect.
+        """
+        if "prepare_inputs_for_generation" in vars(self):  # put there by PEFT; the base below would never call it
+            raise LinVTInputError(
+                "Prompt, prefix and P-tuning have no effect on a LinVT, whose base generates by itself. Use LoRA "
+                "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
+            )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.adapter.generate(self.base_vlm, **prepared)
+        return self.model.adapter.generate(self.base_vlm, **prepared, **kwargs)
 
     @torch.no_grad()
     def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:
@@ -325,10 +341,11 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"encode_video takes what processor.video_inputs(video) returns; {', '.join(foreign)} belongs to a "
                 "prompt."
             )
-        frame_inputs = {name.removeprefix(FRAME_PREFIX): value.to(self.device) for name, value in inputs.items()}
+        frame_inputs = {
+            name.removeprefix(FRAME_PREFIX): value.to(self.working_device) for name, value in inputs.items()
+        }
         video = self.model.encode_videos(counts, frame_inputs)[0]
-        weight = next(self.linvt.parameters())
-        tokens = video.tokens[None].to(weight.device, weight.dtype)
+        tokens = video.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
         refined = self.linvt.refine(
             tokens,
@@ -388,13 +405,26 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
         questions = [question] if isinstance(question, str) else list(question)
-        inputs = processor.question_inputs(questions).to(self.device)
+        inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
-        self.base_vlm.generation_config = self.generation_config
-        generated = self.model.adapter.generate(self.base_vlm, **prepared, **generate_kwargs)
+        generated = self.generate_prepared(prepared, **generate_kwargs)
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
+
+
+def _embedded_once(prepared: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A base takes ids or embeddings: where both are given, the ids have served to find the placeholders."""
+    if given.get("inputs_embeds") is None:
+        return prepared
+    return {name: value for name, value in prepared.items() if name != "input_ids"}
+
+
+def _accepts_loss_kwargs(base: PreTrainedModel) -> bool:
+    """Whether a base divides its loss by `num_items_in_batch`; where it does not say, whether it lets that through."""
+    given = getattr(base, "accepts_loss_kwargs", None)
+    parameters = inspect.signature(base.forward).parameters.values()
+    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters) if given is None else given
 
 
 __all__ = ["LinVTForVideoQA", "LinVTModel", "LinVTPreTrainedModel"]

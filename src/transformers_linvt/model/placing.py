@@ -52,6 +52,22 @@ class PlacesVideos(LinVTPreTrainedModel):
             )
         return video_mask
 
+    def _check_no_placeholders(
+        self, input_ids: torch.Tensor | None, video_mask: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> None:
+        """Refuse a new prompt with placeholders that nothing stands for: something on the way here dropped it."""
+        if input_ids is None or inputs.get("inputs_embeds") is not None or self.config.image_token_id is None:
+            return
+        has_pictures = "mm_encoder_outputs" in inputs or self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        of_videos = 0 if video_mask is None else int(video_mask.sum())
+        found = int((input_ids == self.config.image_token_id).sum())
+        if of_videos or (found and not has_pictures):
+            raise LinVTInputError(
+                f"The prompts have {of_videos or found} placeholders of {'videos' if of_videos else 'visual tokens'} "
+                "and no video was given. Pass everything that LinVTProcessor returned; a trainer or collator may have "
+                "dropped frames_per_video and the frames (remove_unused_columns=False keeps them)."
+            )
+
     def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
         """Of a batch of prompts: the row that each video stands in."""
         return self._rows_of_videos(
