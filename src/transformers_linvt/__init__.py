@@ -6,6 +6,8 @@ are loaded when they are first used.
 """
 
 import importlib
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .auto import register
@@ -14,9 +16,9 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
-    "BaseAdapter": "bases.base",
+    "BaseBridge": "bases.base",
     "CheckpointError": "errors",
-    "EmbeddingsAdapter": "bases.base",
+    "EmbeddingsBridge": "bases.base",
     "FactoredWeights": "tokenizer.weights",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
@@ -34,7 +36,7 @@ _MODULE_OF = {
     "UnsupportedBaseError": "errors",
     "VideoEvidence": "evidence.evidence",
     "VideoFeatures": "model.features",
-    "VideoFrames": "video.reading",
+    "VideoFrames": "video.frames",
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
@@ -48,14 +50,21 @@ _MODULE_OF = {
     "lora_config": "training.lora",
     "plan_wrap": "planning",
     "read_video": "video.reading",
-    "register_base_vlm": "bases.base",
+    "register_base": "bases.base",
     "save_instructed": "training.lora",
+}
+
+# Names of the version before, which still work, with a warning.
+_RENAMED = {
+    "BaseAdapter": "BaseBridge",
+    "EmbeddingsAdapter": "EmbeddingsBridge",
+    "register_base_vlm": "register_base",
 }
 
 __all__ = [*_MODULE_OF, "__version__"]
 
 if TYPE_CHECKING:
-    from .bases.base import BaseAdapter, EmbeddingsAdapter, register_base_vlm
+    from .bases.base import BaseBridge, EmbeddingsBridge, register_base
     from .bases.conversion import convert_checkpoint
     from .demo.embedded import embedded_base_path, embedded_model_path
     from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
@@ -74,13 +83,18 @@ if TYPE_CHECKING:
     from .training.lora import language_model_targets, load_for_training, lora_config, save_instructed
     from .training.sft_config import LinVTSFTConfig
     from .training.sft_trainer import LinVTSFTTrainer
+    from .video.frames import VideoFrames
     from .video.limits import VideoLimits
-    from .video.reading import VideoFrames, read_video
+    from .video.reading import read_video
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF.values():  # a module of its own is loaded when it is asked for, too
         return importlib.import_module(f".{name}", __name__)
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"{__name__}.{name} is now {new}; the old name will go.", FutureWarning, stacklevel=2)
+        return getattr(sys.modules[__name__], new)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

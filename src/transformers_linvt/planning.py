@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .bases.base import COMMON_FRAME, adapter_of, tokens_of_common_frame
-from .bases.families import check_grid_positions, context_length, no_known_architecture
+from .bases.loading import context_length, image_text_config, no_known_architecture
+from .bases.positions import check_grid_positions
+from .bases.registry import bridge_of
+from .bases.video_tokens import COMMON_FRAME, tokens_of_common_frame
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
 from .model.configuration_linvt import LinVTConfig
 from .model.processing_linvt import LinVTProcessor
@@ -112,7 +114,7 @@ def plan_wrap(
     """
     _check_video(num_frames, frame_size)
     config, model, processor = check_wrap(base, dtype, revision, trust_remote_code, **fields)
-    adapter = adapter_of(model.config.model_type)
+    adapter = bridge_of(model.config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
     try:
         tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
@@ -184,7 +186,7 @@ def check_wrap(
     processor = LinVTProcessor.from_base(base, **shared, **hub)
     fields = {**fields, "num_video_tokens": processor.num_video_tokens}
     config = _linvt_config({**fields, "base_config": base_config})
-    placeholder = processor.adapter.image_token_id(config.base_config)
+    placeholder = processor.bridge.image_token_id(config.base_config)
     if processor.markers.token_id != placeholder:
         raise LinVTInputError(
             f"The processor and the config of {base!r} disagree: to the processor the image token "
@@ -241,8 +243,7 @@ def _read_config(base: str, hub: dict[str, Any]) -> Any:
         raise CheckpointError(
             f"The config.json of {base!r} is not one of a model ({type(error).__name__}: {error}). Download it again."
         ) from error
-    # Qwen Omni: the part that thinks is the image-text model, the rest of the checkpoint is its voice.
-    return getattr(config, "thinker_config", config)
+    return image_text_config(config)
 
 
 def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
@@ -251,7 +252,7 @@ def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTra
         with torch.device("meta"):
             # The other ways to run experts choose them by value, and there are no values here.
             experts = {"experts_implementation": "batched_mm"} if _has_experts(config) else {}
-            model = adapter_of(config.model_type).build(config, dtype=dtype, **experts)
+            model = bridge_of(config.model_type).build(config, dtype=dtype, **experts)
     except ImportError as error:
         raise UnsupportedBaseError(f"The base {base!r} needs a package: {error}") from error
     except ValueError as error:
@@ -259,7 +260,7 @@ def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTra
             f"{base!r} ({config.model_type}) is no image-text model of transformers. LinVT needs one that "
             "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
         ) from error
-    adapter_of(config.model_type).check(model)
+    bridge_of(config.model_type).check(model)
     return model
 
 
@@ -270,7 +271,7 @@ def _has_experts(config: Any) -> bool:
 
 def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None, int | None]:
     """FLOPs of the language model's layers over so many tokens, and bytes of the keys and values it keeps of them."""
-    decoder = adapter_of(model.config.model_type).decoder(model)
+    decoder = bridge_of(model.config.model_type).decoder(model)
     try:
         tokens = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -290,7 +291,7 @@ def _bytes_of(cache: Any) -> int | None:
 
 
 def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[str]:
-    notes = list(adapter_of(plan.architecture).family.notes)
+    notes = list(bridge_of(plan.architecture).family.notes)
     if plan.tokens_per_frame > plan.num_video_tokens:
         kind = "frame" if plan.frames_per_step == 1 else "step"
         notes.append(

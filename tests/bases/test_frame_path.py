@@ -28,7 +28,8 @@ from promises import (
     wrapped,
 )
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
-from transformers_linvt.bases.families import Family, flat_rows, merge_frames
+from transformers_linvt.bases.layouts import PatchGrid
+from transformers_linvt.bases.visuals import flat_rows
 
 
 MERGING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -52,8 +53,8 @@ def test_patches_of_frames_are_interleaved_as_written_down(order: str):
     frames = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
     twice = frames.repeat_interleave(2, dim=1) if order == "colour_first" else frames.repeat(1, 2)
     grid = torch.tensor([[1, 1, 1]] * 3)
-    family = Family(layout="grid", merges_frames=order)
-    merged = merge_frames(family, {"pixel_values": twice, "image_grid_thw": grid}, 2)
+    layout = PatchGrid(merges_frames=order)
+    merged = layout.merge_frames({"pixel_values": twice, "image_grid_thw": grid}, 2)
     expected = {
         "colour_first": [[1.0, 4.0, 2.0, 5.0, 3.0, 6.0], [7.0, 7.0, 8.0, 8.0, 9.0, 9.0]],
         "frame_first": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0, 8.0, 9.0, 7.0, 8.0, 9.0]],
@@ -62,7 +63,7 @@ def test_patches_of_frames_are_interleaved_as_written_down(order: str):
     assert merged["image_grid_thw"].tolist() == [[1, 1, 1]] * 2
     twice[0, 0] += 1
     check_refused(
-        lambda: merge_frames(family, {"pixel_values": twice, "image_grid_thw": grid}, 2), LinVTInputError, "copies"
+        lambda: layout.merge_frames({"pixel_values": twice, "image_grid_thw": grid}, 2), LinVTInputError, "copies"
     )
 
 

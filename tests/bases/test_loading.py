@@ -22,16 +22,9 @@ from transformers.utils import is_torchvision_available
 from base_specs import BASES
 from tiny_bases import build_processor, build_tokenizer, save_base
 from transformers_linvt.bases import loading as seam
-from transformers_linvt.bases.families import Family, family_of
-from transformers_linvt.bases.loading import (
-    NoVideoProcessor,
-    VisualMarkers,
-    check_base_processor,
-    frame_inputs,
-    load_base_processor,
-    model_type_of,
-    picture_inputs,
-)
+from transformers_linvt.bases.base import BaseBridge
+from transformers_linvt.bases.loading import NoVideoProcessor, check_base_processor, load_base_processor
+from transformers_linvt.bases.registry import bridge_of, model_type_of
 from transformers_linvt.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 
 
@@ -56,8 +49,8 @@ def frames(count: int, seed: int = 0, size: tuple[int, int] = (48, 80)) -> list[
     return list(np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8))
 
 
-def family(name: str) -> Family:
-    return family_of(MODEL_TYPES[name])
+def bridge(name: str) -> BaseBridge:
+    return bridge_of(MODEL_TYPES[name])
 
 
 def same(ours: Any, theirs: Any) -> None:
@@ -213,11 +206,11 @@ def test_a_processor_that_does_not_say_how_it_writes_a_picture_is_refused(monkey
     processor = build_processor("llava_phi")
     monkeypatch.setattr(type(processor), "replace_image_token", ProcessorMixin.replace_image_token)
     with pytest.raises(UnsupportedBaseError, match="LlavaProcessor does not say how it writes a picture"):
-        VisualMarkers.of(processor, family("llava_phi"))
+        bridge("llava_phi").markers(processor)
     processor = build_processor("llava_phi")
     processor.image_token = None
     with pytest.raises(UnsupportedBaseError, match="a video has no place there"):
-        VisualMarkers.of(processor, family("llava_phi"))
+        bridge("llava_phi").markers(processor)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,7 +221,7 @@ def test_a_processor_that_does_not_say_how_it_writes_a_picture_is_refused(monkey
 @pytest.mark.parametrize("name", FAMILIES)
 def test_markers_are_those_of_the_family(name: str):
     processor = build_processor(name)
-    markers = VisualMarkers.of(processor, family(name))
+    markers = bridge(name).markers(processor)
     assert (markers.placeholder, markers.token, markers.before, markers.after) == MARKERS[name]
     assert processor.tokenizer.convert_tokens_to_ids(markers.token) == markers.token_id
     assert markers.video(3) == MARKERS[name][2] + 3 * MARKERS[name][1] + MARKERS[name][3]
@@ -247,25 +240,25 @@ def test_the_model_type_is_read_off_the_class_and_its_parents(name: str):
 @pytest.mark.parametrize("count", [1, 4])
 def test_frames_are_one_tile_each_in_their_order(name: str, count: int):
     """As many tokens as the family has per frame: the text that the base would write for the same frames says so."""
-    processor, traits = build_processor(name), family(name)
-    made = frame_inputs(processor, traits, frames(count))
+    processor, ours = build_processor(name), bridge(name)
+    made = ours.frame_inputs(processor, frames(count))
     tokens = [processor.replace_image_token(made, image_idx=index).count(MARKERS[name][1]) for index in range(count)]
     assert tokens == [BASES[name].tokens_per_frame] * count
-    first = frame_inputs(processor, traits, frames(count)[:1])
+    first = ours.frame_inputs(processor, frames(count)[:1])
     assert torch.equal(made["pixel_values"][: len(first["pixel_values"])], first["pixel_values"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_options_do_not_undo_the_one_tile(name: str):
-    processor, traits = build_processor(name), family(name)
+    processor, ours = build_processor(name), bridge(name)
     splitting = {"do_image_splitting": True, "crop_to_patches": True, "do_pan_and_scan": True, "max_crops": 4}
-    options = {key: value for key, value in splitting.items() if key in traits.one_tile}
-    same(frame_inputs(processor, traits, frames(2), options), frame_inputs(processor, traits, frames(2)))
+    options = {key: value for key, value in splitting.items() if key in ours.family.one_tile}
+    same(ours.frame_inputs(processor, frames(2), options), ours.frame_inputs(processor, frames(2)))
 
 
 def test_options_reach_the_image_processor():
     processor = build_processor("llava_phi")
-    made = frame_inputs(processor, family("llava_phi"), frames(2), {"do_normalize": False})
+    made = bridge("llava_phi").frame_inputs(processor, frames(2), {"do_normalize": False})
     assert made["pixel_values"].min() >= 0
 
 
@@ -274,15 +267,15 @@ def test_pictures_beside_videos_are_written_as_the_base_writes_them(name: str):
     """Prompts with one and with two pictures: LLaVA-OneVision splits a lone picture and not one of several."""
     processor = build_processor(name)
     rows = [[PIL.Image.fromarray(frames(1)[0])], [PIL.Image.fromarray(one) for one in frames(2, 1, (40, 60))]]
-    made, written = picture_inputs(processor, rows, {})
+    made, written = bridge(name).picture_inputs(processor, rows, {})
     token = processor.image_token
     text = [f"a {token} b", f"c {token} d {token} e"]
     theirs = processor(text=text, images=rows, padding=True, return_tensors="pt")
     pieces = [f"a {written[0]} b", f"c {written[1]} d {written[2]} e"]
-    if family(name).begins_with_bos:
+    if bridge(name).family.begins_with_bos:
         pieces = [processor.tokenizer.bos_token + piece for piece in pieces]
     assert torch.equal(
         processor.tokenizer(pieces, padding=True, return_tensors="pt")["input_ids"], theirs["input_ids"]
     )
     same(made, {key: value for key, value in theirs.items() if key.startswith(("pixel", "image", "batch"))})
-    assert picture_inputs(processor, [], {}) == ({}, [])
+    assert bridge(name).picture_inputs(processor, [], {}) == ({}, [])

@@ -49,7 +49,7 @@ from transformers_linvt import (
     cli,
     plan_wrap,
 )
-from transformers_linvt.bases.kinds.molmo import MolmoImageProcessor
+from transformers_linvt.bases.kinds.molmo_processor import MolmoImageProcessor
 from transformers_linvt.demo.shapes import make_clip, write_clip
 
 

@@ -28,7 +28,7 @@ from promises import (
 )
 from tiny_bases import build_model
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
-from transformers_linvt.bases.families import lay_out_positions
+from transformers_linvt.bases.positions import lay_out_positions
 from transformers_linvt.tokenizer.aggregation import lattice_cells
 
 

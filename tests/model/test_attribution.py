@@ -24,7 +24,8 @@ from promises import (
     wrapped,
 )
 from transformers_linvt import LinVTForVideoQA, VideoFeatures, VideoQuestionAnsweringPipeline
-from transformers_linvt.bases.families import Family
+from transformers_linvt.bases.base import BaseBridge
+from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.model import attribution
 from transformers_linvt.model.attribution import attribute_answers, attribute_to_slots, with_answers
 from transformers_linvt.tokenizer.weights import FactoredWeights
@@ -128,12 +129,12 @@ def test_prompts_get_their_answers_without_the_last_token():
         "pixel_values": torch.ones(3, 4),
     }
     answers, belongs = torch.tensor([[8, 9, 2], [8, 2, 1]]), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
-    made = with_answers(Family(), inputs, answers, belongs)
+    made = with_answers(BaseBridge(), inputs, answers, belongs)
     assert made["input_ids"].tolist() == [[0, 5, 8, 9], [6, 7, 8, 0]]
     assert made["attention_mask"].tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
     assert made["token_type_ids"].tolist() == [[0] * 4] * 2
     assert made["pixel_values"] is inputs["pixel_values"]
-    of_answers = with_answers(Family(type_ids="answer"), inputs, answers, belongs)
+    of_answers = with_answers(bridge_of("paligemma"), inputs, answers, belongs)
     assert of_answers["token_type_ids"].tolist() == [[0, 0, 1, 1]] * 2
 
 
@@ -274,7 +275,7 @@ def test_the_check_notices_a_wrong_baseline(monkeypatch: pytest.MonkeyPatch):
 def test_the_check_notices_answers_that_are_seen_as_a_whole(monkeypatch: pytest.MonkeyPatch):
     family = wrapped("paligemma")  # the tokens of its prompts see each other; those of an answer must not
     original = attribution.with_answers
-    monkeypatch.setattr(attribution, "with_answers", lambda _, *rest: original(Family(), *rest))
+    monkeypatch.setattr(attribution, "with_answers", lambda _, *rest: original(BaseBridge(), *rest))
     with pytest.raises(AssertionError, match="close"):
         check_attribution(family, encoded(family))
 

@@ -19,7 +19,7 @@ from base_specs import QUICK
 from promises import LINVT, QUESTION, Wrapped, base_folder, user, wrapped
 from tiny_bases import build_model, build_processor, save_base
 from transformers_linvt import (
-    EmbeddingsAdapter,
+    EmbeddingsBridge,
     LinVTForVideoQA,
     LinVTProcessor,
     VideoFeatures,
@@ -27,7 +27,8 @@ from transformers_linvt import (
     cli,
     plan_wrap,
 )
-from transformers_linvt.bases import base as base_adapter
+from transformers_linvt.bases import base as seam
+from transformers_linvt.bases import video_tokens
 from transformers_linvt.demo.shapes import write_clip
 
 
@@ -74,11 +75,11 @@ def test_a_video_has_as_many_tokens_as_one_frame_gives_when_run(name: str, tmp_p
 def test_loaded_parts_have_the_number_of_named_ones(name: str):
     folder = base_folder(name)
     named = LinVTProcessor.from_base(folder)
-    loaded = named.adapter.load_processor(str(folder))
+    loaded = named.bridge.load_processor(str(folder))
     assert LinVTProcessor.from_base(loaded, base_model_type=named.base_model_type).num_video_tokens == (
         named.num_video_tokens
     )
-    base = named.adapter.load(str(folder))
+    base = named.bridge.load(str(folder))
     assert LinVTForVideoQA.from_base(base, **WITHOUT_M).config.num_video_tokens == named.num_video_tokens
 
 
@@ -86,7 +87,7 @@ def test_a_base_whose_frames_differ_takes_a_common_one():
     model = LinVTForVideoQA.from_base(base_folder(GRID), **WITHOUT_M)
     processor = LinVTProcessor.from_base(base_folder(GRID))
     assert model.config.num_video_tokens == processor.num_video_tokens == TOKENS
-    small = processor.adapter.tokens_of_frame(processor.base_processor, np.zeros((48, 80, 3), np.uint8))
+    small = processor.bridge.tokens_of_frame(processor.base_processor, np.zeros((48, 80, 3), np.uint8))
     assert small == TOKENS_OF_SMALL
 
 
@@ -102,7 +103,7 @@ def test_a_given_number_is_obeyed_and_no_frame_is_counted(monkeypatch: pytest.Mo
     def counted(*arguments: Any) -> None:
         raise AssertionError("A frame was counted although the number was given.")
 
-    monkeypatch.setattr(base_adapter.BaseAdapter, "tokens_of_frame", counted)
+    monkeypatch.setattr(seam.BaseBridge, "tokens_of_frame", counted)
     monkeypatch.setattr("transformers_linvt.model.checkpoint_loading.default_video_tokens_at", counted)
     model = LinVTForVideoQA.from_base(base_folder(GRID), **{**LINVT, "num_video_tokens": 7})
     assert model.config.num_video_tokens == model.linvt.num_video_tokens == 7
@@ -116,7 +117,7 @@ def test_the_processor_of_a_loaded_base_is_that_of_its_commit(monkeypatch: pytes
         asked.append((name, loading))
         return build_processor(GRID), GRID
 
-    monkeypatch.setattr(base_adapter, "load_processor_at", load)
+    monkeypatch.setattr(video_tokens, "load_processor_at", load)
     base = build_model(GRID)
     base.name_or_path, base.config._commit_hash = "somebody/base", "c0ffee"
     assert LinVTForVideoQA.from_base(base, **WITHOUT_M).config.num_video_tokens == TOKENS
@@ -162,17 +163,17 @@ def test_without_an_image_processor_it_is_256_with_a_warning(
 def test_a_processor_that_does_not_count_gives_256_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    class Silent(EmbeddingsAdapter):
+    class Silent(EmbeddingsBridge):
         def tokens_of_frame(self, processor: Any, frame: np.ndarray) -> int:
             raise KeyError("how many")
 
-    monkeypatch.setitem(base_adapter._ADAPTERS, "llava", Silent())
+    monkeypatch.setitem(seam._REGISTERED, "llava", Silent())
     assert LinVTProcessor.from_base(build_processor("llava_phi")).num_video_tokens == 256
     assert "LlavaProcessor does not count them" in caplog.text and "num_video_tokens=256" in caplog.text
 
 
 def test_the_number_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture):
-    type(base_adapter.logger).info_once.cache_clear()
+    type(video_tokens.logger).info_once.cache_clear()
     with caplog.at_level(logging.INFO, "transformers_linvt"):
         LinVTForVideoQA.from_base(base_folder(GRID), **WITHOUT_M)
         LinVTProcessor.from_base(base_folder(GRID))

@@ -50,7 +50,7 @@ from transformers_linvt import (
     LinVTProcessor,
     UnsupportedBaseError,
 )
-from transformers_linvt.bases import base as base_adapter
+from transformers_linvt.bases import base as seam
 
 
 PLAIN, DEEP = "llava_phi", "qwen3_vl"
@@ -328,13 +328,13 @@ def test_device_map_reaches_the_base_through_from_base(deep: Wrapped, tmp_path: 
 
 def test_loading_arguments_reach_the_base(family: Wrapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """That they arrive; what a quantised base then does is in test_bases_quantised.py."""
-    folder, given, load = saved(family, tmp_path), {}, base_adapter.load_base
+    folder, given, load = saved(family, tmp_path), {}, seam.load_base
 
     def stub(name: str, **kwargs: Any) -> Any:
         given.update(kwargs, name=name)
         return load(name)
 
-    monkeypatch.setattr(base_adapter, "load_base", stub)
+    monkeypatch.setattr(seam, "load_base", stub)
     config = object()
     arguments = {"quantization_config": config, "device_map": "auto", "dtype": "auto", "low_cpu_mem_usage": True}
     for load_model in (
@@ -503,8 +503,8 @@ def test_another_revision_of_the_checkpoint_is_not_asked_of_the_base(
     family: Wrapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     family.model.config.base_revision = "abc"
-    given, load = {}, base_adapter.load_base
-    monkeypatch.setattr(base_adapter, "load_base", lambda name, **kwargs: given.update(kwargs) or load(name))
+    given, load = {}, seam.load_base
+    monkeypatch.setattr(seam, "load_base", lambda name, **kwargs: given.update(kwargs) or load(name))
     LinVTForVideoQA.from_pretrained(saved(family, tmp_path), revision="main")
     assert given["revision"] == "abc"
 

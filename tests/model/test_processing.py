@@ -28,10 +28,13 @@ from transformers.utils import logging
 from base_specs import BASES
 from tiny_bases import build_processor, save_base
 from transformers_linvt import LinVTProcessor
-from transformers_linvt.bases.families import family_of
+from transformers_linvt.bases.kinds.molmo2 import Molmo2Crops
+from transformers_linvt.bases.layouts import PatchGrid
+from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, VideoReadError
 from transformers_linvt.model.processing_linvt import VIDEO_TOKEN, RenderedPrompt
-from transformers_linvt.video.reading import VideoFrames, VideoLimits
+from transformers_linvt.video.frames import VideoFrames
+from transformers_linvt.video.limits import VideoLimits
 
 
 M = 6
@@ -328,10 +331,10 @@ def test_every_frame_is_one_tile_and_the_same_as_alone(processor: LinVTProcessor
     inputs = processor.video_inputs(video)
     assert inputs["frames_per_video"].tolist() == [num_frames]
     np.testing.assert_allclose(inputs["video_timestamps"], video.timestamps)
-    layout = family_of(processor.base_model_type).layout
-    if layout == "grid":
+    layout = bridge_of(processor.base_model_type).family.layout
+    if isinstance(layout, PatchGrid):
         assert inputs["frame_image_grid_thw"].tolist() == [[1, 6, 10]] * num_frames
-    elif layout == "molmo2":
+    elif isinstance(layout, Molmo2Crops):
         assert inputs["frame_image_num_crops"].tolist() == [2] * num_frames
     else:
         assert len(inputs["frame_pixel_values"]) == num_frames

@@ -19,7 +19,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from base_specs import ALL_BASES, QUICK
 from tiny_bases import model_type_of
-from transformers_linvt.bases.families import DENIED, family_of
+from transformers_linvt.bases.families import DENIED
+from transformers_linvt.bases.registry import bridge_of
 
 
 HEAD = """\
@@ -72,7 +73,7 @@ def read_results(path: Path) -> tuple[dict[str, Result], float]:
 def row(name: str, result: Result) -> str:
     """One base as a line of the table."""
     spec, model_type = ALL_BASES[name], model_type_of(name)
-    family = family_of(model_type)
+    family = bridge_of(model_type).family
     if result.failed:
         status = f"failing: {', '.join(sorted(set(result.failed)))}"
     else:

@@ -29,7 +29,7 @@ from transformers import AutoModel, DynamicCache, PreTrainedModel
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFeatures, VideoFrames
-from transformers_linvt.bases.families import flat_rows
+from transformers_linvt.bases.visuals import flat_rows
 from transformers_linvt.model.attribution import AnswerPasses, attribute_answers, attribute_to_slots, words_of_answer
 
 
@@ -537,7 +537,7 @@ def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int 
         prompts = processor.question_inputs(questions)
         prepared, condensed = model.model.prepare(**prompts, video_features=[features] * 2)
         model.base_vlm.generation_config = model.generation_config
-        made = model.model.adapter.generate(
+        made = model.model.bridge.generate(
             model.base_vlm, **prepared, **length, output_logits=True, return_dict_in_generate=True
         )
     tokens = made.sequences[:, prompts["input_ids"].shape[1] :]

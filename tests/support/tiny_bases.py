@@ -39,8 +39,7 @@ from transformers.utils import is_torchvision_available
 
 from base_specs import ALL_BASES
 from base_specs.spec import BaseSpec, TokenId, VocabSize
-from transformers_linvt.bases.families import language_head
-from transformers_linvt.bases.loading import NoVideoProcessor, video_processors_known
+from transformers_linvt.bases.loading import NoVideoProcessor, language_head, video_processors_known
 
 
 # Sentences the byte-level BPE learns its merges from. Any other text is still tokenised: the alphabet is all bytes.

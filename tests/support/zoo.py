@@ -458,7 +458,8 @@ def encode_two_streams(path: Path) -> None:
 
 def main() -> None:
     """Print the table of files and backends."""
-    from transformers_linvt.video.reading import VideoReadError, read_video
+    from transformers_linvt.errors import VideoReadError
+    from transformers_linvt.video.reading import read_video
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, help="write the files here and keep them")

@@ -27,9 +27,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_linvt.errors import LinVTError
+from transformers_linvt.errors import LinVTError, VideoReadError
 from transformers_linvt.video import reading as video_reading
-from transformers_linvt.video.reading import VideoLimits, VideoReadError, read_video, uniform_indices
+from transformers_linvt.video.frames import uniform_indices
+from transformers_linvt.video.limits import VideoLimits
+from transformers_linvt.video.reading import read_video
 from transformers_linvt.video.times import mend_time_stamps
 from zoo import (
     HEIGHT,

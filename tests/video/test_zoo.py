@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformers_linvt.video import reading as video_reading
-from transformers_linvt.video.reading import VideoFrames, VideoReadError, read_video, uniform_indices
+from transformers_linvt.errors import VideoReadError
+from transformers_linvt.video import pyav_decoder
+from transformers_linvt.video.frames import VideoFrames, uniform_indices
+from transformers_linvt.video.reading import read_video
 from zoo import EDITS, MATRICES, NUM_FRAMES, RECIPES, Exhibit, build_zoo, read_numbers
 
 
@@ -167,8 +169,8 @@ def test_the_common_kinds_of_file_are_read_by_seeking(
     def never(*arguments: object) -> None:
         raise AssertionError("decoded from the start")
 
-    monkeypatch.setattr(video_reading._PyAVReader, "from_start", never)
-    monkeypatch.setattr(video_reading, "_read_by_order", never)
+    monkeypatch.setattr(pyav_decoder.PyAVReader, "from_start", never)
+    monkeypatch.setattr(pyav_decoder, "read_by_order", never)
     video = read_video(zoo[name].path, num_frames=5, start=1.1)
     count = len(zoo[name].numbers)
     first = sum(seconds <= 1.1 for seconds in zoo[name].seconds) - 1

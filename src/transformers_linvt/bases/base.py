@@ -1,93 +1,49 @@
 """
 How LinVT talks to one kind of base model, and how another kind is made known.
 
-[`BaseAdapter`] is the whole conversation: load the base, encode pictures, hand video tokens over, run it, and the same
+[`BaseBridge`] is the whole conversation: load the base, encode pictures, hand video tokens over, run it, and the same
 on the side of the processor. Its methods are those of transformers' own image-text models, which take encoded visual
-tokens (`mm_encoder_outputs`). A kind that cannot is a subclass that says what it does instead, and
-[`register_base_vlm`] makes it known. What differs between families of the common kind is data, in `base_vlm.py`.
+tokens (`mm_encoder_outputs`); the base is never subclassed, copied or patched. A kind that cannot is a subclass that
+says what it does instead, and [`register_base`] makes it known. What differs between families of the common kind is
+data, in `families.py`; the kinds that are known stand in `kinds/`.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
-import transformers
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
     GenerationConfig,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
-from transformers.utils import logging
 
 from ..errors import LinVTInputError
-from .families import (
-    PICTURES,
-    Family,
+from .families import Family
+from .layouts import EncodedFrames
+from .loading import (
     check_base,
-    encode_images,
-    encoder_inputs,
-    family_of,
-    flat_rows,
+    check_base_processor,
     language_head,
     load_base,
-    merge_frames,
-    numbered_layers,
-    pack_visuals,
-    visual_indicators,
+    load_base_processor,
     visual_width,
 )
-from .kinds.kosmos import END, PLACE, START, Kosmos2Generator, place_token_id, run_text
-from .kinds.kosmos import encode_pictures as encode_kosmos_pictures
-from .kinds.molmo import (
-    MolmoGenerator,
-    build_molmo,
-    check_molmo,
-    check_molmo_processor,
-    encode_pictures,
-    load_molmo,
-    load_molmo_processor,
-    patch_token_id,
-    run_molmo,
-    run_molmo_backbone,
-)
-from .loading import (
-    VisualMarkers,
-    check_base_processor,
-    frame_inputs,
-    load_base_processor,
-    model_type_of,
-    picture_inputs,
-    tokens_of_frame,
-)
+from .markers import AddedTexts, VisualMarkers, write_pictures
+from .visuals import PICTURES, encode_images, encoder_inputs, flat_rows, pack_visuals
 
 
-logger = logging.get_logger(__name__)
-
-COMMON_FRAME = (360, 640)  # height and width in pixels; for bases whose tokens per frame depend on the picture
-_USUAL_VIDEO_TOKENS = 256  # M where a base cannot be asked for the tokens of a frame; as in LinVTConfig
-_HUB_ARGUMENTS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-)
-
-
-class BaseAdapter:
+class BaseBridge:
     """
     One kind of base model. As it stands: any image-text model of transformers whose head takes `mm_encoder_outputs`.
 
-    An adapter holds no state of a model; one instance serves all bases of its kind.
+    A bridge holds no state of a model; one instance serves all bases of its kind.
 
     Args:
         family ([`Family`], *optional*): traits of the architecture; the common ones by default.
@@ -95,6 +51,8 @@ class BaseAdapter:
 
     # Whether a checkpoint can hold the base's weights and load them again.
     can_be_included = True
+    # The type id of an answer behind its prompt.
+    answer_type_id = 0
 
     def __init__(self, family: Family | None = None) -> None:
         self.family = family or Family()
@@ -158,6 +116,32 @@ class BaseAdapter:
         """
         return encode_images(base, inputs)
 
+    def encode_frames(
+        self, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_frames: int, frames_per_chunk: int
+    ) -> EncodedFrames:
+        """
+        Run the frames of one video through the base's vision tower and projector.
+
+        Args:
+            base: the base model.
+            inputs: what [`frame_inputs`] made of the frames.
+            num_frames: frames in `inputs`.
+            frames_per_chunk: frames encoded at once; bounds the memory of the vision tower for a video of any length.
+
+        Raises:
+            LinVTInputError: inputs that do not fit, or tokens that do not divide among the frames.
+        """
+        layout = self.family.layout
+        rows = layout.rows(inputs, num_frames)
+        chunks, container = [], "tensor"
+        for start in range(0, num_frames, frames_per_chunk):
+            stop = min(start + frames_per_chunk, num_frames)
+            pictures = layout.as_pictures(base, layout.slice(inputs, rows, start, stop))
+            features, layers, container = self.encode(base, pictures)
+            chunks.append([layout.by_frame(base, one, stop - start) for one in (features, *layers)])
+        tokens, *deepstack = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return EncodedFrames(tokens, deepstack, layout.grid(inputs, tokens.shape[1]), container)
+
     def hand_over(
         self,
         base: PreTrainedModel,
@@ -180,9 +164,23 @@ class BaseAdapter:
             container: as [`encode`] named it.
             inputs: everything else, without what pictures were encoded from.
         """
-        visuals = pack_visuals(tokens, deepstack, lengths, container, numbered_layers(base))
-        visuals.visual_indicator_features = visual_indicators(base)
+        visuals = pack_visuals(tokens, deepstack, lengths, container)
         return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
+
+    def place_videos(
+        self, base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """
+        A prompt's inputs with what tells the base where videos stand; most bases need nothing.
+
+        Args:
+            base: the base model.
+            is_video (`torch.BoolTensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a
+                picture's.
+            num_video_tokens: tokens of a video.
+            inputs: everything but the visual tokens.
+        """
+        return inputs
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Logits, cache, and the loss where `labels` are given."""
@@ -231,13 +229,39 @@ class BaseAdapter:
 
     def markers(self, processor: ProcessorMixin) -> VisualMarkers:
         """How the base writes a picture into the prompt, and so a video."""
-        return VisualMarkers.of(processor, self.family)
+        return VisualMarkers.of(processor, self.picture_inputs, self.family.one_tile)
+
+    def added_texts(self, processor: ProcessorMixin) -> AddedTexts:
+        """What the base's processor writes into every prompt by itself."""
+        return AddedTexts.of(processor, self.family)
+
+    def frame_input_names(self, processor: ProcessorMixin) -> frozenset[str]:
+        """Of the image processor's outputs those that the model takes; some only serve to write the prompt."""
+        made = frozenset(processor.image_processor.model_input_names) - set(processor.unused_input_names)
+        return self.family.layout.names(made)
 
     def frame_inputs(
         self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Frames of one video through the base's image processor, one tile each: what [`encode`] takes."""
-        return frame_inputs(processor, self.family, frames, options)
+        """
+        Frames of one video through the base's image processor, one tile each: what [`encode_frames`] takes.
+
+        Args:
+            processor: of the base.
+            frames: arrays `(height, width, 3)`, uint8, RGB.
+            options: of the image processor (`size`, `max_pixels`, ...); they do not undo what makes a frame one tile.
+
+        Returns:
+            Everything the image processor returned, as tensors, under its own names.
+        """
+        accepted = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
+        defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
+        fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **self.family.one_tile}
+        if self.family.fits_whole_tokens:
+            fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
+        layout = self.family.layout
+        made = processor.image_processor(layout.nested(frames), **{**defaults, **(options or {}), **fixed})
+        return layout.prepare(dict(made), len(frames), *frames[0].shape[:2])
 
     def frames_per_step(self, processor: ProcessorMixin) -> int:
         """
@@ -246,7 +270,7 @@ class BaseAdapter:
         Raises:
             LinVTInputError: it has none, or one that is another tower or pooling.
         """
-        if self.family.merges_frames is None:
+        if getattr(self.family.layout, "merges_frames", None) is None:
             raise LinVTInputError(
                 f"frame_path='video' is for bases whose own video path merges frames in their patches (Qwen2-VL to "
                 f"Qwen3.5, GLM-4V and others, see docs/bases.md), not for the base of {type(processor).__name__}. Use "
@@ -256,20 +280,61 @@ class BaseAdapter:
 
     def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
-        return merge_frames(self.family, inputs, self.frames_per_step(processor))
+        return self.family.layout.merge_frames(inputs, self.frames_per_step(processor))
 
     def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """Visual tokens of a frame `(height, width, 3)`, counted without a model."""
-        return tokens_of_frame(processor, self.family, frame)
+        """Visual tokens of a frame `(height, width, 3)`, counted without a model in what the processor writes."""
+        if self.family.layout.splits_pictures:
+            return self.tokens_of_prepared_frame(processor, frame)
+        # the processor writes a picture as it does a frame; some need their whole call for it
+        written = self.picture_inputs(processor, [[PIL.Image.fromarray(frame)]], self.family.one_tile)[1][0]
+        return written.count(self.markers(processor).token)
+
+    def tokens_of_prepared_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """As [`tokens_of_frame`], for a base whose processor splits a picture where a frame is one tile."""
+        inputs, token = self.frame_inputs(processor, [frame]), self.markers(processor).token
+        return self.family.layout.tokens_of_frame(processor, inputs, token)
 
     def picture_inputs(
         self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """Pictures beside videos: their inputs, and the text that stands for each in the prompt."""
-        return picture_inputs(processor, pictures, options, self.family)
+        return write_pictures(processor, pictures, options)
+
+    def type_ids(
+        self,
+        processor: ProcessorMixin,
+        ids: Sequence[Sequence[int]],
+        video_mask: Sequence[Sequence[int]],
+        answer_mask: Sequence[Sequence[int]] | None = None,
+        is_asked: bool | None = None,
+    ) -> dict[str, list[list[int]]]:
+        """
+        The base's type ids of prompts under its own name for them; at videos what the family needs there.
+
+        Args:
+            processor: of the base.
+            ids: of each prompt; prompts that are not padded differ in length.
+            video_mask: 1 at video tokens.
+            answer_mask: 1 at what the assistant says, where it is known.
+            is_asked: whether the caller wants them; by default as the base's processor does it.
+        """
+        value = self.family.video_type_id
+        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
+        if not (processor.return_mm_token_type_ids or value == 0 if is_asked is None else is_asked):
+            return {}
+        types = processor.create_mm_token_type_ids([list(row) for row in ids])
+        if value != 1:
+            types = [
+                [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
+                for rows in zip(types, video_mask, strict=True)
+            ]
+        names = processor.model_input_names
+        is_renamed = "mm_token_type_ids" not in names and "token_type_ids" in names
+        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types}
 
 
-class EmbeddingsAdapter(BaseAdapter):
+class EmbeddingsBridge(BaseBridge):
     """
     Bases that take no encoded pictures, but embedded prompts: visual tokens replace the placeholders' embeddings.
 
@@ -316,20 +381,20 @@ class EmbeddingsAdapter(BaseAdapter):
             embeds = embeds + torch.zeros_like(embeds).masked_scatter(is_placeholder, visuals)
         else:
             embeds = embeds.masked_scatter(is_placeholder, visuals)
-        inputs = {name: value for name, value in inputs.items() if name != self.family.grid}
+        inputs = {name: value for name, value in inputs.items() if name != self.family.layout.grid_input}
         return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model where there is a video, else of the base."""
         if prepared.get("inputs_embeds") is None:
             return super().forward(base, **prepared)
-        return self.language_model(base)(**_without_ids(prepared))
+        return self.language_model(base)(**without_ids(prepared))
 
     def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model; pictures without a video are encoded and embedded here."""
         if prepared.get("inputs_embeds") is None:
-            prepared = self._embed_pictures(base, **prepared)
-        return self.language_model(base).base_model(**_without_ids(prepared))
+            prepared = self.embed_pictures(base, **prepared)
+        return self.language_model(base).base_model(**without_ids(prepared))
 
     def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
         """The base's, or its language model's where it has none."""
@@ -345,7 +410,8 @@ class EmbeddingsAdapter(BaseAdapter):
         # With the ids beside the embeddings the result begins with the prompt, as everywhere else.
         return language_model.generate(**prepared)
 
-    def _embed_pictures(self, base: PreTrainedModel, input_ids: torch.Tensor, **inputs: Any) -> dict[str, Any]:
+    def embed_pictures(self, base: PreTrainedModel, input_ids: torch.Tensor, **inputs: Any) -> dict[str, Any]:
+        """A prompt with pictures and no video, embedded."""
         of_pictures = self.picture_inputs_of(base, inputs)
         inputs = {name: value for name, value in inputs.items() if name not in of_pictures}
         if not of_pictures.keys() & PICTURES:
@@ -354,475 +420,51 @@ class EmbeddingsAdapter(BaseAdapter):
         return self.hand_over(base, input_ids, flat_rows(features), (), (), container, inputs)
 
 
-def _without_ids(prepared: Mapping[str, Any]) -> dict[str, Any]:
+def without_ids(prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of an embedded prompt for a model that takes either ids or embeddings."""
     return {name: value for name, value in prepared.items() if name != "input_ids"}
 
 
-def _without_instruction(prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the words of a Q-Former, which InstructBLIP's processor writes where there is no picture, too."""
-    return {name: value for name, value in prepared.items() if not name.startswith("qformer_")}
+_BUILT_IN: dict[str, BaseBridge] = {}
+_REGISTERED: dict[str, BaseBridge] = {}
 
 
-# Words alone, one turn behind the other: for bases whose checkpoints come without a template and whose processor puts
-# pictures in front.
-WORDS_ALONE = (
-    "{%- for message in messages %}"
-    "{%- if message.content is string %}{{ message.content }}{%- else %}"
-    "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{%- endfor %}{%- endif %}"
-    "{%- if message.role == 'assistant' %}{{ eos_token }}{%- endif %}"
-    "{%- if not loop.last %}{{ ' ' }}{%- endif %}{%- endfor %}"
-)
+def built_in(bridge: BaseBridge, *model_types: str) -> None:
+    """For the files of `kinds/`: the bridge of architectures that this package knows."""
+    _BUILT_IN.update(dict.fromkeys(model_types, bridge))
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Kinds that are known
-# ---------------------------------------------------------------------------------------------------------------------
 
+def odd_bridge(model_type: str) -> BaseBridge | None:
+    """The bridge of an architecture with a way of its own, a registered one before a built-in one."""
+    return _REGISTERED.get(model_type) or _BUILT_IN.get(model_type)
 
-class Llama4Adapter(EmbeddingsAdapter):
-    """Llama 4, whose image features are taken before the projector, a linear layer."""
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
-        """The base itself: with embedded prompts it is a language model."""
-        return base
-
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """Through the projector as well."""
-        # Its image processor gives bfloat16, whatever the model is in.
-        pixel_values = inputs["pixel_values"].to(base.dtype)
-        features = base.get_image_features(pixel_values=pixel_values, return_dict=True).last_hidden_state
-        return base.multi_modal_projector(features), [], "tensor"
-
-    def head(self, base: PreTrainedModel) -> nn.Module | None:
-        """Of the language model inside."""
-        return base.language_model.get_output_embeddings()
-
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model inside."""
-        if prepared.get("inputs_embeds") is None:
-            prepared = self._embed_pictures(base, **prepared)
-        return base.language_model.model(**_without_ids(prepared))
-
-
-class ShieldGemma2Adapter(BaseAdapter):
-    """ShieldGemma 2: a Gemma 3 inside a classifier, whose processor asks questions of its own."""
-
-    can_be_included = False  # by itself transformers saves it under names that it does not load (5.23)
-
-    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
-        """The Gemma 3 inside."""
-        return load_base(name_or_path, transformers.ShieldGemma2ForImageClassification, **kwargs).model
-
-    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
-        """Gemma 3's, around the same tokenizer and image processor."""
-        parts = load_base_processor(name_or_path, check=False, **kwargs)
-        tokens = {"image_seq_length": parts.image_seq_length, "chat_template": parts.chat_template}
-        return transformers.Gemma3Processor(parts.image_processor, parts.tokenizer, **tokens)
-
-
-class PPChart2TableAdapter(BaseAdapter):
-    """PP-Chart2Table: GOT-OCR whose chat template asks for a table, whatever is said, and writes pictures whole."""
-
-    _PICTURE = "<img>" + "<imgpad>" * 256 + "</img>\n"
-
-    def chat_template(self, processor: ProcessorMixin) -> str:
-        """Its own, with what the user says in place of its instruction."""
-        return (
-            "{%- for message in messages %}<|im_start|>{{ message.role }}\n"
-            "{% if message.content is string %}{{ message.content }}{%- else %}{%- for part in message.content %}"
-            "{%- if part.type == 'image' %}<img>{{ '<imgpad>' * 256 }}</img>\n"
-            "{% elif part.type == 'text' %}{{ part.text }}{%- endif %}{%- endfor %}{%- endif %}<|im_end|>\n"
-            "{% endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-        )
-
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
-        """What its template writes for a picture is its placeholder."""
-        token_id = processor.tokenizer.convert_tokens_to_ids("<imgpad>")
-        return VisualMarkers(self._PICTURE, "<imgpad>", token_id, "<img>", "</img>\n")
-
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """Always the same."""
-        return self._PICTURE.count("<imgpad>")
-
-    def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Pixels, and what its template writes."""
-        flat = [picture for row in pictures for picture in row]
-        if not flat:
-            return {}, []
-        return dict(processor.image_processor(flat, return_tensors="pt", **options)), [self._PICTURE] * len(flat)
-
-
-class BlipAdapter(EmbeddingsAdapter):
-    """
-    BLIP-2 and InstructBLIP: a Q-Former makes a fixed number of tokens of a picture, in front of the prompt.
-
-    InstructBLIP's Q-Former reads the question too. Frames, and pictures beside a video, are encoded without one, so
-    that a video can be asked often.
-    """
-
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """With an instruction of no words, where the Q-Former takes one and none is given."""
-        pictures = inputs["pixel_values"]
-        instruction = {name: value for name, value in inputs.items() if name.startswith("qformer_")}
-        if not instruction and "qformer_input_ids" in inspect.signature(base.get_image_features).parameters:
-            nothing = torch.zeros(len(pictures), 0, dtype=torch.long, device=pictures.device)
-            instruction = {"qformer_input_ids": nothing, "qformer_attention_mask": nothing}
-        return base.get_image_features(pictures, **instruction, return_dict=True).pooler_output, [], "tensor"
-
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model without a picture: the base insists on one."""
-        if prepared.get("pixel_values") is None and prepared.get("inputs_embeds") is None:
-            return self.language_model(base)(**_without_instruction(prepared))
-        return super().forward(base, **prepared)
-
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Of the language model without a picture: the base insists on one."""
-        if prepared.get("pixel_values") is None:
-            return self.language_model(base).generate(**_without_instruction(prepared))
-        return super().generate(base, **prepared)
-
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model; words for the Q-Former mean nothing where there is no picture."""
-        return super().backbone(base, **(prepared if "pixel_values" in prepared else _without_instruction(prepared)))
-
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Pixels, and the words of the Q-Former."""
-        return {name: inputs[name] for name in inputs if name == "pixel_values" or name.startswith("qformer_")}
-
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
-        """Nothing stands around the tokens of a picture."""
-        token = str(processor.image_token)
-        return VisualMarkers(token, token, processor.tokenizer.convert_tokens_to_ids(token), "", "")
-
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """The queries of the Q-Former, whatever the frame."""
-        return processor.num_query_tokens
-
-    def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Pixels alone; the words of the Q-Former are none."""
-        flat = [picture for row in pictures for picture in row]
-        if not flat:
-            return {}, []
-        made = processor.image_processor(flat, return_tensors="pt", **options)
-        return dict(made), [str(processor.image_token) * processor.num_query_tokens] * len(flat)
-
-
-class MolmoAdapter(EmbeddingsAdapter):
-    """
-    Molmo, first generation (`allenai/Molmo-7B-D-0924`), whose code comes with its weights: see `base_molmo.py`.
-
-    Its visual tokens are added to the embedding of `<im_patch>`, and a frame is one picture without Molmo's crops.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(Family(begins_with_bos=True), is_added=True)
-
-    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
-        """By hand: `from_pretrained` fails on its code."""
-        return load_molmo(name_or_path, **kwargs)
-
-    def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
-        """Of the class in its repository."""
-        return build_molmo(config, **kwargs)
-
-    def check(self, base: Any) -> None:
-        """Also for the modules of its published code."""
-        super().check(base)
-        check_molmo(base)
-
-    def image_token_id(self, config: Any) -> int | None:
-        """Of `<im_patch>`, which its config does not give."""
-        return patch_token_id(config)
-
-    def decoder(self, base: PreTrainedModel) -> nn.Module:
-        """A container of its layers, embeddings and head."""
-        return base.model.transformer
-
-    def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
-        """The base's own."""
-        return BaseAdapter.generation_config(self, base)
-
-    def head(self, base: PreTrainedModel) -> nn.Module | None:
-        """A layer of its own; they are never tied."""
-        return base.model.transformer.ff_out
-
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Under the names of our image processor."""
-        return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
-
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """Each picture as a whole."""
-        return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
-
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
-        return run_molmo(base, **_without_ids(self._embedded(base, prepared)))
-
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
-        return run_molmo_backbone(base, **_without_ids(self._embedded(base, prepared)))
-
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Through transformers' `generate`, which its class has not."""
-        return MolmoGenerator(base).generate(**self._embedded(base, prepared))
-
-    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
-        """Ours, around its tokenizer."""
-        return load_molmo_processor(name_or_path, **kwargs)
-
-    def check_processor(self, processor: Any) -> None:
-        """Refuse one that is not ours."""
-        check_molmo_processor(processor)
-
-    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
-        if prepared.get("inputs_embeds") is not None:
-            return prepared
-        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
-
-
-class Kosmos2Adapter(EmbeddingsAdapter):
-    """
-    Kosmos-2, whose head insists on one picture in front of every prompt: see `base_kosmos.py`.
-
-    Pictures alone go the base's own way; beside a video, and in training, all stand on `</chunk>` and are embedded.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(Family(prepends_visuals=True, begins_with_bos=True, chat_template=WORDS_ALONE))
-
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
-        """Under a name of its own."""
-        return base.text_model
-
-    def image_token_id(self, config: Any) -> int | None:
-        """Of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
-        return place_token_id(config)
-
-    def decoder(self, base: PreTrainedModel) -> nn.Module:
-        """The language model without its head."""
-        return base.text_model.model
-
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Pixels, and where they stand."""
-        names = ("pixel_values", "image_embeds_position_mask")
-        return {name: inputs[name] for name in names if inputs.get(name) is not None}
-
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """As its `forward` does: its head has no `get_image_features`."""
-        return encode_kosmos_pictures(base, inputs["pixel_values"]), [], "tensor"
-
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model without a picture: the base insists on one."""
-        prepared = self._embedded(base, prepared)
-        if prepared.get("pixel_values") is None:
-            return run_text(base.text_model, **prepared)
-        return base(**prepared)
-
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model, which takes encoded pictures and their mask."""
-        prepared = self._embedded(base, prepared)
-        if (pixel_values := prepared.pop("pixel_values", None)) is not None:
-            prepared["image_embeds"] = encode_kosmos_pictures(base, pixel_values)
-        return run_text(base.text_model.model, **prepared)
-
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Of the language model without a picture: the base insists on one."""
-        prepared = self._embedded(base, prepared)
-        if prepared.get("pixel_values") is None:
-            return Kosmos2Generator(base).generate(**prepared)
-        return base.generate(**prepared)
-
-    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
-        """Pictures that stand on `</chunk>`, as training has them, are embedded; the base's processor gives a mask."""
-        if prepared.get("pixel_values") is None or prepared.get("image_embeds_position_mask") is not None:
-            return prepared
-        return {"input_ids": prepared["input_ids"], **self._embed_pictures(base, **prepared)}
-
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
-        """A space behind the picture, as its processor writes it."""
-        return VisualMarkers(START, PLACE, processor.tokenizer.convert_tokens_to_ids(PLACE), START, END + " ")
-
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """The queries of its resampler, whatever the frame."""
-        return processor.num_image_tokens
-
-    def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Pixels, and a place for each token."""
-        flat = [picture for row in pictures for picture in row]
-        if not flat:
-            return {}, []
-        made = processor.image_processor(flat, return_tensors="pt", **options)
-        return dict(made), [self.markers(processor).video(processor.num_image_tokens)] * len(flat)
-
-
-_IN_FRONT = {"prepends_visuals": True, "behind_visuals": "bos_token", "chat_template": WORDS_ALONE}
-_BLIP = BlipAdapter(Family(**_IN_FRONT))
-
-_ADAPTERS: dict[str, BaseAdapter] = {
-    "molmo": MolmoAdapter(),
-    "blip-2": _BLIP,
-    "instructblip": _BLIP,
-    "kosmos-2": Kosmos2Adapter(),
-    "llama4": Llama4Adapter(Family(one_tile={"max_patches": 1})),
-    "pp_chart2table": PPChart2TableAdapter(
-        Family(notes=("asked as GOT-OCR is: its own chat template would ask for a table, whatever the question",)),
-    ),
-    "shieldgemma2": ShieldGemma2Adapter(
-        Family(one_tile={"do_pan_and_scan": False}, notes=("asked as Gemma 3 is: its policies are not applied",)),
-    ),
-}
-
-
-def register_base_vlm(model_type: str, adapter: BaseAdapter) -> None:
+def register_base(model_type: str, bridge: BaseBridge) -> None:
     """
     Make another kind of base model known, or another way to talk to a known one.
 
     Args:
         model_type: `config.model_type` of the base.
-        adapter: an instance of [`BaseAdapter`] or of a subclass; docs/add_a_base.md leads through writing one.
+        bridge: an instance of [`BaseBridge`] or of a subclass; docs/add_a_base.md leads through writing one.
 
     Raises:
-        LinVTInputError: a name or an adapter that is none.
+        LinVTInputError: a name that is not a string, or something else than a bridge.
     """
     if not isinstance(model_type, str) or not model_type:
         raise LinVTInputError(f"model_type must be the base's config.model_type, a string, got {model_type!r}.")
-    if not isinstance(adapter, BaseAdapter):
+    if not isinstance(bridge, BaseBridge):
         raise LinVTInputError(
-            f"The adapter of {model_type!r} must be an instance of BaseAdapter or of a subclass, got {adapter!r}. "
-            "Where only data differs: BaseAdapter(Family(...))."
+            f"The bridge of {model_type!r} must be an instance of BaseBridge or of a subclass, got {bridge!r}. "
+            "Where only data differs: BaseBridge(Family(...))."
         )
-    _ADAPTERS[model_type] = adapter
-
-
-def adapter_of(model_type: str) -> BaseAdapter:
-    """The adapter of an architecture: a registered one, else the common one with what is known of the family."""
-    return _ADAPTERS.get(model_type) or BaseAdapter(family_of(model_type))
-
-
-def adapter_at(name_or_path: str, loading: Mapping[str, Any]) -> BaseAdapter:
-    """The adapter of the base in a repository or folder; the common one, whose errors are good, if there is none."""
-    return adapter_of(_architecture(_settings_at(name_or_path, loading)))
-
-
-def model_type_at(name_or_path: str, loading: Mapping[str, Any]) -> str:
-    """What a repository or folder calls its architecture, or that of its base if it is a LinVT model; "" for none."""
-    settings = _settings_at(name_or_path, loading)
-    base = settings.get("base_config")
-    return _architecture(base if isinstance(base, dict) else settings)
-
-
-def load_processor_at(
-    name_or_path: str, loading: Mapping[str, Any], model_type: str | None = None
-) -> tuple[ProcessorMixin, str]:
-    """
-    The processor of the base in a repository or folder, and the architecture by which to talk to it.
-
-    Args:
-        name_or_path: of a base, or of a LinVT model, whose base it then is.
-        loading: arguments of `from_pretrained`.
-        model_type: instead of what is found there.
-
-    Raises:
-        CheckpointError, UnsupportedBaseError: see [`load_base_processor`].
-    """
-    found = model_type_at(name_or_path, loading)
-    processor = adapter_of(model_type or found).load_processor(name_or_path, **loading)
-    return processor, model_type or found or model_type_of(processor)
-
-
-def tokens_of_common_frame(processor: ProcessorMixin, model_type: str) -> int | None:
-    """
-    Visual tokens of one frame of 640 x 360 pixels, as the base's image processor makes it at its own settings.
-
-    Most bases make every picture of one size, and then it is the number of any frame. What a base writes between the
-    tokens (the newline of LLaVA-OneVision) counts.
-
-    Returns:
-        `int`, or None where the processor cannot count them.
-    """
-    frame = np.full((*COMMON_FRAME, 3), 128, dtype=np.uint8)
-    try:
-        return adapter_of(model_type).tokens_of_frame(processor, frame)
-    except Exception as error:  # a processor of somebody else's may fail in any way
-        logger.info(f"{type(processor).__name__} does not count the tokens of a frame: {error}")
-        return None
-
-
-def default_video_tokens(processor: ProcessorMixin, model_type: str) -> int:
-    """
-    M where nobody says it: as many video tokens as one frame of the base has, so that a still video loses nothing.
-
-    Args:
-        processor: of the base.
-        model_type: its architecture.
-    """
-    num_tokens = tokens_of_common_frame(processor, model_type)
-    if num_tokens is None:
-        return _usual_video_tokens(f"{type(processor).__name__} does not count them")
-    height, width = COMMON_FRAME
-    logger.info_once(
-        f"num_video_tokens={num_tokens}: as many as one frame of {height} x {width} pixels (height x width) has in "
-        f"{model_type or 'this base'}. Give num_video_tokens, to model and processor alike, for another number."
-    )
-    return num_tokens
-
-
-def default_video_tokens_at(name_or_path: str | None, loading: Mapping[str, Any]) -> int:
-    """
-    [`default_video_tokens`] of the base in a repository or folder; its processor is loaded for it.
-
-    Args:
-        name_or_path: None for a base that has no name.
-        loading: arguments of `from_pretrained`; those that say where to look are used.
-    """
-    if not name_or_path:
-        return _usual_video_tokens("the base is a loaded model without a name to find its processor by")
-    where = {name: loading[name] for name in (*_HUB_ARGUMENTS, "trust_remote_code") if loading.get(name) is not None}
-    try:
-        processor, model_type = load_processor_at(name_or_path, where)
-    except Exception as error:  # an adapter of somebody else's may fail in any way
-        return _usual_video_tokens(str(error))
-    return default_video_tokens(processor, model_type)
-
-
-def _usual_video_tokens(reason: str) -> int:
-    logger.warning(
-        f"num_video_tokens={_USUAL_VIDEO_TOKENS}, which may be less than one frame has: the tokens of a frame of this "
-        f"base are not known ({reason}). Give num_video_tokens, to model and processor alike."
-    )
-    return _USUAL_VIDEO_TOKENS
-
-
-def _architecture(settings: Mapping[str, Any]) -> str:
-    thinker = settings.get("thinker_config")  # of Qwen Omni, whose voice is left out
-    return (thinker if isinstance(thinker, dict) else settings).get("model_type") or ""
-
-
-def _settings_at(name_or_path: str, loading: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as it stands in its file: its class may come with the checkpoint, and nobody has trusted that yet."""
-    where = {name: loading[name] for name in _HUB_ARGUMENTS if name in loading}
-    try:
-        settings = PreTrainedConfig.get_config_dict(name_or_path, **where)[0]
-    except (OSError, ValueError, TypeError):
-        return {}
-    return settings if isinstance(settings, dict) else {}  # JSON of another kind: whoever loads it says so
+    _REGISTERED[model_type] = bridge
 
 
 __all__ = [
-    "COMMON_FRAME",
-    "BaseAdapter",
-    "EmbeddingsAdapter",
-    "adapter_at",
-    "adapter_of",
-    "default_video_tokens",
-    "default_video_tokens_at",
-    "load_processor_at",
-    "model_type_at",
-    "register_base_vlm",
-    "tokens_of_common_frame",
+    "BaseBridge",
+    "EmbeddingsBridge",
+    "built_in",
+    "odd_bridge",
+    "register_base",
+    "without_ids",
 ]

@@ -1,24 +1,24 @@
-"""The processor of the base model: loading it, also where torchvision is missing, and how it marks a picture."""
+"""Loading a base model and its processor, also where torchvision is missing, and refusing what cannot work."""
 
 import contextlib
 import copy
+import inspect
 import os
-import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import PIL.Image
-import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
+    AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedModel,
     ProcessorMixin,
     processing_utils,
 )
@@ -27,7 +27,185 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from ..errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, check_folder
-from .families import Family, family_of, lay_out_frames, tokens_along_tile
+from .families import DENIED, ENCODER_DECODER
+from .visuals import image_encoder
+
+
+# Arguments of `from_pretrained` that say where the files are.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_base(name_or_path: str, model_class: Any = AutoModelForImageTextToText, **kwargs: Any) -> PreTrainedModel:
+    """
+    Load a base model by repository id or folder; `kwargs` go to `model_class.from_pretrained`.
+
+    Raises:
+        CheckpointError: nothing loadable at `name_or_path`, weights that are damaged, missing or not those of its
+            config, or a package is missing that it needs.
+        UnsupportedBaseError: something is there, but no image-text model.
+    """
+    try:
+        base, report = _from_pretrained(name_or_path, model_class, output_loading_info=True, **kwargs)
+    except OSError as error:
+        raise CheckpointError(
+            f"The base model {name_or_path!r} could not be loaded: {error} Check the name, the network or "
+            "HF_HUB_OFFLINE, and that the revision still exists; a model saved with include_base=True needs no base."
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights of the base model {name_or_path!r} are damaged: {error}. Download or save it again."
+        ) from error
+    except StrictDataclassError as error:
+        raise CheckpointError(
+            f"The config of the base model {name_or_path!r} has a value it cannot have: {error}"
+        ) from error
+    except ImportError as error:  # of a quantised base, the package that its weights were made with
+        raise CheckpointError(
+            f"The base model {name_or_path!r} cannot be loaded without a package: {str(error).strip()}. Install "
+            "it, or give a base that does not need it (one that is not quantised)."
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise CheckpointError(
+            f"The weights and the config of the base model {name_or_path!r} disagree: some weights have other shapes "
+            "than its config.json says. Was it edited, or is one of the files another model's? Download or save both "
+            "again."
+        ) from error
+    except ValueError as error:
+        if "does not recognize this architecture" in str(error):
+            raise UnsupportedBaseError(no_known_architecture(name_or_path, error)) from error
+        if "Unrecognized configuration class" in str(error) or "Unrecognized model" in str(error):
+            raise UnsupportedBaseError(
+                f"{name_or_path!r} is no image-text model of transformers. LinVT needs one that "
+                "AutoModelForImageTextToText can load, such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
+            ) from error
+        if "trust_remote_code" in str(error):
+            raise UnsupportedBaseError(
+                f"The code of {name_or_path!r} comes with it and not with transformers. Read it, and pass "
+                "trust_remote_code=True; if LinVT does not know the architecture, register_base makes it known."
+            ) from error
+        raise
+    # transformers only logs it. torchao on Molmo2 is such a case (5.23): weights that it splits when it loads them.
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"Loading the base model {name_or_path!r} left {len(missing)} of its weights random, such as "
+            f"{missing[0]!r}. Is the checkpoint whole, and can its architecture be loaded with {', '.join(kwargs)}? "
+            "If they may be random, load the base yourself and pass it to from_base."
+        )
+    return base
+
+
+def no_known_architecture(name_or_path: str, error: Exception) -> str:
+    """The message for a model that transformers does not know; its own goes on about ways to update it."""
+    reason = str(error).split(" This could be")[0].strip().rstrip(".")
+    advice = (
+        " A newer transformers may know it; one whose code comes with it needs trust_remote_code=True and maybe "
+        "register_base."
+        if "does not recognize" in reason
+        else ""
+    )
+    return (
+        f"{name_or_path!r} is no model that transformers knows: {reason}.{advice} LinVT needs an image-text model, "
+        "such as a Qwen2-VL, InternVL, LLaVA or Gemma 3 checkpoint."
+    )
+
+
+def image_text_config(config: Any) -> Any:
+    """
+    The part of a config, or of its settings, that is the image-text model.
+
+    Of Qwen Omni that is the part that thinks; the rest of the checkpoint is its voice, which is left out.
+    """
+    if isinstance(config, Mapping):
+        part = config.get("thinker_config")
+        return part if isinstance(part, Mapping) else config
+    return getattr(config, "thinker_config", config)
+
+
+def _from_pretrained(name_or_path: str, model_class: Any, **kwargs: Any) -> Any:
+    try:
+        return model_class.from_pretrained(name_or_path, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        config = AutoConfig.from_pretrained(name_or_path, **where)
+        if (part := image_text_config(config)) is config:
+            raise
+        return AutoModelForImageTextToText.from_pretrained(name_or_path, config=part, **kwargs)
+
+
+def check_base(base: nn.Module, takes_encoded: bool = True, image_token_id: int | None = None) -> None:
+    """
+    Refuse a base that cannot take video tokens.
+
+    Args:
+        base: the model.
+        takes_encoded: whether it has to take them encoded (`mm_encoder_outputs`); a bridge may know another way.
+        image_token_id: of its placeholder, as its bridge knows it; by default what its config says.
+
+    Raises:
+        UnsupportedBaseError: with the reason and what would work.
+    """
+    config = getattr(base, "config", None)
+    model_type = getattr(config, "model_type", type(base).__name__)
+    advice = (
+        "A model whose forward() accepts `mm_encoder_outputs` works: Qwen2-VL, InternVL, LLaVA, SmolVLM, Gemma 3 ..."
+    )
+    if not isinstance(base, PreTrainedModel):
+        raise UnsupportedBaseError(f"The base must be a transformers model, not {type(base).__name__}. {advice}")
+    if model_type == "linvt":
+        raise UnsupportedBaseError("The base is a LinVT model already. Load it with from_pretrained instead.")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedBaseError(f"{model_type} is not supported: {ENCODER_DECODER}. {advice}")
+    if model_type in DENIED:
+        raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
+    if takes_encoded and "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+        raise UnsupportedBaseError(
+            f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"
+        )
+    if language_head(base) is None:
+        raise UnsupportedBaseError(
+            f"{type(base).__name__} has no language head. Load it with AutoModelForImageTextToText. {advice}"
+        )
+    if takes_encoded and image_encoder(base) is None:
+        raise UnsupportedBaseError(f"{model_type} has no get_image_features(), so frames cannot be encoded. {advice}")
+    image_token_id = getattr(config, "image_token_id", None) if image_token_id is None else image_token_id
+    if not isinstance(image_token_id, int):
+        raise UnsupportedBaseError(
+            f"{model_type}: config.image_token_id is {image_token_id!r}, not a token id, so there is no placeholder "
+            "for video tokens. Set it to the id of the tokenizer's image token."
+        )
+
+
+def language_head(base: PreTrainedModel) -> nn.Module | None:
+    """The layer that turns hidden states into logits: of the base, or of the language model where only that has it."""
+    head = base.get_output_embeddings()
+    if head is None and hasattr(decoder := base.get_decoder(), "get_output_embeddings"):
+        head = decoder.get_output_embeddings()
+    return head
+
+
+def visual_width(base: PreTrainedModel) -> int:
+    """D, the width of the visual tokens, which is that of the language model."""
+    return base.config.get_text_config().hidden_size
+
+
+def context_length(base: PreTrainedModel) -> int | None:
+    """Most tokens the language model has positions for; None where its config does not say."""
+    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The processor
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class NoVideoProcessor(VideoProcessorMixin):
@@ -212,226 +390,17 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
         return processor_class.from_args_and_dict(parts, settings)
 
 
-# transformers knows the processor of Kosmos-2, and does not list it (5.23).
-_PROCESSORS = {"kosmos-2": "Kosmos2Processor", **PROCESSOR_MAPPING_NAMES}
-
-
-def model_type_of(processor: ProcessorMixin) -> str:
-    """The architecture a processor's class, or one it derives from, belongs to; "" where that does not tell."""
-    for one in type(processor).__mro__:
-        types = [name for name, class_name in _PROCESSORS.items() if class_name == one.__name__]
-        if types:
-            return next((name for name in types if family_of(name) != Family()), types[0])
-    return ""
-
-
-@dataclass(frozen=True)
-class VisualMarkers:
-    """
-    How the base writes one picture into the prompt.
-
-    Attributes:
-        placeholder (`str`): what its chat template writes, to be replaced.
-        token (`str`): the token that is repeated, once per visual token.
-        token_id (`int`): its id; the model's `config.image_token_id`.
-        before, after (`str`): the base's own markers around the repeated tokens.
-    """
-
-    placeholder: str
-    token: str
-    token_id: int
-    before: str
-    after: str
-
-    @classmethod
-    def of(cls, processor: ProcessorMixin, family: Family) -> "VisualMarkers":
-        """
-        Read the markers off what the base's processor writes for a grey picture.
-
-        Raises:
-            UnsupportedBaseError: the processor does not say how it writes a picture.
-        """
-        placeholder = placeholder_of(processor)
-        picture = PIL.Image.new("RGB", (224, 224), (128, 128, 128))
-        written, reason = "", ""
-        try:
-            if placeholder is not None:
-                written = picture_inputs(processor, [[picture]], family.one_tile, family)[1][0]
-        except Exception as error:  # a processor that does it another way may fail in any way
-            reason = f": {type(error).__name__} {error}".rstrip()
-        if not written:
-            raise UnsupportedBaseError(
-                f"{type(processor).__name__} does not say how it writes a picture into the prompt (image_token, "
-                f"replace_image_token{reason}), so a video has no place there. The processors of Qwen2-VL, InternVL, "
-                "LLaVA, SmolVLM, Gemma 3 and others do."
-            )
-        ids = processor.tokenizer(written, add_special_tokens=False)["input_ids"]
-        token_id = Counter(ids).most_common(1)[0][0]
-        token = processor.tokenizer.convert_ids_to_tokens(token_id)
-        first, last = written.find(token), written.rfind(token) + len(token)
-        return cls(placeholder, token, token_id, written[:first], written[last:])
-
-    def video(self, num_video_tokens: int) -> str:
-        """What stands for a whole video."""
-        return self.before + self.token * num_video_tokens + self.after
-
-
-def tokens_of_frame(processor: ProcessorMixin, family: Family, frame: np.ndarray) -> int:
-    """
-    Visual tokens of a frame, which is one tile: counted in what the base's processor writes for it, without a model.
-
-    Args:
-        processor: of the base.
-        family: traits of the base's architecture.
-        frame: array `(height, width, 3)`, uint8, RGB.
-    """
-    if family.tokens_attribute is not None:
-        return getattr(processor, family.tokens_attribute)
-    token = VisualMarkers.of(processor, family).token
-    is_made_otherwise = (
-        family.nesting == "per_video" or family.layout in ("tiles", "molmo2") or family.one_tile_outputs
-    )
-    if not is_made_otherwise:  # the processor writes a picture as it does a frame; some need their whole call for it
-        picture = PIL.Image.fromarray(frame)
-        return picture_inputs(processor, [[picture]], family.one_tile, family)[1][0].count(token)
-    inputs = frame_inputs(processor, family, [frame])
-    if family.layout == "tiles":  # the processor would count a picture's other tiles as well
-        pixels, rate = inputs["pixel_values"].shape[-1], getattr(processor, "downsample_rate", None)
-        return tokens_along_tile(pixels, processor.patch_size, rate) ** 2
-    return processor.replace_image_token(inputs, image_idx=0).count(token)
-
-
-@dataclass(frozen=True)
-class AddedTexts:
-    """
-    What the base's processor writes into every prompt by itself.
-
-    Attributes:
-        first (`str`): in front.
-        behind_visuals (`str`): behind the last picture or video; in front where there is none.
-        last (`str`): at the end of what the user says.
-    """
-
-    first: str
-    behind_visuals: str
-    last: str
-
-    @classmethod
-    def of(cls, processor: ProcessorMixin, family: Family) -> "AddedTexts":
-        """Read off the traits of the family, and off Janus' processor whether it writes its system prompt."""
-        tokenizer = processor.tokenizer
-        first = (tokenizer.bos_token or tokenizer.eos_token) if family.begins_with_bos else ""
-        if getattr(processor, "use_default_system_prompt", False):
-            first = sys.modules[type(processor).__module__].DEFAULT_SYSTEM_PROMPT
-        named = tokenizer.special_tokens_map
-        return cls(
-            first,
-            named.get(family.behind_visuals, family.behind_visuals),
-            named.get(family.ends_with, family.ends_with),
-        )
-
-
-def frame_inputs(
-    processor: ProcessorMixin, family: Family, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """
-    Frames of one video through the base's image processor, one tile each.
-
-    Args:
-        processor: of the base.
-        family: traits of the base's architecture.
-        frames: arrays `(height, width, 3)`, uint8, RGB.
-        options: of the image processor (`size`, `max_pixels`, ...); they do not undo what makes a frame one tile.
-
-    Returns:
-        Everything the image processor returned, as tensors, under its own names.
-    """
-    if family.nesting == "per_frame":
-        nested: list[Any] = [[frame] for frame in frames]
-    elif family.nesting == "per_video":  # a lone picture of a sample would be split into tiles
-        nested = [frames + [frames[-1]] * (family.min_frames_per_call - len(frames))]
-    else:
-        nested = frames
-    accepted = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
-    defaults = {name: value for name, value in getattr(processor, "images_kwargs", {}).items() if name in accepted}
-    fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **family.one_tile}
-    if family.fits_whole_tokens:
-        fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
-    inputs = dict(processor.image_processor(nested, **{**defaults, **(options or {}), **fixed}))
-    for name, value in family.one_tile_outputs.items():
-        given = inputs.pop(name, None)
-        if given is not None and value is not None:
-            inputs[name] = torch.full_like(given, value)
-    if family.nesting == "per_video":
-        inputs = {n: v if n == "batch_num_images" else v[: len(frames)] for n, v in inputs.items()}
-    if family.layout == "tiles":
-        inputs["pixel_values"] = inputs["pixel_values"][:, :1]  # the frame as a whole, before its tiles
-    return lay_out_frames(family, inputs, *frames[0].shape[:2])
-
-
-def picture_inputs(
-    processor: ProcessorMixin,
-    pictures: Sequence[Sequence[Any]],
-    options: Mapping[str, Any],
-    family: Family | None = None,
-) -> tuple[dict[str, Any], list[str]]:
-    """
-    Pictures that stand beside videos: the base's own inputs for them, and what it writes for each into a prompt.
-
-    Args:
-        processor: of the base.
-        pictures: pictures of each prompt that has any; some bases treat several of one prompt otherwise than one.
-        options: of the image processor.
-        family: traits of the base's architecture; by default what the processor's class tells.
-
-    Returns:
-        The base's picture inputs as tensors, and one text per picture.
-    """
-    if not pictures:
-        return {}, []
-    placeholder, family = placeholder_of(processor), family or family_of(model_type_of(processor))
-    # HunYuan-VL's processor insists on what its chat template writes around a placeholder; others do not look.
-    start, end = (getattr(processor, name, None) or "" for name in ("image_start_token", "image_end_token"))
-    nested = [list(row) for row in pictures]
-    made = processor(
-        text=[(start + placeholder + end) * len(row) for row in pictures],
-        images=nested if family.takes_nested_pictures else [picture for row in nested for picture in row],
-        padding=True,
-        return_tensors="pt",
-        return_text_replacement_offsets=True,
-        **options,
-    )
-    if "text_replacement_offsets" in made:
-        replacements = [one["replacement"] for row in made.pop("text_replacement_offsets") for one in row]
-    else:
-        replacements = [_written_alone(processor, picture, options) for row in pictures for picture in row]
-    of_text = {name for name in made if name.endswith("token_type_ids")}
-    of_text |= {"labels", *processor.tokenizer.model_input_names}
-    return {name: value for name, value in made.items() if name not in of_text}, replacements
-
-
-def placeholder_of(processor: ProcessorMixin) -> str | None:
-    """What the chat template writes for a picture: the image token itself, but for families that have one for each."""
-    return getattr(processor, "image_placeholder_token", None) or getattr(processor, "image_token", None)
-
-
-def _written_alone(processor: ProcessorMixin, picture: Any, options: Mapping[str, Any]) -> str:
-    """What a processor that does not report its replacements (Idefics2) writes for a picture in front of a word."""
-    word = "x"
-    text = placeholder_of(processor) + word
-    made = processor(text=[text], images=[[picture]], add_special_tokens=False, **options)
-    return processor.tokenizer.decode(made["input_ids"][0]).removesuffix(word)
-
-
 __all__ = [
-    "AddedTexts",
+    "HUB_ARGUMENTS",
     "NoVideoProcessor",
-    "VisualMarkers",
+    "check_base",
     "check_base_processor",
-    "frame_inputs",
+    "context_length",
+    "image_text_config",
+    "language_head",
+    "load_base",
     "load_base_processor",
-    "model_type_of",
-    "picture_inputs",
-    "tokens_of_frame",
-    "placeholder_of",
+    "no_known_architecture",
+    "video_processors_known",
+    "visual_width",
 ]

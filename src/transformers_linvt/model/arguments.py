@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 from transformers.processing_utils import TextKwargs
 
-from ..bases.loading import VisualMarkers
+from ..bases.markers import VisualMarkers
 from ..errors import LinVTInputError
 from .messages import SAMPLING_ARGUMENTS, nearest_name, unknown_argument
 from .prompt import VIDEO_TOKEN

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..bases.families import Family
+from ..bases.base import BaseBridge
 from ..errors import AttributionError
 from ..tokenizer.precision import without_autocast
 from ..tokenizer.weights import FactoredWeights
@@ -153,7 +153,7 @@ class AnswerPasses:
         with torch.inference_mode(False), torch.no_grad():
             self.answers, self.counted = _usable(answers), _usable(self.counted)
             prompts = {name: _usable(value) for name, value in inputs.items()}
-            self.given = with_answers(model.model.adapter.family, prompts, self.answers, _usable(seen))
+            self.given = with_answers(model.model.bridge, prompts, self.answers, _usable(seen))
             self.rows = model.model.rows_of_videos(prompts, len(condensed.tokens))
             self.layers = [_usable(layer) for layer in (condensed.tokens, *condensed.deepstack)]
             self.slots = [_usable(layer) for layer in (outputs.kept_tokens, *condensed.kept_deepstack)]
@@ -204,20 +204,20 @@ class AnswerPasses:
         backbone = self.model.model
         condensed = replace(self.condensed, tokens=layers[0], deepstack=list(layers[1:]))
         prepared, _ = backbone.prepare(**self.given, condensed_videos=condensed)
-        output = backbone.adapter.forward(self.model.base_vlm, **prepared)
+        output = backbone.bridge.forward(self.model.base_vlm, **prepared)
         logits = output.logits[:, -self.answers.shape[1] :].float()
         answers = self.answers.to(logits.device).unsqueeze(-1)
         return logits.log_softmax(-1).gather(-1, answers)[..., 0].masked_fill(~self.counted.to(logits.device), 0.0)
 
 
 def with_answers(
-    family: Family, inputs: Mapping[str, Any], answers: torch.Tensor, belongs: torch.Tensor
+    bridge: BaseBridge, inputs: Mapping[str, Any], answers: torch.Tensor, belongs: torch.Tensor
 ) -> dict[str, Any]:
     """
     Prompts with their answers behind them, but for the last token, which nothing follows.
 
     Args:
-        family: traits of the base.
+        bridge: of the base.
         inputs: of the prompts, padded on the left.
         answers (`torch.LongTensor` of shape `(num_rows, length)`): the tokens that were generated.
         belongs (`torch.BoolTensor` of shape `(num_rows, length)`): True at those that are to be seen.
@@ -233,8 +233,8 @@ def with_answers(
             further = answers.masked_fill(~belongs, 0).to(value)
         elif name == "attention_mask":
             further = belongs.to(value)
-        elif name == "token_type_ids" and family.type_ids == "answer":
-            further += 1
+        elif name == "token_type_ids":
+            further += bridge.answer_type_id
         result[name] = torch.cat([value, further], dim=1)
     if "attention_mask" not in inputs and not bool(belongs.all()):
         ones = torch.ones_like(input_ids)

@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from ..bases.base import BaseAdapter, adapter_of
-from ..bases.loading import AddedTexts, VisualMarkers
+from ..bases.base import BaseBridge
+from ..bases.markers import AddedTexts, VisualMarkers
+from ..bases.registry import bridge_of
 
 
 class HasBaseProcessor(ProcessorMixin):
@@ -22,9 +23,9 @@ class HasBaseProcessor(ProcessorMixin):
     added: AddedTexts
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.base_model_type)
+        return bridge_of(self.base_model_type)
 
     @property
     def tokenizer(self) -> Any:
@@ -39,7 +40,7 @@ class HasBaseProcessor(ProcessorMixin):
     @property
     def chat_template(self) -> str | dict[str, str] | None:
         """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
-        return self.adapter.chat_template(self.base_processor)
+        return self.bridge.chat_template(self.base_processor)
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:

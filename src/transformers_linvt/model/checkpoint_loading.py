@@ -23,8 +23,10 @@ from transformers.utils import (
 )
 from transformers.utils.hub import resolve_revision
 
-from ..bases.base import BaseAdapter, adapter_at, adapter_of, default_video_tokens_at
-from ..bases.families import fingerprint_weights
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import fingerprint_weights
+from ..bases.registry import bridge_at, bridge_of
+from ..bases.video_tokens import default_video_tokens_at
 from ..errors import CheckpointError, LinVTInputError, first_line, shown
 from .configuration_linvt import LinVTConfig
 from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel
@@ -67,15 +69,15 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
-            base, loading = adapter_at(name, kwargs).load(name, **kwargs), kwargs
+            base, loading = bridge_at(name, kwargs).load(name, **kwargs), kwargs
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
-            _adapter_of_model(base).check(base)
+            _bridge_of_model(base).check(base)
             name, is_known = named or base.name_or_path or None, named is not None
             loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
-        _adapter_of_model(base).check(base)
+        _bridge_of_model(base).check(base)
         if "num_video_tokens" not in fields:
             fields["num_video_tokens"] = default_video_tokens_at(name, loading)
         try:
@@ -251,7 +253,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             }
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return adapter_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -267,9 +269,9 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
 
 
-def _adapter_of_model(base: Any) -> BaseAdapter:
-    """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
-    return adapter_of(getattr(getattr(base, "config", None), "model_type", ""))
+def _bridge_of_model(base: Any) -> BaseBridge:
+    """The bridge to a loaded model, whatever it is: what is no base is refused by the common one."""
+    return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
 
 
 _LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, logging
 
-from ..bases.families import changed_weights
+from ..bases.fingerprint import changed_weights
 from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
 from .model_card import card_for_upload, is_local, make_card
@@ -267,7 +267,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
     def _check_base_can_be_written(self) -> None:
         """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
         model_type = self.config.base_config.model_type
-        if not self.model.adapter.can_be_included:
+        if not self.model.bridge.can_be_included:
             raise CheckpointError(
                 f"The weights of this base ({model_type}) would not load again from a checkpoint that holds them. "
                 "Save a reference to the base: include_base=False."

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..bases.families import EncodedFrames, encode_frames, split_videos
+from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
@@ -61,9 +61,9 @@ class CondensesVideos(LinVTPreTrainedModel):
                     f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
                     "with num_frames, or raise config.max_frames."
                 )
-        videos = split_videos(self.adapter.family, frame_inputs, frames_per_video)
+        videos = self.bridge.family.layout.split(frame_inputs, frames_per_video)
         return [
-            encode_frames(self.adapter, self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            self.bridge.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
 
@@ -124,7 +124,7 @@ class CondensesVideos(LinVTPreTrainedModel):
         self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
         device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
-        if stacked.width != (width := self.adapter.width(self.base_vlm)):
+        if stacked.width != (width := self.bridge.width(self.base_vlm)):
             raise LinVTInputError(
                 f"The video features have width {stacked.width}, this model {width}: they were made by another model. "
                 "Encode the video again with this one."

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..bases.families import EncodedFrames
+from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.selection import RefinedVideo
 

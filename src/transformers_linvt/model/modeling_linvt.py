@@ -17,8 +17,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
-from ..bases.base import BaseAdapter, adapter_of
-from ..bases.families import FRAME_PREFIX, Fingerprint, check_grid_positions, forget_positions, has_grid_positions
+from ..bases.base import BaseBridge
+from ..bases.fingerprint import Fingerprint
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
+from ..bases.registry import bridge_of
 from ..errors import AttributionError, LinVTInputError
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
@@ -69,20 +72,20 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        adapter = adapter_of(config.base_config.model_type)
+        bridge = bridge_of(config.base_config.model_type)
         if base_vlm is None:
-            base_vlm = adapter.build(config.base_config)
+            base_vlm = bridge.build(config.base_config)
         else:
             # post_init below would draw the weights of a base again that was not loaded by transformers
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
-        adapter.check(base_vlm)
+        bridge.check(base_vlm)
         if config.video_positions == "grid":
             check_grid_positions(base_vlm)
         if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
+            config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
         self.base_vlm = base_vlm
-        self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -94,9 +97,9 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
 
     @property
-    def adapter(self) -> BaseAdapter:
+    def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return adapter_of(self.config.base_config.model_type)
+        return bridge_of(self.config.base_config.model_type)
 
     @property
     def has_video_grid(self) -> bool:
@@ -209,7 +212,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, _ = self.prepare(input_ids, **inputs)
-        return self.adapter.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
+        return self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -230,7 +233,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         # How the loss is counted and scaled under gradient accumulation is the base's business; trainers ask for it.
         self.accepts_loss_kwargs = _accepts_loss_kwargs(self.model.base_vlm)
         self.loss_type = getattr(self.model.base_vlm, "loss_type", None)
-        self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
+        self.generation_config = self.model.bridge.generation_config(self.model.base_vlm)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
@@ -247,7 +250,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The base's language head."""
-        return self.model.adapter.head(self.base_vlm)
+        return self.model.bridge.head(self.base_vlm)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base's language head."""
@@ -255,7 +258,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     def get_decoder(self) -> nn.Module:
         """The base's language model."""
-        return self.model.adapter.decoder(self.base_vlm)
+        return self.model.bridge.decoder(self.base_vlm)
 
     # -- use --
 
@@ -276,7 +279,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
+        outputs = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(
@@ -290,7 +293,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     def add_contrastive_head(self, size: int = 256, temperature: float = INITIAL_TEMPERATURE) -> None:
         """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
         weight = next(self.linvt.parameters())
-        self.linvt.contrastive_head = ContrastiveHead(self.model.adapter.width(self.base_vlm), size)
+        self.linvt.contrastive_head = ContrastiveHead(self.model.bridge.width(self.base_vlm), size)
         self.linvt.contrastive_head.init_weights(temperature)
         self.linvt.contrastive_head.to(weight.device, weight.dtype)
         self.config.contrastive_size = size
@@ -320,7 +323,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
             )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.adapter.generate(self.base_vlm, **prepared, **kwargs)
+        return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
 
     @torch.no_grad()
     def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:

@@ -5,16 +5,9 @@ from typing import Any
 
 import torch
 
-from ..bases.families import (
-    PICTURES,
-    context_length,
-    flat_rows,
-    forget_positions,
-    grids_with_videos,
-    has_grid_positions,
-    lay_out_positions,
-    positions_without_padding,
-)
+from ..bases.loading import context_length
+from ..bases.positions import forget_positions, has_grid_positions, lay_out_positions, positions_without_padding
+from ..bases.visuals import PICTURES, flat_rows
 from ..errors import LinVTInputError
 from ..tokenizer.aggregation import lattice_cells
 from .condensing import CondensedVideos
@@ -37,7 +30,7 @@ class PlacesVideos(LinVTPreTrainedModel):
     ) -> torch.Tensor:
         placeholders = input_ids == self.config.image_token_id
         if video_mask is None:
-            if self.adapter.picture_inputs_of(self.base_vlm, inputs):
+            if self.bridge.picture_inputs_of(self.base_vlm, inputs):
                 raise LinVTInputError(
                     "Pictures and videos were given without video_mask, so it is unknown which placeholders belong to "
                     "the video. LinVTProcessor returns it."
@@ -58,7 +51,7 @@ class PlacesVideos(LinVTPreTrainedModel):
         """Refuse a new prompt with placeholders that nothing stands for: something on the way here dropped it."""
         if input_ids is None or inputs.get("inputs_embeds") is not None or self.config.image_token_id is None:
             return
-        has_pictures = "mm_encoder_outputs" in inputs or self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        has_pictures = "mm_encoder_outputs" in inputs or self.bridge.picture_inputs_of(self.base_vlm, inputs)
         of_videos = 0 if video_mask is None else int(video_mask.sum())
         found = int((input_ids == self.config.image_token_id).sum())
         if of_videos or (found and not has_pictures):
@@ -93,9 +86,9 @@ class PlacesVideos(LinVTPreTrainedModel):
         is_video = video_mask[placeholders]  # row after row, as the base scatters
         container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
-        of_pictures = self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        of_pictures = self.bridge.picture_inputs_of(self.base_vlm, inputs)
         if of_pictures.keys() & PICTURES:
-            features, layers, container = self.adapter.encode(self.base_vlm, of_pictures)
+            features, layers, container = self.bridge.encode(self.base_vlm, of_pictures)
             pictures = flat_rows(features)
             if len(pictures) != int((~is_video).sum()):
                 raise LinVTInputError(
@@ -112,18 +105,16 @@ class PlacesVideos(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        grid = self.adapter.family.grid
+        grid = self.bridge.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
-        if self.adapter.family.video_has_grid:
-            num_tokens = self.config.num_video_tokens
-            inputs[grid] = grids_with_videos(self.base_vlm, is_video, num_tokens, inputs.get(grid))
+        inputs = self.bridge.place_videos(self.base_vlm, is_video, self.config.num_video_tokens, inputs)
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
-            inputs = {**positions_without_padding(self.adapter.family, input_ids, mask), **inputs}
+            inputs = {**positions_without_padding(self.bridge.family, input_ids, mask), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
-        prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        prepared = self.bridge.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
         if self.has_video_grid:
             cells = self._cells(condensed)
             prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..bases.families import FRAME_PREFIX
+from ..bases.layouts import FRAME_PREFIX
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
 from .configuration_linvt import LinVTConfig
 

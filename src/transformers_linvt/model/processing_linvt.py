@@ -7,10 +7,10 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from ..bases.families import FRAME_PREFIX
-from ..bases.loading import AddedTexts, model_type_of
+from ..bases.layouts import FRAME_PREFIX
+from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
-from ..video.reading import VideoFrames
+from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
 from .messages import PICTURE_KEYS, Messages, parse_conversations, parse_messages, parts_of, sampling_of, source_of
 from .pictures import read_named_pictures, read_picture
@@ -82,13 +82,13 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
-        self.adapter.check_processor(base_processor)
+        self.bridge.check_processor(base_processor)
         if frame_path not in ("image", "video"):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
-        self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
-        self.markers = self.adapter.markers(base_processor)
-        self.added = AddedTexts.of(base_processor, self.adapter.family)
+        self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
+        self.markers = self.bridge.markers(base_processor)
+        self.added = self.bridge.added_texts(base_processor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -122,7 +122,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
                 f"The processor has frame_path={self.frame_path!r}, the model {config.frame_path!r}. Make both with "
                 "the same."
             )
-        image_token_id = self.adapter.image_token_id(config.base_config)
+        image_token_id = self.bridge.image_token_id(config.base_config)
         if self.markers.token_id != image_token_id:
             raise LinVTInputError(
                 f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
@@ -428,7 +428,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
         made, replacements = in_our_words(
             "The base's processor refused the pictures",
-            self.adapter.picture_inputs,
+            self.bridge.picture_inputs,
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,

@@ -8,7 +8,8 @@ from typing import Any, Self
 from transformers import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from ..bases.base import adapter_of, default_video_tokens, load_processor_at
+from ..bases.registry import bridge_of, load_processor_at
+from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTInputError, first_line, shown
 from ..remote_code import write_code
 from .base_parts import HasBaseProcessor
@@ -133,8 +134,8 @@ class SavesProcessors(HasBaseProcessor):
                 "or download the processor again."
             )
         settings = {**{name: value for name, value in saved.items() if name in _SETTINGS}, **own}
-        adapter = adapter_of(settings.get("base_model_type") or "")
-        return cls(adapter.load_processor(source, **hub, **parts), **settings)
+        bridge = bridge_of(settings.get("base_model_type") or "")
+        return cls(bridge.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> Self:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -149,25 +148,10 @@ class WritesTokens(HasBaseProcessor):
         self, ids: Sequence[Sequence[int]], masks: Mapping[str, Sequence[Sequence[int]]], kwargs: Mapping[str, Any]
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
-        base = self.base_processor
-        family = self.adapter.family
-        if family.type_ids == "answer":
-            answers = masks.get("assistant_masks", [[0] * len(row) for row in ids])
-            # All that follows the first answer: a later question must not see what is asked of it, nor be seen.
-            return {"token_type_ids": [list(accumulate(row, max)) for row in answers]}
-        value = family.video_type_id
-        # Multimodal rotary positions ask for them beside a picture, and Cosmos3 Edge's processor leaves them out.
-        if not kwargs.get("return_mm_token_type_ids", base.return_mm_token_type_ids or value == 0):
-            return {}
-        types = base.create_mm_token_type_ids([list(row) for row in ids])
-        if value != 1:
-            types = [
-                [value if is_video else kind for kind, is_video in zip(*rows, strict=True)]
-                for rows in zip(types, masks["video_mask"], strict=True)
-            ]
-        is_renamed = "mm_token_type_ids" not in base.model_input_names and "token_type_ids" in base.model_input_names
-        # Row by row: prompts that are not padded differ in length.
-        further = {
-            name: [getattr(base, f"create_{name}")([list(row)])[0] for row in ids] for name in family.further_type_ids
-        }
-        return {"token_type_ids" if is_renamed else "mm_token_type_ids": types, **further}
+        return self.bridge.type_ids(
+            self.base_processor,
+            ids,
+            masks["video_mask"],
+            masks.get("assistant_masks"),
+            kwargs.get("return_mm_token_type_ids"),
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from ..bases.families import FRAME_PREFIX
+from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.reading import VideoFrames, VideoLimits, read_video
 from .base_parts import HasBaseProcessor
@@ -89,10 +89,10 @@ class ReadsVideos(HasBaseProcessor):
         each = []
         for video in videos:
             refused = f"The base's image processor refused the frames of {shown(video.source)}"
-            make, frames = self.adapter.frame_inputs, list(video.frames)
+            make, frames = self.bridge.frame_inputs, list(video.frames)
             made = in_our_words(refused, make, self.base_processor, frames, options)
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
-            each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
+            each.append(made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
@@ -114,17 +114,8 @@ class ReadsVideos(HasBaseProcessor):
 
     @cached_property
     def _frame_input_names(self) -> frozenset[str]:
-        """
-        What the model takes of the image processor's output; some of it only serves to write the prompt.
-
-        `batch_num_images` (LLaVA-OneVision) says which pictures belong together; frames are counted by
-        `frames_per_video`.
-        """
-        unused = {*self.base_processor.unused_input_names, "batch_num_images"}
-        family = self.adapter.family
-        # Inkling counts a picture's patches for the prompt alone; a video is cut into its frames by them.
-        needed = {"pixel_values", family.grid} if family.layout == "grid" else set()
-        return (frozenset(self.image_processor.model_input_names) - unused) | needed
+        """What the model takes of the image processor's output; some of it only serves to write the prompt."""
+        return self.bridge.frame_input_names(self.base_processor)
 
 
 def _check_frames(video: VideoFrames) -> None:

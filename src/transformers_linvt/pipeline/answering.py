@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..bases.families import FRAME_PREFIX
+from ..bases.layouts import FRAME_PREFIX
 from ..errors import AttributionError, LinVTError
 from ..evidence.evidence import VideoEvidence, region_seen
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer

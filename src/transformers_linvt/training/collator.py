@@ -13,8 +13,8 @@ from transformers.utils import logging
 from ..errors import LinVTInputError, VideoReadError
 from ..model.messages import sampling_of, source_of
 from ..model.processing_linvt import LinVTProcessor
+from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits
-from ..video.reading import VideoFrames
 from .data import Example, parse_example
 from .identity import content_id
 

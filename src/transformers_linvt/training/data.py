@@ -17,8 +17,9 @@ from transformers.utils import logging
 
 from ..errors import LinVTInputError, VideoReadError
 from ..model.messages import parse_messages, parts_of, resolved, sampling_of, source_of, texts_of
+from ..video.frames import VideoFrames
 from ..video.media_address import is_address, is_data_url, name_of_address
-from ..video.reading import VideoFrames, read_video
+from ..video.reading import read_video
 from .identity import content_id, frames_content
 
 

@@ -1,6 +1,7 @@
 """What a video may cost at most, and how long its name may be in a message."""
 
 import math
+import time
 from dataclasses import dataclass, fields
 
 from ..errors import VideoReadError
@@ -103,3 +104,49 @@ class VideoLimits:
                 )
             if not isinstance(value, int | float):  # a Fraction cannot be added to a float's clock or formatted as one
                 object.__setattr__(self, entry.name, number)
+
+
+def check_num_bytes(name: str, num_bytes: int, limits: VideoLimits) -> None:
+    """Refuse a file that is empty or larger than `limits.max_bytes`."""
+    if num_bytes == 0:
+        raise VideoReadError(f"{name} is empty (0 bytes). Copy or download it again.")
+    if limits.max_bytes is not None and num_bytes > limits.max_bytes:
+        raise VideoReadError(
+            f"{name} has {num_bytes} bytes, over the limit of {limits.max_bytes}. Cut or re-encode it, or pass "
+            f"limits=VideoLimits(max_bytes=...)."
+        )
+
+
+def check_duration(name: str, seconds: float, limits: VideoLimits) -> None:
+    """Refuse a video that lasts longer than `limits.max_duration`."""
+    if limits.max_duration is not None and seconds > limits.max_duration:
+        raise VideoReadError(
+            f"{name} lasts {seconds:.0f} s by its time stamps, over the limit of {limits.max_duration:.0f} s. Cut it, "
+            f"or pass limits=VideoLimits(max_duration={math.ceil(seconds)})."
+        )
+
+
+def check_frame_size(name: str, height: int, width: int, limits: VideoLimits) -> None:
+    """Refuse frames of more than `limits.max_pixels`, before they are converted."""
+    if limits.max_pixels is not None and height * width > limits.max_pixels:
+        raise VideoReadError(
+            f"{name} has frames of {width}x{height} = {width * height} pixels, over the limit of {limits.max_pixels}. "
+            "Scale it down, or pass limits=VideoLimits(max_pixels=...)."
+        )
+
+
+class Clock:
+    """Stops a read that takes longer than the limit. It is asked between packets: a single packet cannot be cut."""
+
+    def __init__(self, name: str, seconds: float | None) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.deadline = math.inf if seconds is None else time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise a [`VideoReadError`] if the time is over."""
+        if time.monotonic() > self.deadline:
+            raise VideoReadError(
+                f"{self.name}: reading took longer than the limit of {self.seconds} s. Ask for fewer frames or a "
+                "shorter window, re-encode the video smaller, or raise VideoLimits(max_decode_seconds=...)."
+            )

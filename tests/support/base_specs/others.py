@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from transformers_linvt.bases.base import WORDS_ALONE
+from transformers_linvt.bases.chat_templates import WORDS_ALONE
 
 from . import always, ocr
 from .spec import CHATML_TOKENS, VOCAB, BaseSpec, TokenId, chat_template, text_config, vision_config

@@ -3,17 +3,23 @@ What Kosmos-2 needs: a place for video tokens in its vocabulary, its encoder, an
 
 Its head insists on a picture of a fixed number of tokens in every prompt and says by a mask where it stands, so videos
 and text go to the language model inside, embedded. That one counts positions from the padding, and forgets it in steps
-with a cache; they are counted here. The adapter that calls all this stands in `base_adapter.py`.
+with a cache; they are counted here.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import ModelOutput
 
+from ..base import EmbeddingsBridge, built_in
+from ..chat_templates import WORDS_ALONE
+from ..families import Family
 from ..generator import BorrowedGenerator
+from ..markers import VisualMarkers
 
 
 # Of the tokens that its processor adds, in its order, the one for the end of a chunk of a document: no prompt for a
@@ -112,4 +118,92 @@ class Kosmos2Generator(BorrowedGenerator):
         )
 
 
-__all__ = ["END", "PLACE", "START", "Kosmos2Generator", "encode_pictures", "place_token_id", "run_text"]
+class Kosmos2Bridge(EmbeddingsBridge):
+    """
+    Kosmos-2, whose head insists on one picture in front of every prompt.
+
+    Pictures alone go the base's own way; beside a video, and in training, all stand on `</chunk>` and are embedded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Family(prepends_visuals=True, begins_with_bos=True, chat_template=WORDS_ALONE))
+
+    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+        """Under a name of its own."""
+        return base.text_model
+
+    def image_token_id(self, config: Any) -> int | None:
+        """Of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
+        return place_token_id(config)
+
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """The language model without its head."""
+        return base.text_model.model
+
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Pixels, and where they stand."""
+        names = ("pixel_values", "image_embeds_position_mask")
+        return {name: inputs[name] for name in names if inputs.get(name) is not None}
+
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """As its `forward` does: its head has no `get_image_features`."""
+        return encode_pictures(base, inputs["pixel_values"]), [], "tensor"
+
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
+        if prepared.get("pixel_values") is None:
+            return run_text(base.text_model, **prepared)
+        return base(**prepared)
+
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """Of the language model, which takes encoded pictures and their mask."""
+        prepared = self._embedded(base, prepared)
+        if (pixel_values := prepared.pop("pixel_values", None)) is not None:
+            prepared["image_embeds"] = encode_pictures(base, pixel_values)
+        return run_text(base.text_model.model, **prepared)
+
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Of the language model without a picture: the base insists on one."""
+        prepared = self._embedded(base, prepared)
+        if prepared.get("pixel_values") is None:
+            return Kosmos2Generator(base).generate(**prepared)
+        return base.generate(**prepared)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        """Pictures that stand on `</chunk>`, as training has them, are embedded; the base's processor gives a mask."""
+        if prepared.get("pixel_values") is None or prepared.get("image_embeds_position_mask") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self.embed_pictures(base, **prepared)}
+
+    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+        """A space behind the picture, as its processor writes it."""
+        return VisualMarkers(START, PLACE, processor.tokenizer.convert_tokens_to_ids(PLACE), START, END + " ")
+
+    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+        """The queries of its resampler, whatever the frame."""
+        return processor.num_image_tokens
+
+    def picture_inputs(
+        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Pixels, and a place for each token."""
+        flat = [picture for row in pictures for picture in row]
+        if not flat:
+            return {}, []
+        made = processor.image_processor(flat, return_tensors="pt", **options)
+        return dict(made), [self.markers(processor).video(processor.num_image_tokens)] * len(flat)
+
+
+built_in(Kosmos2Bridge(), "kosmos-2")
+
+__all__ = [
+    "END",
+    "PLACE",
+    "START",
+    "Kosmos2Bridge",
+    "Kosmos2Generator",
+    "encode_pictures",
+    "place_token_id",
+    "run_text",
+]

@@ -1,10 +1,9 @@
 """
-What the first Molmo (2024) needs: loading, running through its cache of tuples, pictures and prompts.
+What the first Molmo (2024) needs: loading, and running through its cache of tuples.
 
 Its code lies in its repositories and not in transformers, and was written for transformers 4.4x: `from_pretrained`,
 `generate` and its processor, which needs tensorflow, fail with 5.23; its modules work. So its class is built from its
-config and filled by hand, run through the modules, and its tokenizer gets a processor of ours. The adapter that calls
-all this stands in `base_adapter.py`.
+config and filled by hand, run through the modules, and its tokenizer gets a processor of ours (`molmo_processor.py`).
 """
 
 import json
@@ -12,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,48 +18,21 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
-    BatchFeature,
     DynamicCache,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import make_flat_list_of_images
 from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ...errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+from ..base import BaseBridge, EmbeddingsBridge, built_in, without_ids
+from ..families import Family
 from ..generator import BorrowedGenerator
-
-
-START, END, PATCH, COLUMN, PICTURE = "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>"
-# Its tokenizer has the words of the model's first table of embeddings, then these, in this order.
-_EXTRA_TOKENS = (START, END, PATCH, COLUMN, PICTURE)
-_FILES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Pictures stand in front of what is asked about them, roles are words, and there is no system: as it was trained.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{%- if message.role == 'system' %}{{- raise_exception('Molmo knows no system message.') }}{%- endif %}"
-    "{%- if message.content is not string %}"
-    "{%- for part in message.content if part.type == 'image' %}<|image|>{%- endfor %}"
-    "{%- endif %}"
-    "{{- ' User: ' if message.role == 'user' else ' Assistant: ' }}"
-    "{%- if message.content is string %}{{- message.content }}{%- else %}"
-    "{%- for part in message.content if part.type == 'text' %}{{- part.text }}{%- endfor %}"
-    "{%- endif %}"
-    "{%- if message.role == 'assistant' %}{{- eos_token }}{%- endif %}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- ' Assistant:' }}{%- endif %}"
-)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-# ---------------------------------------------------------------------------------------------------------------------
+from ..loading import HUB_ARGUMENTS
+from .molmo_processor import EXTRA_TOKENS, PATCH, check_molmo_processor, load_molmo_processor, load_tokenizer
 
 
 def patch_token_id(config: Any) -> int | None:
@@ -69,7 +40,7 @@ def patch_token_id(config: Any) -> int | None:
     if (given := getattr(config, "image_token_id", None)) is not None:
         return given
     size = getattr(config, "embedding_size", None)
-    return size + _EXTRA_TOKENS.index(PATCH) if isinstance(size, int) else None
+    return size + EXTRA_TOKENS.index(PATCH) if isinstance(size, int) else None
 
 
 def load_molmo(name_or_path: str, trust_remote_code: bool = False, **kwargs: Any) -> PreTrainedModel:
@@ -91,7 +62,7 @@ def load_molmo(name_or_path: str, trust_remote_code: bool = False, **kwargs: Any
             f"The code of {name_or_path!r} (Molmo, first generation) is in its repository and not in transformers. "
             "Read it, and pass trust_remote_code=True."
         )
-    where = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
+    where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
     _check_arguments(kwargs)
     try:
@@ -192,17 +163,12 @@ def _generation_config(name_or_path: str, where: Mapping[str, Any]) -> Generatio
         config = GenerationConfig()
     if config.eos_token_id is None:
         try:
-            config.eos_token_id = _load_tokenizer(name_or_path, **where).eos_token_id
+            config.eos_token_id = load_tokenizer(name_or_path, **where).eos_token_id
         except (OSError, ValueError):  # a model without its tokenizer: who generates says where to stop
             return config
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
     return config
-
-
-def _load_tokenizer(name_or_path: str, **kwargs: Any) -> Any:
-    # With any config given it does not look for the model's, whose class it would have to run code for.
-    return AutoTokenizer.from_pretrained(name_or_path, config=PreTrainedConfig(), **kwargs)
 
 
 def check_molmo(base: Any) -> None:
@@ -356,184 +322,88 @@ class MolmoGenerator(BorrowedGenerator):
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The processor
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class MolmoImageProcessor(BaseImageProcessor):
+class MolmoBridge(EmbeddingsBridge):
     """
-    Pictures as Molmo sees them as a whole: resized into a square with padding around them, and cut into patches.
+    Molmo, first generation (`allenai/Molmo-7B-D-0924`), whose code comes with its weights.
 
-    Molmo looks at a picture a second time in crops of higher resolution, which this does not make.
-
-    Args:
-        base_image_input_size, image_patch_size, image_token_length_h, image_token_length_w, image_mean, image_std:
-            as in Molmo's own `preprocessor_config.json`, whose values are the defaults.
+    Its visual tokens are added to the embedding of `<im_patch>`, and a frame is one picture without Molmo's crops.
     """
 
-    model_input_names = ["pixel_values", "image_masks"]
+    def __init__(self) -> None:
+        super().__init__(Family(begins_with_bos=True), is_added=True)
 
-    def __init__(
-        self,
-        base_image_input_size: Sequence[int] = (336, 336),
-        image_patch_size: int = 14,
-        image_token_length_h: int = 12,
-        image_token_length_w: int = 12,
-        image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
-        image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.base_image_input_size = list(base_image_input_size)
-        self.image_patch_size = image_patch_size
-        self.image_token_length_h, self.image_token_length_w = image_token_length_h, image_token_length_w
-        self.image_mean, self.image_std = list(image_mean), list(image_std)
+    def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """By hand: `from_pretrained` fails on its code."""
+        return load_molmo(name_or_path, **kwargs)
 
-    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """See [`preprocess`]."""
-        return self.preprocess(images, *args, **kwargs)
+    def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+        """Of the class in its repository."""
+        return build_molmo(config, **kwargs)
 
-    def preprocess(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:
-        """
-        Args:
-            images: a picture or a list of them, nested or flat: PIL pictures or arrays `(height, width, 3)`, uint8.
-            return_tensors: `"pt"` or `"np"`.
+    def check(self, base: Any) -> None:
+        """Also for the modules of its published code."""
+        super().check(base)
+        check_molmo(base)
 
-        Returns:
-            `BatchFeature`: `pixel_values` of shape `(pictures, patches, values of a patch)` and `image_masks` of shape
-            `(pictures, patches)`, the share of each patch that is picture and not padding.
-        """
-        made = [self._patches(picture) for picture in make_flat_list_of_images(images)]
-        data = {
-            "pixel_values": np.stack([patches for patches, _ in made]),
-            "image_masks": np.stack([shares for _, shares in made]),
-        }
-        return BatchFeature(data, tensor_type=return_tensors)
+    def image_token_id(self, config: Any) -> int | None:
+        """Of `<im_patch>`, which its config does not give."""
+        return patch_token_id(config)
 
-    def _patches(self, picture: Any) -> tuple[np.ndarray, np.ndarray]:
-        pixels = np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)
-        height, width = self.base_image_input_size
-        # In 32 bits, as Molmo does: another rounding would be another size for some pictures.
-        scale = min(np.float32(side) / np.float32(of) for side, of in zip((height, width), pixels.shape, strict=False))
-        size = [max(1, int(of * scale)) for of in pixels.shape[:2]]
-        resized = nn.functional.interpolate(
-            torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255,
-            size,
-            mode="bilinear",
-            antialias=True,
-            align_corners=False,
-        )[0].clamp(0, 1)
-        top, left = (height - size[0]) // 2, (width - size[1]) // 2
-        canvas, is_picture = torch.zeros(3, height, width), torch.zeros(height, width)
-        canvas[:, top : top + size[0], left : left + size[1]] = resized
-        is_picture[top : top + size[0], left : left + size[1]] = 1
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
-        patch = self.image_patch_size
-        cut = ((canvas - mean) / std).unfold(1, patch, patch).unfold(2, patch, patch)
-        shares = is_picture.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2).mean(-1)
-        return cut.permute(1, 2, 3, 4, 0).reshape(-1, patch * patch * 3).numpy(), shares.flatten().numpy()
+    def decoder(self, base: PreTrainedModel) -> nn.Module:
+        """A container of its layers, embeddings and head."""
+        return base.model.transformer
 
+    def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
+        """The base's own."""
+        return BaseBridge.generation_config(self, base)
 
-class MolmoProcessor(ProcessorMixin):
-    """
-    Molmo's tokenizer with pictures, in place of its own processor, which needs tensorflow.
+    def head(self, base: PreTrainedModel) -> nn.Module | None:
+        """A layer of its own; they are never tied."""
+        return base.model.transformer.ff_out
 
-    Args:
-        image_processor ([`MolmoImageProcessor`]).
-        tokenizer: Molmo's own.
-        chat_template (`str`, *optional*): [`CHAT_TEMPLATE`] by default; that of its tokenizer is of another model.
-    """
+    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Under the names of our image processor."""
+        return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
 
-    image_token = PICTURE
+    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+        """Each picture as a whole."""
+        return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
 
-    def __init__(
-        self, image_processor: MolmoImageProcessor, tokenizer: Any, chat_template: str | None = CHAT_TEMPLATE
-    ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        self.image_token_id = tokenizer.convert_tokens_to_ids(PICTURE)
-        self.image_token_ids = tokenizer.convert_tokens_to_ids(list(_EXTRA_TOKENS))
+    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo(base, **without_ids(self._embedded(base, prepared)))
 
-    @property
-    def first_token(self) -> str:
-        """What every prompt begins with: Qwen's tokenizer has no token for it but that of the end."""
-        return self.tokenizer.bos_token or self.tokenizer.eos_token
+    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+        """With a cache of transformers."""
+        return run_molmo_backbone(base, **without_ids(self._embedded(base, prepared)))
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prompts with `<|image|>` where a picture stands -> `input_ids`, `attention_mask` and the pictures."""
-        if text is not None:
-            texts, first = ([text] if isinstance(text, str) else list(text)), self.first_token
-            text = [one if one.startswith(first) else first + one for one in texts]
-        return super().__call__(images=images, text=text, **kwargs)
+    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+        """Through transformers' `generate`, which its class has not."""
+        return MolmoGenerator(base).generate(**self._embedded(base, prepared))
 
-    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
-        """A picture in the prompt: a token for each of its own, row by row with a mark at the end of each."""
-        rows, columns = self.image_processor.image_token_length_h, self.image_processor.image_token_length_w
-        return START + (PATCH * columns + COLUMN) * rows + END
+    def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
+        """Ours, around its tokenizer."""
+        return load_molmo_processor(name_or_path, **kwargs)
+
+    def check_processor(self, processor: Any) -> None:
+        """Refuse one that is not ours."""
+        check_molmo_processor(processor)
+
+    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+        if prepared.get("inputs_embeds") is not None:
+            return prepared
+        return {"input_ids": prepared["input_ids"], **self.embed_pictures(base, **prepared)}
 
 
-def load_molmo_processor(name_or_path: str, trust_remote_code: bool = False, **kwargs: Any) -> MolmoProcessor:
-    """
-    Our processor around the tokenizer in a repository or folder; none of its code is run.
-
-    Args:
-        name_or_path: repository id or folder, of Molmo or of a LinVT model around it.
-        trust_remote_code: not needed.
-        kwargs: of `from_pretrained`.
-
-    Raises:
-        CheckpointError: nothing there, or damaged.
-    """
-    where = {name: value for name, value in kwargs.items() if name in _FILES}
-    try:
-        tokenizer = _load_tokenizer(name_or_path, **kwargs)
-        settings = _image_settings(name_or_path, where)
-        template = ProcessorMixin.get_processor_dict(name_or_path, **where)[0].get("chat_template")
-    except Exception as error:  # a damaged tokenizer.json is a bare Exception
-        raise CheckpointError(f"The processor of {name_or_path!r} could not be loaded: {error}") from error
-    has_place = isinstance(template, str) and PICTURE in template  # else the tokenizer's, which is of another model
-    return MolmoProcessor(MolmoImageProcessor(**settings), tokenizer, template if has_place else CHAT_TEMPLATE)
-
-
-def _image_settings(name_or_path: str, where: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        settings, _ = MolmoImageProcessor.get_image_processor_dict(name_or_path, **where)
-    except OSError:  # a model that came without it: there has been one setting only
-        return {}
-    known = MolmoImageProcessor().to_dict().keys() - {"image_processor_type"}
-    return {name: value for name, value in settings.items() if name in known}
-
-
-def check_molmo_processor(processor: Any) -> None:
-    """
-    Refuse a processor that is not ours, and a tokenizer without Molmo's tokens.
-
-    Raises:
-        UnsupportedBaseError: with what is missing.
-    """
-    if not isinstance(processor, MolmoProcessor):
-        raise UnsupportedBaseError(
-            f"{type(processor).__name__} is no processor that LinVT can use with Molmo. Use the one of this package: "
-            "LinVTProcessor.from_base of the name or folder."
-        )
-    vocabulary = processor.tokenizer.get_vocab()
-    if missing := [token for token in _EXTRA_TOKENS if token not in vocabulary]:
-        raise UnsupportedBaseError(
-            f"The tokenizer has {len(vocabulary)} tokens and no {', '.join(missing)}: it belongs to another model."
-        )
-
+built_in(MolmoBridge(), "molmo")
 
 __all__ = [
-    "CHAT_TEMPLATE",
+    "MolmoBridge",
     "MolmoGenerator",
-    "MolmoImageProcessor",
-    "MolmoProcessor",
     "build_molmo",
     "check_molmo",
-    "check_molmo_processor",
     "encode_pictures",
     "load_molmo",
-    "load_molmo_processor",
     "patch_token_id",
     "run_molmo",
     "run_molmo_backbone",

@@ -1,0 +1,134 @@
+"""Where video tokens stand for a base: counted in the text, or in time, rows and columns as its pictures are."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import LinVTInputError
+from .families import Family
+
+
+def has_grid_positions(base: PreTrainedModel) -> bool:
+    """
+    Whether the base counts the positions of pictures in time, row and column (multimodal rotary positions).
+
+    Those that count a fourth axis beside them (HunYuan-VL) do not.
+    """
+    text = getattr(base.config, "get_text_config", lambda: base.config)()
+    sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section", (1, 1, 1))
+    return callable(getattr(base.base_model, "get_rope_index", None)) and len(sections) == 3
+
+
+def check_grid_positions(base: PreTrainedModel) -> None:
+    """Refuse a base that has no place for `video_positions="grid"`."""
+    if not has_grid_positions(base):
+        raise LinVTInputError(
+            "video_positions='grid' lays video tokens out in time, row and column, and the base "
+            f"({base.config.model_type}) counts places in the text only. Use video_positions='text'. Qwen2-VL to "
+            "Qwen3.5, GLM-4V, PaddleOCR-VL and ERNIE 4.5 VL take both."
+        )
+
+
+def lay_out_positions(
+    base: PreTrainedModel,
+    input_ids: torch.Tensor,
+    video_mask: torch.Tensor,
+    cells: torch.Tensor,
+    inputs: Mapping[str, Any],
+) -> torch.Tensor:
+    """
+    Positions of a prompt whose video tokens stand in time, row and column; what follows goes on behind them.
+
+    The base is told where the next token stands (`rope_deltas`), so that it can go on from its cache.
+
+    Args:
+        base: a base of which `has_grid_positions` is true.
+        input_ids (`torch.LongTensor` of shape `(batch, length)`).
+        video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
+        cells (`torch.Tensor` of shape `(num_videos, num_video_tokens, 3)`): time, row and column of the tokens of
+            every video, one after the other as they stand in the rows, integers.
+        inputs: the base's other inputs; `attention_mask`, and type ids and grid of pictures where there are any.
+
+    Returns:
+        `torch.LongTensor` of shape `(4, batch, length)`: places in the text, and time, rows, columns.
+    """
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+    in_text = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    positions = _positions_of_pictures(base, input_ids, {**inputs, "attention_mask": mask})
+    positions = in_text.expand(3, -1, -1).clone() if positions is None else positions.to(input_ids.device)
+    num_tokens, of_videos = cells.shape[1], iter(cells.to(input_ids.device))
+    for row, is_video in enumerate(video_mask.bool()):
+        for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
+            stop, first, offsets = start + num_tokens, positions[:, row, start].clone(), next(of_videos).T
+            positions[:, row, stop:] += int(offsets.max()) + 1 - num_tokens
+            positions[:, row, start:stop] = first[:, None] + offsets
+    positions = positions.masked_fill(mask == 0, 0)
+    base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)
+    return torch.cat([in_text.unsqueeze(0), positions])
+
+
+def _positions_of_pictures(
+    base: PreTrainedModel, input_ids: torch.Tensor, inputs: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """`(3, batch, length)` as the base counts them, with videos as text; None without a picture."""
+    if inputs.get("image_grid_thw") is None:
+        return None
+    count = base.base_model.get_rope_index
+    accepted = inspect.signature(count).parameters
+    return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
+
+
+def grids_with_videos(
+    base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, picture_grids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Patch grids of pictures and videos in placeholder order; a video is a strip that is one token high.
+
+    Args:
+        base: the base model.
+        is_video (`torch.Tensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a picture's.
+        num_video_tokens: tokens of a video.
+        picture_grids (`torch.Tensor` of shape `(num_pictures, 3)`, *optional*): of the pictures alone.
+    """
+    merge = base.config.vision_config.spatial_merge_size
+    strip = torch.tensor([1, merge, merge * num_video_tokens], device=is_video.device)
+    pictures = iter(() if picture_grids is None else picture_grids.to(is_video.device))
+    kinds, grids, place = is_video.tolist(), [], 0
+    while place < len(kinds):
+        grids.append(strip if kinds[place] else next(pictures))
+        place += int(grids[-1].prod()) // merge**2
+    return torch.stack(grids)
+
+
+def forget_positions(base: PreTrainedModel) -> None:
+    """
+    Drop the position offset that a family with multimodal rotary positions keeps from an earlier picture.
+
+    Without a picture grid these families do not recompute it, and the next cached step would use the stale one.
+    """
+    if getattr(base.base_model, "rope_deltas", None) is not None:
+        base.base_model.rope_deltas = None
+
+
+def positions_without_padding(
+    family: Family, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
+    if attention_mask is None or not family.counts_padding:
+        return {}
+    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return {"position_ids": positions[:, -input_ids.shape[1] :]}
+
+
+__all__ = [
+    "check_grid_positions",
+    "forget_positions",
+    "grids_with_videos",
+    "has_grid_positions",
+    "lay_out_positions",
+    "positions_without_padding",
+]
