@@ -1,6 +1,5 @@
 """What a base will cost with LinVT around it and without, before a single weight is downloaded."""
 
-import difflib
 import math
 import os
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from .bases.loading import context_length, image_text_config, no_known_architect
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_of
 from .bases.video_tokens import COMMON_FRAME, tokens_of_common_frame
-from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
+from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, advice, check_folder
 from .model.configuration_linvt import LinVTConfig
 from .model.processing_linvt import LinVTProcessor
 from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -169,9 +168,7 @@ def check_wrap(
     """
     for name in fields:
         if name not in _FIELDS:
-            close = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(_FIELDS)}."
-            raise LinVTInputError(f"{name!r} is no field of LinVTConfig. {hint}")
+            raise LinVTInputError(f"{name!r} is no field of LinVTConfig. {advice(name, _FIELDS)}")
     if dtype != "auto" and not isinstance(dtype if isinstance(dtype, torch.dtype) else _dtype(dtype), torch.dtype):
         raise LinVTInputError(f"dtype={dtype!r} is no precision: give 'auto', 'bfloat16', 'float16' or 'float32'.")
     _linvt_config(fields)  # refuses bad numbers before anything is downloaded

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .files import replacing
+
 
 CODE_FOLDER = "code"
 
@@ -50,9 +52,8 @@ def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
     written = []
     for path in _reachable(Path(sys.modules[one.__module__].__file__).resolve() for one in classes):
         destination = target / f"{_flat_name(path)}.py"
-        unfinished = destination.with_suffix(".tmp")
-        unfinished.write_text(_flat_source(path), encoding="utf-8")
-        unfinished.replace(destination)
+        with replacing(destination) as partial:
+            partial.write_text(_flat_source(path), encoding="utf-8")
         written.append(str(destination))
     return written
 

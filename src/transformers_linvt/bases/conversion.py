@@ -8,7 +8,6 @@ LLaVA-OneVision. Weights are renamed and not changed; what is written is checked
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_torchvision_available
 
 from ..errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError
+from ..files import replacing
 from .biased_llava.configuration_biased_llava import BiasedLlavaConfig
 from .loading import NoVideoProcessor, video_processors_known
 
@@ -142,18 +142,15 @@ def convert_checkpoint(
         raise CheckpointError(
             f"The config.json in {str(source)!r} ({kind}) has a value it cannot have: {error}. Download it again."
         ) from error
-    partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        converted.config.save_pretrained(partial)
-        GenerationConfig(**converted.generation).save_pretrained(partial)
-        converted.processor.save_pretrained(partial)
-        save_torch_state_dict(converted.weights, partial, metadata={"format": "pt"})
-        os.replace(partial, output)
+        with replacing(output) as partial:
+            partial.mkdir(parents=True)
+            converted.config.save_pretrained(partial)
+            GenerationConfig(**converted.generation).save_pretrained(partial)
+            converted.processor.save_pretrained(partial)
+            save_torch_state_dict(converted.weights, partial, metadata={"format": "pt"})
     except OSError as error:
         raise CheckpointError(f"{str(output)!r} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Making and loading a model with LinVT: around a base, from a reference to one, or from a whole checkpoint."""
 
-import difflib
 import json
 import os
 import re
@@ -27,13 +26,15 @@ from ..bases.base import BaseBridge
 from ..bases.fingerprint import fingerprint_weights
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
-from ..errors import CheckpointError, LinVTInputError, first_line, shown
-from .configuration_linvt import LinVTConfig
+from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown
+from .configuration_linvt import LINVT_FIELDS, PROCESSOR_SETTINGS, LinVTConfig
 from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel
 from .whole_folder import finish_saving
 
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Arguments of a base's `from_pretrained`, which resemble fields of ours but are meant
+_LOADING_ARGUMENTS = (*_HUB_ARGUMENTS, "config", "max_memory", "num_labels", "trust_remote_code", "variant")
 
 
 class LoadsCheckpoints(LinVTPreTrainedModel):
@@ -62,10 +63,14 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             CheckpointError: the base was not found.
             LinVTInputError: loading arguments together with a loaded model, or a wrong field of [`LinVTConfig`].
         """
-        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in _LINVT_FIELDS}
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in LINVT_FIELDS}
         for name in kwargs:
-            if close := difflib.get_close_matches(name, _LINVT_FIELDS, n=1, cutoff=0.85):
-                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {close[0]!r}?")
+            if name in PROCESSOR_SETTINGS:
+                raise LinVTInputError(
+                    f"{name} is a setting of the processor: LinVTProcessor.from_base(..., {name}=...)."
+                )
+            if name not in _LOADING_ARGUMENTS and (meant := nearest_name(name, LINVT_FIELDS)):
+                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {meant!r}?")
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
@@ -142,7 +147,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
         if not isinstance(config, PreTrainedConfig):
             config = _read_config(config or pretrained_model_name_or_path, hub_arguments)
-        for name in _LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
+        for name in LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
             setattr(config, name, kwargs.pop(name))
         _check_subfolder(config.adapter_subfolder, source)
         files = _weight_files(source, hub_arguments)
@@ -272,14 +277,6 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
 def _bridge_of_model(base: Any) -> BaseBridge:
     """The bridge to a loaded model, whatever it is: what is no base is refused by the common one."""
     return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
-
-
-_LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
-    "base_config",
-    "base_model_name_or_path",
-    "base_revision",
-    "includes_base",
-}
 
 
 def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:

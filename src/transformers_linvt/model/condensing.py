@@ -11,6 +11,7 @@ from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
+from .origin import digest_of_model
 from .pretrained import LinVTPreTrainedModel, device_of
 
 
@@ -128,6 +129,12 @@ class CondensesVideos(LinVTPreTrainedModel):
             raise LinVTInputError(
                 f"The video features have width {stacked.width}, this model {width}: they were made by another model. "
                 "Encode the video again with this one."
+            )
+        made_by, own = getattr(features[0].origin, "model", None), digest_of_model(self)
+        if made_by is not None and own is not None and made_by != own:
+            raise LinVTInputError(
+                "The video features were made by another model, or by this one before it was trained further. Encode "
+                "the video again with this one."
             )
         if question_embeds is not None:
             question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)

@@ -19,6 +19,9 @@ AUTO_MAP = {
     "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
 }
 
+# What a processor has to set and a model has not
+PROCESSOR_SETTINGS = ("num_frames", "add_timestamps", "base_model_type")
+
 # The tokenizer's numbers: `LinearVideoTokenizer` takes these names as they are.
 TOKENIZER_FIELDS = (
     "num_video_tokens",
@@ -222,6 +225,15 @@ class LinVTConfig(PreTrainedConfig):
         """
         given = getattr(self.base_config, "image_token_id", None)
         return getattr(self.base_config, "image_placeholder", None) if given is None else given
+
+
+# What a caller may set; the rest is known of the base.
+LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
+    "base_config",
+    "base_model_name_or_path",
+    "base_revision",
+    "includes_base",
+}
 
 
 __all__ = ["LinVTConfig"]

@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
 from ..bases.registry import bridge_of
-from ..errors import AttributionError, LinVTInputError
+from ..errors import AttributionError, LinVTInputError, shown, unknown_argument
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
 from .attribution import attribute_answers, words_of_answer
@@ -30,12 +30,16 @@ from .checkpoint_loading import LoadsCheckpoints
 from .checkpoint_saving import SavesCheckpoints
 from .condensing import CondensedVideos, CondensesVideos
 from .configuration_linvt import LinVTConfig
-from .features import VideoFeatures
+from .features import FEATURES_SUFFIX, FeatureOrigin, VideoFeatures
+from .messages import SAMPLING_ARGUMENTS
+from .origin import digest_of_model, digest_of_video
 from .placing import PlacesVideos
 from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, device_of, with_named_inputs
 
 
 logger = logging.get_logger(__name__)
+
+_TIMES = "video_timestamps"
 
 
 @dataclass
@@ -326,16 +330,36 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
 
     @torch.no_grad()
-    def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:
+    def encode_video(
+        self,
+        video: Any = None,
+        processor: Any = None,
+        *,
+        frames_per_video: Any = None,
+        video_timestamps: Any = None,
+        **inputs: Any,
+    ) -> VideoFeatures:
         """
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
 
         Args:
-            frames_per_video, video_timestamps, inputs: what [`LinVTProcessor.video_inputs`] returns.
+            video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever
+                that reads: a path, [`VideoFrames`], frames in memory.
+            processor ([`LinVTProcessor`], *optional*).
+            frames_per_video, video_timestamps: of the processor's output, when it is given with `**`.
+            inputs: the rest of it; or, beside a processor, sampling arguments (`num_frames`, `fps`, `start` ...).
 
         Raises:
-            LinVTInputError: not exactly one video, or inputs that belong to a prompt.
+            LinVTInputError: not exactly one video, inputs that belong to a prompt, or a video without a processor.
+            VideoReadError: the video cannot be read.
         """
+        if video is not None and not isinstance(video, Mapping):
+            return self.encode_video(_read_by(processor, video, inputs))
+        if video is not None:
+            if inputs or frames_per_video is not None or video_timestamps is not None:
+                raise LinVTInputError("The processor's output was given twice. Pass it whole, or with **, not both.")
+            inputs = dict(video)
+            frames_per_video, video_timestamps = (inputs.pop(name, None) for name in ("frames_per_video", _TIMES))
         counts = torch.as_tensor(frames_per_video if frames_per_video is not None else []).tolist()
         if len(counts) != 1:
             raise LinVTInputError(f"encode_video takes one video, {len(counts)} were given. Call it once per video.")
@@ -344,40 +368,54 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"encode_video takes what processor.video_inputs(video) returns; {', '.join(foreign)} belongs to a "
                 "prompt."
             )
-        frame_inputs = {
-            name.removeprefix(FRAME_PREFIX): value.to(self.working_device) for name, value in inputs.items()
-        }
-        video = self.model.encode_videos(counts, frame_inputs)[0]
-        tokens = video.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
+        origin = FeatureOrigin(digest_of_model(self.model), digest_of_video(inputs, seconds))
+        frame_inputs = {
+            name.removeprefix(FRAME_PREFIX): torch.as_tensor(value).to(self.working_device)
+            for name, value in inputs.items()
+        }
+        encoded = self.model.encode_videos(counts, frame_inputs)[0]
+        tokens = encoded.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
         refined = self.linvt.refine(
             tokens,
             timestamps=seconds[None].to(tokens.device) if seconds is not None else None,
-            grid_sizes=[video.grid_size],
+            grid_sizes=[encoded.grid_size],
         )
-        return VideoFeatures.from_refined(refined, video, seconds)
+        return VideoFeatures.from_refined(refined, encoded, seconds, origin)
+
+    @overload
+    def answer(self, features: Any, question: str, processor: Any = None, **generate_kwargs: Any) -> str: ...
+
+    @overload
+    def answer(
+        self, features: Any, question: Sequence[str], processor: Any = None, **generate_kwargs: Any
+    ) -> list[str]: ...
 
     @torch.no_grad()
     def answer(
-        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
+        self, features: Any, question: str | Sequence[str], processor: Any = None, **generate_kwargs: Any
     ) -> str | list[str]:
         """
-        Answer one or several questions about an encoded video, all in one batch.
+        Answer one or several questions about a video, all in one batch.
 
         Args:
-            features: of [`encode_video`], maybe loaded from a file.
+            features ([`VideoFeatures`]): of [`encode_video`], or the path of a file that holds them
+                (`.safetensors`). Whatever [`encode_video`] takes is encoded first, and again at the next call.
             question: one question, or a list of them.
-            processor ([`LinVTProcessor`]).
+            processor ([`LinVTProcessor`]): the model's.
             generate_kwargs: arguments of `generate()`.
 
         Returns:
             The answer, or one per question.
+
+        Raises:
+            LinVTInputError: no processor, that of another model, or features that another model made.
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
 
     @torch.no_grad()
     def answer_with_evidence(
-        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
+        self, features: Any, question: str | Sequence[str], processor: Any = None, **generate_kwargs: Any
     ) -> tuple[str | list[str], LinearVideoTokenizerOutput]:
         """
         As [`answer`], and what each answer depended on.
@@ -404,9 +442,19 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         return texts, replace(condensed.outputs, attribution=found.values, answer_log_probs=found.log_probs)
 
     def _answer(
-        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
+        self, features: Any, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
     ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
+        if not hasattr(processor, "question_inputs"):
+            raise LinVTInputError(
+                f"The questions are written by the processor, and {shown(processor)} is none. Pass processor=..., the "
+                "LinVTProcessor of this model."
+            )
+        processor.check_fits(self.config)
+        if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):
+            features = VideoFeatures.load(features)
+        if not isinstance(features, VideoFeatures):
+            features = self.encode_video(features, processor)
         questions = [question] if isinstance(question, str) else list(question)
         inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
@@ -414,6 +462,19 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
+
+
+def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs that a processor makes of a video."""
+    if not hasattr(processor, "video_inputs"):
+        raise LinVTInputError(
+            f"A video ({shown(video)}) is read by the processor. Pass processor=..., the LinVTProcessor of this "
+            "model; or encode_video(**processor.video_inputs(video))."
+        )
+    for name in sampling:
+        if name not in SAMPLING_ARGUMENTS:
+            raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
+    return processor.video_inputs(video, **sampling)
 
 
 def _embedded_once(prepared: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

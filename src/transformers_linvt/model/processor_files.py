@@ -10,11 +10,10 @@ from transformers.utils import PROCESSOR_NAME
 
 from ..bases.registry import bridge_of, load_processor_at
 from ..bases.video_tokens import default_video_tokens
-from ..errors import CheckpointError, LinVTInputError, first_line, shown
+from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown, unknown_argument
 from ..remote_code import write_code
 from .base_parts import HasBaseProcessor
-from .configuration_linvt import AUTO_MAP
-from .messages import nearest_name, unknown_argument
+from .configuration_linvt import AUTO_MAP, LINVT_FIELDS
 from .whole_folder import finish_saving, saved_as_one
 
 
@@ -157,7 +156,9 @@ class SavesProcessors(HasBaseProcessor):
         own = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
         is_loaded = not isinstance(base, str | os.PathLike)
         for name in kwargs:
-            if is_loaded or nearest_name(name, _SETTINGS):
+            if name in LINVT_FIELDS:
+                raise LinVTInputError(f"{name} is set in the model: LinVTForVideoQA.from_base(..., {name}=...).")
+            if is_loaded or (name not in _HUB_ARGUMENTS and nearest_name(name, _SETTINGS)):
                 raise LinVTInputError(unknown_argument(name, _SETTINGS))
         if not is_loaded:
             base, found = load_processor_at(os.fspath(base), kwargs, own.get("base_model_type"))

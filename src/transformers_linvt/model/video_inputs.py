@@ -11,10 +11,10 @@ import torch
 from transformers import BatchFeature
 
 from ..bases.layouts import FRAME_PREFIX
-from ..errors import LinVTInputError, in_our_words, shown
+from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
 from ..video.reading import VideoFrames, VideoLimits, read_video
 from .base_parts import HasBaseProcessor
-from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
+from .messages import SAMPLING_ARGUMENTS, resolved
 
 
 class ReadsVideos(HasBaseProcessor):

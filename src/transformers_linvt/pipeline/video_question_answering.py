@@ -1,6 +1,5 @@
 """The pipeline: what it may be told, and the way of a request through it."""
 
-import difflib
 import itertools
 import os
 from collections import deque
@@ -14,7 +13,7 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
-from ..errors import LinVTError, LinVTInputError
+from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
 from ..model.messages import SAMPLING_ARGUMENTS, sampling_of, source_of
 from .answering import Answered, Answerer, Generation, Read
@@ -229,8 +228,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if name in _OWN_ARGUMENTS:  # given as None: not given
                 kwargs.pop(name)
             elif name not in GENERATION_ARGUMENTS:
-                close = difflib.get_close_matches(name, [*_OWN_ARGUMENTS, *GENERATION_ARGUMENTS], n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                meant = nearest_name(name, [*_OWN_ARGUMENTS, *GENERATION_ARGUMENTS], least_likeness=0.6)
+                hint = f" Did you mean {meant!r}?" if meant else ""
                 raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
         if twice := sorted(generate_kwargs.keys() & kwargs.keys()):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
