@@ -28,7 +28,7 @@ from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
 from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown
 from .configuration_linvt import LINVT_FIELDS, PROCESSOR_SETTINGS, LinVTConfig
-from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel
+from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
 from .whole_folder import finish_saving
 
 
@@ -149,7 +149,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             config = _read_config(config or pretrained_model_name_or_path, hub_arguments)
         for name in LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
             setattr(config, name, kwargs.pop(name))
-        _check_subfolder(config.adapter_subfolder, source)
+        check_subfolder(config.adapter_subfolder, source)
         files = _weight_files(source, hub_arguments)
         generation_config = _read_generation_config(source, hub_arguments)
         if config.includes_base and base_vlm is None:
@@ -342,18 +342,6 @@ def _is_linvt(name: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(settings, dict) and settings.get("model_type") == LinVTConfig.model_type
-
-
-def _check_subfolder(subfolder: Any, path: str) -> None:
-    """Refuse a folder of an adapter that is not below the checkpoint: saving would write there."""
-    if subfolder is None:
-        return
-    parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
-    if not parts or ".." in parts or "" in parts or os.path.isabs(subfolder) or ":" in parts[0]:
-        raise CheckpointError(
-            f"The config of {path!r} has adapter_subfolder={shown(subfolder)}, which is no folder inside of the "
-            "checkpoint. Give a name such as 'adapter'."
-        )
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], path: str) -> None:

@@ -21,7 +21,7 @@ from ..bases.fingerprint import changed_weights
 from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
 from .model_card import card_for_upload, is_local, make_card
-from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel
+from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
 from .whole_folder import saved_as_one
 
 
@@ -61,6 +61,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         """
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
+        check_subfolder(self.config.adapter_subfolder, os.fspath(save_directory))
         push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
         wants_push, is_main_process = push.pop("push_to_hub", False), kwargs.get("is_main_process", True)
         is_adapter_alone = self._hf_peft_config_loaded and not self.config.adapter_subfolder

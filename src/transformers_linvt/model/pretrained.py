@@ -1,6 +1,8 @@
 """What the backbone and the head share with each other and with transformers."""
 
 import inspect
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..bases.layouts import FRAME_PREFIX
+from ..errors import CheckpointError, shown
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
 from .configuration_linvt import LinVTConfig
 
@@ -147,3 +150,15 @@ def device_of(module: nn.Module) -> torch.device:
         if device is not None:
             return torch.device(device)
     return torch.device("meta")
+
+
+def check_subfolder(subfolder: Any, path: str) -> None:
+    """Refuse a folder of an adapter that is not below the checkpoint: saving would write there."""
+    if not subfolder:
+        return
+    parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
+    if not parts or ".." in parts or "" in parts or os.path.isabs(subfolder) or ":" in parts[0]:
+        raise CheckpointError(
+            f"The config of {path!r} has adapter_subfolder={shown(subfolder)}, which is no folder inside of the "
+            "checkpoint. Give a name such as 'adapter'."
+        )
