@@ -13,19 +13,31 @@ ARGS =
 BIN = .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 RUN = OMP_NUM_THREADS=$(THREADS) $(BIN)
-PYTEST = $(RUN)/python -m pytest
+# For tests the threads are processes of one thread each: the models are tiny. A process that has done its share takes
+# over what another has not begun
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+
+# what differs between versions of the libraries: model, processor, pipelines, training, a reader, registration
+FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tests/model/test_processing.py \
+    tests/model/test_features.py tests/bases/test_families.py tests/bases/test_loading.py tests/pipeline tests/cli \
+    tests/training/test_sft_trainer.py tests/training/test_contrastive_trainer.py tests/training/test_lora.py \
+    tests/tokenizer/test_linear_video_tokenizer.py tests/video/test_reading.py
 
 # where the clips and checkpoints of train-linvt-shapes go
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-wheel test-bases test-slow train-shapes-vlm train-linvt-shapes coverage format clean
+.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
-	@echo "make test                set up .venv, then ruff and the tests that CI runs"
+	@echo "make test                set up .venv, then ruff, typos and the tests that CI runs"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
+	@echo "make test-oldest         a part of the tests with the oldest versions that pyproject.toml allows"
+	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
+	@echo "make docs                the site with a reference of every public name, in site/"
 	@echo "make test-bases          the tests over every architecture of transformers; writes docs/bases.md"
+	@echo "make test-fuzz           read 1,000 damaged videos and count what comes of it"
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
@@ -39,6 +51,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	$(BIN)/typos --quiet
 	$(PYTEST) $(TESTS)
 
 # What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside
@@ -52,13 +65,37 @@ test-wheel:
 	@unset PYTHONPATH; folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
 	    OMP_NUM_THREADS=$(THREADS) $(CURDIR)/.venv-wheel/bin/linvt demo
 
-# One process per core, one thread each: the models are tiny
 test-bases: .venv-bases/installed
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \
 	    --junitxml=$(SHAPES)/bases.xml tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
 	    tests/bases/test_frame_path.py $(TESTS)
 	.venv-bases/bin/python tests/support/bases_table.py $(SHAPES)/bases.xml docs/bases.md
+
+# 1,000 damaged files, each read in a process with limits: ARGS="--files 5000 --seed 1 --video-backend decord"
+test-fuzz: .venv/installed-dev
+	$(RUN)/python tests/support/fuzz.py $(ARGS)
+
+# Oldest versions allowed, by uv, which pip has no way to ask for; what changes with versions is in FAST
+test-oldest:
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+	    --editable ".[dev,training]"
+	.venv-oldest/bin/python -m pip list --disable-pip-version-check
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(THREADS) --dist worksteal $(or $(TESTS),$(FAST))
+
+# Newest versions on the index, no constraints: make PYTHON=python3.13 test-newest. On Linux this takes torch with CUDA
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,training]"
+	.venv-newest/bin/python -m pip list --disable-pip-version-check
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(THREADS) --dist worksteal $(or $(TESTS),$(FAST))
+
+# The site, in site/; it fails on whatever it would warn of
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --clean
+	@echo "The pages are in site/; .venv-docs/bin/mkdocs serve shows them while they are written"
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
@@ -95,7 +132,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-bases build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-bases .venv-oldest .venv-newest .venv-docs build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
@@ -121,6 +158,11 @@ clean:
 	@grep -v "^torch" constraints.txt | .venv-bases/bin/python -m pip install --quiet --quiet \
 	    --disable-pip-version-check --constraint constraints-bases.txt --constraint /dev/stdin \
 	    --editable ".[bases,dev,training]"
+	@touch $@
+
+.venv-docs/installed: requirements-docs.txt
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement requirements-docs.txt
 	@touch $@
 
 # An environment that was cut off half-way has no stamp and is made anew

@@ -342,10 +342,10 @@ def largest_differences(output: LinearVideoTokenizerOutput) -> tuple[float, floa
         with it spread over the frames of the run, as W has it: of a still video 0, and nearly 100.
     """
     new = (output.significance[0] > 0.5).float().sum(dim=1)
-    of_slots = output.weights.kept()[0].mean(dim=0)
+    of_slots = output.weights.kept()[0, output.weights.used[0]].mean(dim=0)
     start = output.kept_indices[0] // output.weights.tokens_per_frame
     starting = torch.zeros_like(new).index_add_(0, start, of_slots.to(new.dtype))
-    spread = output.weights.per_frame()[0].mean(dim=0)
+    spread = output.weights.per_frame()[0, output.weights.used[0]].mean(dim=0)
     starting, spread = (100 * float((weight - new / new.sum()).abs().max()) for weight in (starting, spread))
     return starting, spread
 

@@ -101,7 +101,8 @@ class Game:
                 weights, at_video, passes.slots, passes.means
             ),
             "gradient x input at the video": attribute_to_slots(weights, at_video, passes.slots, nothing),
-            "W alone": weights.kept().mean(dim=1),
+            "W alone": (weights.kept() * weights.used.unsqueeze(-1)).sum(dim=1)
+            / weights.used.sum(dim=1, keepdim=True),
         }
         return texts, {name: weights.spread(values.unsqueeze(1))[:, 0] for name, values in found.items()}
 

@@ -1,15 +1,18 @@
 """
 Clips and pictures of shapes as frame tokens: computed once by the frozen vision tower, then trained on many times.
 
-    python benchmarks/recipe_data.py --folder FOLDER [--clips 1500] [--splits clip_choose clip]
+    python benchmarks/recipe_data.py --folder FOLDER [--clips 1500] [--splits clip_choose clip] [--workers 8]
 
 Writes `FOLDER/train/KIND.pt` (16 frames, split "clip_train"), `FOLDER/SPLIT_FRAMES/KIND.pt` (8, 16, 32 and 64 frames)
 and pictures with questions, all in float16; about 2.5 GB and ten minutes on one core. What exists is left as it is.
 """
 
 import argparse
+import functools
 import itertools
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,12 @@ class Encoder:
         return torch.stack(list(features)).half()
 
 
+@functools.cache
+def the_encoder() -> Encoder:
+    """The one of this process, loaded when something has to be encoded."""
+    return Encoder()
+
+
 def ask_anew(script: shapes.ClipScript, rng: np.random.Generator) -> Iterator[shapes.Question]:
     """The questions of a clip, each `WORDINGS_PER_QUESTION` times in words of its own."""
     changes = [now for before, now in zip([None, *script.pictures], script.pictures, strict=False) if now != before]
@@ -118,37 +127,63 @@ def stored(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def stored_clips(path: Path, *arguments: Any) -> EncodedClips:
-    """Clips from a file, encoded first if there is none; arguments of [`encode_clips`]."""
-    return EncodedClips(**stored(path, lambda: encode_clips(*arguments)))
+    """Clips from a file, encoded first if there is none; arguments of [`encode_clips`] behind the encoder."""
+    return EncodedClips(**stored(path, lambda: encode_clips(the_encoder(), *arguments)))
 
 
 def stored_pictures(path: Path, *arguments: Any) -> dict[str, EncodedPictures]:
-    """Pictures from a file, encoded first if there is none; arguments of [`encode_pictures`]."""
-    pictures = stored(path, lambda: encode_pictures(*arguments))
+    """Pictures from a file, encoded first if there is none; arguments of [`encode_pictures`] behind the encoder."""
+    pictures = stored(path, lambda: encode_pictures(the_encoder(), *arguments))
     return {kind: EncodedPictures(**values) for kind, values in pictures.items()}
 
 
 def load_training(folder: Path, num_clips: int = 1500, num_pictures: int = 3000) -> tuple[dict, dict]:
     """Clips by kind of clip and pictures by kind of question to train on; encoded first where they are missing."""
-    encoder = Encoder()
-    clips = {}
-    for kind in shapes.CLIP_KINDS:
-        seeds = range(num_clips * (1 + (kind in MOTION_KINDS)))
-        path = folder / "train" / f"{kind}.pt"
-        clips[kind] = stored_clips(path, encoder, kind, seeds, NUM_FRAMES, "clip_train")
-    return clips, stored_pictures(folder / "pictures_train.pt", encoder, num_pictures, "train")
+    clips = {kind: stored_clips(*training_clips(folder, kind, num_clips)) for kind in shapes.CLIP_KINDS}
+    return clips, stored_pictures(folder / "pictures_train.pt", num_pictures, "train")
 
 
 def load_evaluation(
     folder: Path, split: str, all_frames=EVALUATED_FRAMES, num_clips: int = 100, num_pictures: int = 200
 ) -> tuple[dict, dict]:
     """Clips by number of frames and kind of clip, and pictures by kind of question, to evaluate on."""
-    encoder, seeds = Encoder(), range(FIRST_EVALUATED, FIRST_EVALUATED + num_clips)
     clips: dict[int, dict] = {}
     for num_frames, kind in itertools.product(all_frames, shapes.CLIP_KINDS):
-        path = folder / f"{split}_{num_frames}" / f"{kind}.pt"
-        clips.setdefault(num_frames, {})[kind] = stored_clips(path, encoder, kind, seeds, num_frames, split)
-    return clips, stored_pictures(folder / f"pictures_{split}.pt", encoder, num_pictures, split)
+        arguments = evaluated_clips(folder, split, num_frames, kind, num_clips)
+        clips.setdefault(num_frames, {})[kind] = stored_clips(*arguments)
+    return clips, stored_pictures(folder / f"pictures_{split}.pt", num_pictures, split)
+
+
+def training_clips(folder: Path, kind: str, num_clips: int) -> tuple:
+    """Arguments of [`stored_clips`] for the clips of one kind to train on."""
+    seeds = range(num_clips * (1 + (kind in MOTION_KINDS)))
+    return folder / "train" / f"{kind}.pt", kind, seeds, NUM_FRAMES, "clip_train"
+
+
+def evaluated_clips(folder: Path, split: str, num_frames: int, kind: str, num_clips: int) -> tuple:
+    """Arguments of [`stored_clips`] for the clips of one kind to evaluate on."""
+    seeds = range(FIRST_EVALUATED, FIRST_EVALUATED + num_clips)
+    return folder / f"{split}_{num_frames}" / f"{kind}.pt", kind, seeds, num_frames, split
+
+
+def write_one(name: str, *arguments: Any) -> None:
+    """One file, in a process of its own."""
+    torch.set_num_threads(1)
+    {"clips": stored_clips, "pictures": stored_pictures}[name](*arguments)
+
+
+def write_all(folder: Path, num_clips: int, num_pictures: int, splits: list[str], workers: int) -> None:
+    """Every file that [`load_training`] and [`load_evaluation`] read, the largest first."""
+    kinds = sorted(shapes.CLIP_KINDS, key=lambda kind: kind not in MOTION_KINDS)
+    files = [("clips", *training_clips(folder, kind, num_clips)) for kind in kinds]
+    files.append(("pictures", folder / "pictures_train.pt", num_pictures, "train"))
+    for split in splits:
+        for num_frames, kind in itertools.product(reversed(EVALUATED_FRAMES), kinds):
+            files.append(("clips", *evaluated_clips(folder, split, num_frames, kind, 100)))
+        files.append(("pictures", folder / f"pictures_{split}.pt", 200, split))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(write_one, *file) for file in files]:
+            done.result()
 
 
 def main() -> None:
@@ -158,11 +193,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1500, help="clips per kind to train on, twice as many of motions")
     parser.add_argument("--pictures", type=int, default=3000, help="pictures per kind of question to train on")
     parser.add_argument("--splits", nargs="+", default=list(EVALUATED_SPLITS), choices=EVALUATED_SPLITS)
+    parser.add_argument("--workers", type=int, default=1, help="processes that encode, each on one core")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    load_training(arguments.folder, arguments.clips, arguments.pictures)
-    for split in arguments.splits:
-        load_evaluation(arguments.folder, split)
+    write_all(arguments.folder, arguments.clips, arguments.pictures, arguments.splits, arguments.workers)
 
 
 if __name__ == "__main__":

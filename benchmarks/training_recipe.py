@@ -97,6 +97,7 @@ class Recipe:
     schedule: str = "cosine"
     kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
     easy_first: bool = False  # needles and static in the first third, then all
+    uses_all_queries: bool = False  # also where less is new than there are video tokens
     mix: tuple = MIX
 
 
@@ -108,6 +109,7 @@ FEW_TOKENS = {
     "picture_share": 0.0,
     "mix": NEEDLES,
 }
+CROWD = {"steps": 600, "batch_size": 32, "picture_share": 0.0, "mix": (("needles", None, 1), ("crowd", None, 2))}
 ARMS: dict[str, dict] = {
     "default": {},
     "untrained": {"steps": 0},
@@ -134,9 +136,13 @@ ARMS: dict[str, dict] = {
     "uniform selection": {"selection": "uniform"},
     "novelty selection": {"selection": "novelty"},
     "resampler": {"aggregation": "nonlinear"},
-    # does the question matter? where not everything fits: one object of four, condensed to four tokens
+    # does the question matter? where not everything fits: one object of four, condensed to four tokens, and one of
+    # eight to sixteen, condensed to as many tokens as usual
     "question seen": FEW_TOKENS,
     "question unseen": {**FEW_TOKENS, "text_conditioned": False},
+    "question about a crowd seen": CROWD,
+    "question about a crowd unseen": {**CROWD, "text_conditioned": False},
+    "with crowds": {"mix": (*MIX, ("crowd", None, 3))},
 }
 
 
@@ -191,6 +197,10 @@ class Prompts:
     question_ids: torch.Tensor
     question_mask: torch.Tensor
 
+    def to(self, device: torch.device) -> "Prompts":
+        """The same on another device."""
+        return Prompts(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def padded(rows: list[list[int]], value: int) -> torch.Tensor:
     """Rows of different length as one tensor, padded on the right."""
@@ -229,7 +239,7 @@ class PackedLlama:
         Returns:
             `torch.Tensor` of shape `(number wanted, dim)`.
         """
-        rotation = self.model.rotary_emb(embeds, torch.arange(embeds.shape[1])[None])
+        rotation = self.model.rotary_emb(embeds, torch.arange(embeds.shape[1], device=embeds.device)[None])
         places = mask.flatten().nonzero().squeeze(1)  # of what is no padding
         answers = wanted[mask].nonzero().squeeze(1)
         packed, last = embeds.flatten(0, 1).index_select(0, places), len(self.model.layers) - 1
@@ -267,9 +277,11 @@ class PackedLlama:
 class SmallModel:
     """The embedded base with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
 
-    def __init__(self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         torch.manual_seed(seed)
-        self.recipe = recipe
+        self.recipe, self.device = recipe, device
         self.model = model or LinVTForVideoQA.from_base(
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
@@ -285,7 +297,9 @@ class SmallModel:
             aggregation=recipe.aggregation,
             text_conditioned=recipe.text_conditioned,
         )
+        self.model.to(device)
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
+        self.linvt.aggregator.uses_all_queries = recipe.uses_all_queries
         self.base.requires_grad_(False)
         self.language_model = PackedLlama(self.base.model.language_model)
         self.embed = self.model.get_input_embeddings()
@@ -315,23 +329,29 @@ class SmallModel:
             labels.append([-100] * (len(prompt) - 1) + answered + [-100])
             questions.append(asked)
         mask, question_mask = (padded([[1] * len(row) for row in part], 0).bool() for part in (rows, questions))
-        return Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
+        prompts = Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
+        return prompts.to(self.device)
 
     def refine(self, frame_tokens: torch.Tensor):
         """SVR of clips `(clips, num_frames, 16, 128)`."""
-        times = torch.arange(frame_tokens.shape[1]) / FRAMES_PER_SECOND
+        times = torch.arange(frame_tokens.shape[1], device=frame_tokens.device) / FRAMES_PER_SECOND
         return self.linvt.refine(frame_tokens, timestamps=times.expand(len(frame_tokens), -1))
 
+    def numbers_of_tokens(self, refined) -> list[int]:
+        """How many video tokens the language model sees of each clip."""
+        return self.linvt.aggregator.used_queries(refined.num_used).sum(1).tolist()
+
     def condense(self, refined, prompts: Prompts) -> torch.Tensor:
-        """Video tokens `(clips, num_video_tokens, 128)`, knowing the questions of the first rows of the prompts."""
+        """Video tokens in use `(of all clips, 128)`, knowing the questions of the first rows of the prompts."""
         num_clips = len(refined.kept_tokens)
         question = self.embed(prompts.question_ids[:num_clips])
-        return self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips]).video_tokens
+        condensed = self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips])
+        return condensed.video_tokens[condensed.weights.used]
 
     def logits(self, prompts: Prompts, *visual_tokens: torch.Tensor) -> torch.Tensor:
         """Logits `(answer tokens of all rows, vocabulary)`; `visual_tokens` stand for the placeholders, in order."""
         embeds = self.embed(prompts.input_ids)
-        visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])
+        visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])  # one row per placeholder
         embeds = embeds.masked_scatter((prompts.input_ids == self.placeholder).unsqueeze(-1), visual)
         return self.base.lm_head(self.language_model(embeds, prompts.mask, prompts.labels != -100))
 
@@ -455,15 +475,21 @@ class Trainer:
 
     def loss(self, clips: list, pictures: list) -> torch.Tensor:
         """Mean cross-entropy of the answers' tokens."""
-        visual, numbers = [], [self.recipe.num_video_tokens] * len(clips)
+        visual, numbers = [], []
+        if clips:
+            frame_tokens = self._stack([self.clips[kind].tokens[index] for kind, index, _ in clips])
+            refined = self.model.refine(frame_tokens)
+            numbers += self.model.numbers_of_tokens(refined)
         if pictures:
-            visual.append(torch.stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]).float())
+            visual.append(self._stack([self.pictures[kind].tokens[index] for kind, index, _ in pictures]))
             numbers += [visual[0].shape[1]] * len(pictures)
         prompts = self.model.prompts([(q.question, q.answer) for _, _, q in clips + pictures], numbers)
         if clips:
-            frame_tokens = torch.stack([self.clips[kind].tokens[index] for kind, index, _ in clips]).float()
-            visual.insert(0, self.model.condense(self.model.refine(frame_tokens), prompts))
+            visual.insert(0, self.model.condense(refined, prompts))
         return F.cross_entropy(self.model.logits(prompts, *visual), prompts.labels[prompts.labels != -100])
+
+    def _stack(self, tokens: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(tokens).to(self.model.device).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -509,10 +535,10 @@ class Evaluator:
             for name, tokens, questions in variants(kind, encoded):
                 for start in range(0, len(questions), self.clips_at_once):
                     part = slice(start, start + self.clips_at_once)
-                    self._count(counts, name, tokens[part].float(), questions[part])
+                    self._count(counts, name, tokens[part], questions[part])
             if kind == "static":
                 questions = [script.questions for script in encoded.scripts]
-                self._count(counts, "static as a picture", encoded.tokens[:, 0].float(), questions)
+                self._count(counts, "static as a picture", encoded.tokens[:, 0], questions)
         return dict(counts)
 
     @torch.no_grad()
@@ -520,19 +546,19 @@ class Evaluator:
         """Single pictures, by kind of question: `"pictures | colour"`."""
         counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for encoded in pictures.values():
-            self._count(counts, "pictures", encoded.tokens.float(), [[question] for question in encoded.questions])
+            self._count(counts, "pictures", encoded.tokens, [[question] for question in encoded.questions])
         return dict(counts)
 
     def _count(self, counts: dict, name: str, tokens: torch.Tensor, questions: Sequence) -> None:
         """Count answers about clips `(clips, num_frames, 16, 128)` or pictures `(pictures, 16, 128)`."""
         asked = [(row, question) for row, several in enumerate(questions) for question in several]
-        rows = torch.tensor([row for row, _ in asked])
-        num_tokens = tokens.shape[1] if tokens.dim() == 3 else self.model.recipe.num_video_tokens
-        prompts = self.model.prompts([(q.question, q.answer) for _, q in asked], [num_tokens] * len(asked))
-        if tokens.dim() == 3:
-            visual = tokens[rows]
-        else:
-            visual = self.model.condense(self.model.refine(tokens).select(rows), prompts)
+        rows = torch.tensor([row for row, _ in asked], device=self.model.device)
+        tokens = tokens.to(self.model.device).float()
+        if is_clip := tokens.dim() == 4:
+            refined = self.model.refine(tokens).select(rows)
+        numbers = self.model.numbers_of_tokens(refined) if is_clip else [tokens.shape[1]] * len(asked)
+        prompts = self.model.prompts([(q.question, q.answer) for _, q in asked], numbers)
+        visual = self.model.condense(refined, prompts) if is_clip else tokens[rows]
         guesses, is_answer = self.model.logits(prompts, visual).argmax(-1), prompts.labels != -100
         agree = torch.ones_like(is_answer)
         agree[is_answer] = guesses == prompts.labels[is_answer]
@@ -562,6 +588,7 @@ COLUMNS = (
     (f"moment, still {'/'.join(FOUR)}", [("moment still", kind) for kind in FOUR]),
     ("moment, short, the same", [("moment short", kind) for kind in FOUR]),
     ("moment, absent", [("moment absent", None)]),
+    ("crowd position/existence", [("crowd", "position"), ("crowd", "existence")]),
 )
 
 
@@ -601,9 +628,9 @@ def print_table(path: Path, split: str) -> None:
             print(f"| {title} | {seeds} | pictures | {cell(pictures, [('pictures', kind) for kind in SIX])} |")
 
 
-def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple) -> dict:
+def run_one(recipe: Recipe, seed: int, train: tuple, evaluation: tuple, device: str = "cpu") -> dict:
     """Train one recipe on one seed and evaluate it."""
-    model = SmallModel(recipe, seed)
+    model = SmallModel(recipe, seed, device=device)
     trained = Trainer(model, *train, seed, lambda line: print(line, flush=True)).run() if train else {}
     return {**trained, **evaluate(model, evaluation)}
 
@@ -633,6 +660,7 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=list(EVALUATED_FRAMES), help="to evaluate at")
     parser.add_argument("--kinds", nargs="+", default=list(shapes.CLIP_KINDS), choices=shapes.CLIP_KINDS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="to train and evaluate on, such as cuda")
     parser.add_argument("--results", default="results.jsonl", help="file in --folder")
     parser.add_argument("--checkpoint", type=Path, help="evaluate it, train nothing")
     parser.add_argument("--table", action="store_true", help="only print what the results file holds")
@@ -653,7 +681,8 @@ def main() -> None:
         model = LinVTForVideoQA.from_pretrained(arguments.checkpoint)
         entry = {"arm": str(arguments.checkpoint), "changed": "", "seed": 0, "split": arguments.split}
         recipe = Recipe(num_video_tokens=model.config.num_video_tokens, steps=0)
-        entry |= evaluate(SmallModel(recipe, 0, model), (clips, pictures)) | {"recipe": asdict(recipe)}
+        small = SmallModel(recipe, 0, model, arguments.device)
+        entry |= evaluate(small, (clips, pictures)) | {"recipe": asdict(recipe)}
         write(entry, results)
         return
     train = None
@@ -662,7 +691,7 @@ def main() -> None:
         if recipe.steps or recipe.caption_steps:
             train = train or load_training(arguments.folder)
         entry = {"arm": arm, "changed": changed, "seed": seed, "split": arguments.split}
-        entry |= run_one(recipe, seed, train, (clips, pictures)) | {"recipe": asdict(recipe)}
+        entry |= run_one(recipe, seed, train, (clips, pictures), arguments.device) | {"recipe": asdict(recipe)}
         write(entry, results)
 
 

@@ -13,7 +13,7 @@ Own data is a folder of clips and a jsonl with a line per clip:
 One GPU (or a CPU, with `--use_cpu`):
 
     python examples/train_alignment.py --model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dtype bfloat16 \
-        --dataset_name clips/align.jsonl --num_frames 32 --per_device_train_batch_size 16 \
+        --dataset_name clips/align.jsonl --num_frames 32 --per_device_train_batch_size 8 \
         --learning_rate 1e-4 --output_dir linvt-aligned
 
 Several GPUs, one after the other DDP, FSDP2 and DeepSpeed:
@@ -35,84 +35,31 @@ needs 4.0 GB + 0.45 GB before activations.
 """
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from trl import ModelConfig, ScriptArguments, TrlParser
+from trl import TrlParser
 
-from transformers_linvt import (
-    LinVTContrastiveConfig,
-    LinVTContrastiveTrainer,
-    LinVTForVideoQA,
-    LinVTProcessor,
-    load_video_dataset,
+from transformers_linvt import LinVTContrastiveConfig, LinVTContrastiveTrainer
+from transformers_linvt.training.arguments import (
+    LinVTModelConfig,
+    LinVTScriptArguments,
+    ignore_bias_buffers,
+    load_datasets,
+    load_model,
 )
 
 
-@dataclass
-class LinVTArguments(ModelConfig):
-    """
-    The model: an image-text model to wrap, or a LinVT checkpoint to go on with.
-
-    The fields of [`LinVTConfig`] are for wrapping only; what is not given has the default of `from_base`.
-    """
-
-    num_video_tokens: int | None = field(default=None, metadata={"help": "M, tokens a video becomes"})
-    num_kept_tokens: int | None = field(default=None, metadata={"help": "k, frame tokens kept before aggregation"})
-    pooling_scales: list[int] | None = field(default=None, metadata={"help": "kept tokens per window, each scale"})
-    scale_mode: str | None = field(default=None, metadata={"help": "specific, shared or single"})
-    bottleneck_size: int | None = field(default=None, metadata={"help": "d, width of the weight branch"})
-    num_heads: int | None = field(default=None, metadata={"help": "attention heads of the weight branch"})
-    num_scorer_layers: int | None = field(default=None, metadata={"help": "blocks of SVR"})
-    num_aggregator_layers: int | None = field(default=None, metadata={"help": "blocks of TTA"})
-    init: str | None = field(default=None, metadata={"help": "keyframes, anchored or free"})
-
-
-LINVT_FIELDS = (
-    "num_video_tokens", "num_kept_tokens", "pooling_scales", "scale_mode", "bottleneck_size", "num_heads",
-    "num_scorer_layers", "num_aggregator_layers", "init",
-)  # fmt: skip
-
-
-def load_model(arguments: LinVTArguments) -> tuple[LinVTForVideoQA, LinVTProcessor]:
-    """A LinVT checkpoint as it is, or an image-text model with a new LinVT around it."""
-    name = arguments.model_name_or_path
-    loading: dict[str, Any] = {"revision": arguments.model_revision, "dtype": arguments.dtype}
-    if arguments.attn_implementation:
-        loading["attn_implementation"] = arguments.attn_implementation
-    if AutoConfig.from_pretrained(name, revision=arguments.model_revision).model_type == "linvt":
-        model = AutoModelForImageTextToText.from_pretrained(name, **loading)
-        return model, AutoProcessor.from_pretrained(name, revision=arguments.model_revision)
-    fields = {name: getattr(arguments, name) for name in LINVT_FIELDS if getattr(arguments, name) is not None}
-    model = LinVTForVideoQA.from_base(name, **loading, **fields)
-    return model, LinVTProcessor.from_base(
-        name, num_video_tokens=model.config.num_video_tokens, frame_path=model.config.frame_path
-    )
-
-
-def main(script_args: ScriptArguments, training_args: LinVTContrastiveConfig, model_args: LinVTArguments) -> None:
+def main(
+    script_args: LinVTScriptArguments, training_args: LinVTContrastiveConfig, model_args: LinVTModelConfig
+) -> None:
     """Train, save, push."""
-    model, processor = load_model(model_args)
-    splits = {"train": script_args.dataset_train_split}
-    if training_args.eval_strategy != "no":
-        splits["test"] = script_args.dataset_test_split
-    datasets = {
-        name: load_video_dataset(
-            script_args.dataset_name,
-            split=split,
-            streaming=script_args.dataset_streaming,
-            video_root=training_args.video_root,
-        )
-        for name, split in splits.items()
-    }
+    why = "stage 1 moves LinVT alone; LoRA comes in stage 2 (train_instruct.py)"
+    model_args.check_without_lora(why)
+    model, processor = load_model(model_args, trust_remote_code=training_args.trust_remote_code)
+    ignore_bias_buffers(model, script_args)
     trainer = LinVTContrastiveTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("test"),
-        processing_class=processor,
+        model=model, args=training_args, processing_class=processor, **load_datasets(script_args, training_args)
     )
+    trainer.accelerator.print(trainer.what_moves())
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.save_state()  # the log, as trainer_state.json
@@ -124,7 +71,7 @@ def main(script_args: ScriptArguments, training_args: LinVTContrastiveConfig, mo
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None) -> TrlParser:
     """The options of the script, as TRL's own scripts offer theirs."""
-    types = (ScriptArguments, LinVTContrastiveConfig, LinVTArguments)
+    types = (LinVTScriptArguments, LinVTContrastiveConfig, LinVTModelConfig)
     if subparsers is not None:
         return subparsers.add_parser("align", help="Stage 1: train a LinVT with captions", dataclass_types=types)
     return TrlParser(types, prog=prog)

@@ -39,46 +39,32 @@ The result is one folder: LinVT's weights, the adapter in `lora/`, a reference t
 
 import argparse
 
-from train_alignment import LinVTArguments, load_model
-from transformers import AutoConfig, AutoProcessor
-from trl import ScriptArguments, TrlParser
+from trl import TrlParser
 
-from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_for_training, load_video_dataset, lora_config
+from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer
+from transformers_linvt.training.arguments import (
+    LinVTModelConfig,
+    LinVTScriptArguments,
+    ignore_bias_buffers,
+    load_datasets,
+    load_model_with_lora,
+)
 
 
-def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTArguments) -> None:
+def main(script_args: LinVTScriptArguments, training_args: LinVTSFTConfig, model_args: LinVTModelConfig) -> None:
     """Train, save, push."""
-    name, revision = model_args.model_name_or_path, model_args.model_revision
-    has_adapter = bool(getattr(AutoConfig.from_pretrained(name, revision=revision), "adapter_subfolder", None))
-    if has_adapter:  # go on with it
-        model = load_for_training(name, revision=revision, dtype=model_args.dtype)
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
-    else:
-        model, processor = load_model(model_args)
-    splits = {"train": script_args.dataset_train_split}
-    if training_args.eval_strategy != "no":
-        splits["test"] = script_args.dataset_test_split
-    datasets = {
-        name: load_video_dataset(
-            script_args.dataset_name,
-            split=split,
-            streaming=script_args.dataset_streaming,
-            video_root=training_args.video_root,
-        )
-        for name, split in splits.items()
-    }
+    model, processor, peft_config = load_model_with_lora(
+        model_args, trust_remote_code=training_args.trust_remote_code
+    )  # an adapter that the checkpoint has is trained on
+    ignore_bias_buffers(model, script_args)
     trainer = LinVTSFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("test"),
         processing_class=processor,
-        peft_config=None
-        if has_adapter
-        else lora_config(
-            model, r=model_args.lora_r, lora_alpha=model_args.lora_alpha, lora_dropout=model_args.lora_dropout
-        ),
+        peft_config=peft_config,
+        **load_datasets(script_args, training_args),
     )
+    trainer.accelerator.print(trainer.what_moves())
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)  # LinVT and lora/ in one folder
     trainer.save_state()  # the log, as trainer_state.json
@@ -90,7 +76,7 @@ def main(script_args: ScriptArguments, training_args: LinVTSFTConfig, model_args
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None) -> TrlParser:
     """The options of the script, as TRL's own scripts offer theirs."""
-    types = (ScriptArguments, LinVTSFTConfig, LinVTArguments)
+    types = (LinVTScriptArguments, LinVTSFTConfig, LinVTModelConfig)
     if subparsers is not None:
         return subparsers.add_parser("instruct", help="Stage 2: LinVT and LoRA with questions", dataclass_types=types)
     return TrlParser(types, prog=prog)

@@ -46,6 +46,10 @@ FIRST = {
     "the Auto classes": "from transformers import AutoModel, AutoProcessor, pipeline\nimport transformers_linvt",
     "a mixin of generation": "import transformers_linvt\nfrom transformers import GenerationMixin",
     "model and processor": "from transformers_linvt import LinVTForVideoQA, LinVTProcessor",
+    # whose import is what loads the registry of transformers; this one failed half-way through its own
+    "the configuration of converted bases": (
+        "from transformers_linvt.bases.biased_llava.configuration_biased_llava import BiasedLlavaConfig"
+    ),
     "the pipeline class": "from transformers_linvt import VideoQuestionAnsweringPipeline",
     "peft": "import peft\nimport transformers_linvt",
     "trl": "import trl\nfrom trl import SFTTrainer\nimport transformers_linvt",

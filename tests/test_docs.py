@@ -18,12 +18,14 @@ import itertools
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import transformers_linvt
 from transformers_linvt import cli
 from transformers_linvt.demo.shapes import make_clip, write_clip
 
@@ -34,7 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "transformers_linvt"
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.exists()]
 # Pages beside the documentation, for links only
-OTHER_PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+OTHER_PAGES = [*sorted(ROOT.glob("*.md"))]
+# Where the files of this tree will be found by those who read README.md elsewhere
+IN_THIS_TREE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"] + "/blob/main/"
 
 PYTHON, SHELL, OUTPUT = {"python", "py", "pycon"}, {"bash", "sh", "shell", "console"}, {"text", "output"}
 ELLIPSIS = doctest.ELLIPSIS
@@ -184,8 +188,18 @@ def complaint_about(words: list[str]) -> str | None:
     return None
 
 
+def anchors_of(page: Path) -> set[str]:
+    """What the headings of a page are called in links to them."""
+    fenced = re.sub(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1\s*$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ +(.+?)\s*$", fenced, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def dead_links(page: Path) -> list[str]:
-    """Relative links and pictures of a page that lead nowhere; those inside blocks and `code` are text."""
+    """
+    Links and pictures of a page that lead nowhere in this tree, relative ones and those that begin with its address;
+    those inside blocks and `code` are text.
+    """
     fenced = re.sub(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1\s*$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     text = re.sub(r"(`+)[^`\n]+?\1", "", fenced)
     inline = re.findall(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)", text)
@@ -193,8 +207,13 @@ def dead_links(page: Path) -> list[str]:
     html = re.findall(r"(?:src|href)\s*=\s*\"([^\"]+)\"", text)
     dead = []
     for link in [*inline, *reference, *html]:
-        target = link.partition("#")[0]
-        if target and not re.match(r"[a-z][a-z0-9+.-]*:", target) and not (page.parent / target).exists():
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        if target.startswith(IN_THIS_TREE):
+            path = ROOT / target.removeprefix(IN_THIS_TREE)
+        elif re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors_of(path)):
             dead.append(link)
     return dead
 
@@ -273,9 +292,26 @@ def test_commands_of_a_page_exist(page):
     assert [complaint for complaint in complaints if complaint[1]] == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name_of)
-def test_relative_links_of_a_page_lead_somewhere(page):
+@pytest.mark.parametrize("page", sorted({*PAGES, *OTHER_PAGES}), ids=name_of)
+def test_links_of_a_page_lead_somewhere(page):
     assert dead_links(page) == []
+
+
+def test_readme_has_no_relative_links_which_are_dead_where_the_package_is_listed():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links and [link for link in links if not link.startswith("https://")] == []
+
+
+def test_the_reference_has_an_entry_for_every_public_name_and_for_nothing_else():
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")]
+    entries = [name for text in pages for name in re.findall(r"^::: transformers_linvt\.(\w+)$", text, re.M)]
+    assert sorted(entries) == sorted(set(transformers_linvt.__all__) - {"__version__"})
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    assert sorted(navigation) == sorted(pages)
 
 
 def test_readme_starts_with_two_commands_and_ci_runs_the_second():
@@ -361,5 +397,8 @@ def test_dead_links_are_found_and_code_is_left_alone(tmp_path):
     text = (
         "[a](page.md#x) [b](gone.md) ![c](gone.png) `[d](code.md)` [e](https://example.org) [f](#here)\n"
         '<img src="gone.svg">\n\n```python\n[g](block.md)\n```\n\n[h]: gone.txt\n'
+        "# Right here\n[i](#here) [j](#right-here)\n"
+        f"[k]({IN_THIS_TREE}README.md#two-commands) [l]({IN_THIS_TREE}gone.md)\n"
     )
-    assert dead_links(page_with(tmp_path, text)) == ["gone.md", "gone.png", "gone.txt", "gone.svg"]
+    dead = ["page.md#x", "gone.md", "gone.png", "#here", "#here", f"{IN_THIS_TREE}gone.md", "gone.txt", "gone.svg"]
+    assert dead_links(page_with(tmp_path, text)) == dead

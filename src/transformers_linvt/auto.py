@@ -43,6 +43,7 @@ class _LazyClass:
 
 
 _CONFIGURATION = f"{_PACKAGE}.model.configuration_linvt"
+_BIASED_CONFIGURATION = f"{_PACKAGE}.bases.biased_llava.configuration_biased_llava"  # what `linvt convert` writes
 _PIPELINE = f"{_PACKAGE}.pipeline"
 
 
@@ -50,29 +51,32 @@ def _config_class() -> type:
     return importlib.import_module(_CONFIGURATION).LinVTConfig
 
 
-def _load_config(_: ModuleType) -> None:
-    # Where our configuration is what made transformers load its registry, it is half-way through its own import here:
-    # then the hook on it, which runs when that is done, is enough.
-    if _CONFIGURATION not in sys.modules:
-        importlib.import_module(_CONFIGURATION)
+def _biased_config_class() -> type:
+    return importlib.import_module(_BIASED_CONFIGURATION).BiasedLlavaConfig
 
 
-def _biased_llava_class() -> type:
-    return importlib.import_module(f"{_PACKAGE}.bases.biased_llava.configuration_biased_llava").BiasedLlavaConfig
+def _load_configs(_: ModuleType) -> None:
+    # Where a configuration of ours is what made transformers load its registry, it is half-way through its own import
+    # here: then the hook on it, which runs when that is done, is enough.
+    for name in (_CONFIGURATION, _BIASED_CONFIGURATION):
+        if name not in sys.modules:
+            importlib.import_module(name)
 
 
 def _register_config(module: ModuleType) -> None:
     module.AutoConfig.register(MODEL_TYPE, module.LinVTConfig, exist_ok=True)
-    # what checkpoints become that `linvt convert` wrote
-    module.AutoConfig.register(_biased_llava_class().model_type, _biased_llava_class(), exist_ok=True)
+
+
+def _register_biased_config(module: ModuleType) -> None:
+    module.AutoConfig.register(module.BiasedLlavaConfig.model_type, module.BiasedLlavaConfig, exist_ok=True)
 
 
 def _register_model(module: ModuleType) -> None:
     model = _LazyClass("model.modeling_linvt", "LinVTForVideoQA", _config_class())
     for auto_class in (module.AutoModel, module.AutoModelForImageTextToText):
         auto_class.register(_config_class(), model, exist_ok=True)
-    biased = "bases.biased_llava.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_llava_class()
-    module.AutoModelForImageTextToText.register(_biased_llava_class(), _LazyClass(*biased), exist_ok=True)
+    biased = "bases.biased_llava.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_config_class()
+    module.AutoModelForImageTextToText.register(_biased_config_class(), _LazyClass(*biased), exist_ok=True)
 
 
 def _register_processor(module: ModuleType) -> None:
@@ -101,7 +105,8 @@ def register() -> None:
     """Make LinVT known to transformers: at once where a registry is loaded already, else when it is."""
     for name, function in (
         (_CONFIGURATION, _register_config),
-        ("transformers.models.auto.configuration_auto", _load_config),
+        (_BIASED_CONFIGURATION, _register_biased_config),
+        ("transformers.models.auto.configuration_auto", _load_configs),
         ("transformers.models.auto.modeling_auto", _register_model),
         ("transformers.models.auto.processing_auto", _register_processor),
         (_PIPELINE, _register_pipelines),

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .bases.loading import context_length, image_text_config, no_known_architecture
 from .bases.positions import check_grid_positions
-from .bases.registry import bridge_of
+from .bases.registry import bridge_at, bridge_of
 from .bases.video_tokens import COMMON_FRAME, tokens_of_common_frame
 from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, advice, check_folder
 from .model.configuration_linvt import LinVTConfig
@@ -45,7 +45,7 @@ class WrapPlan:
             square, as PyTorch counts. None where the layers do not run on shapes alone.
         cache_bytes, cache_bytes_before (`int`, *optional*): keys and values of those tokens, likewise.
         parameters_added (`int`): LinVT's.
-        parameters_of_base (`int`).
+        parameters_of_base (`int`): the base's own.
         notes (`tuple[str, ...]`): what is special about the family, and what will not fit.
         frames_per_step (`int`): frames that the base's vision tower sees as one; 1 but for `frame_path="video"`.
     """
@@ -116,7 +116,9 @@ def plan_wrap(
     adapter = bridge_of(model.config.model_type)
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
     try:
-        tokens_per_frame = adapter.tokens_of_frame(processor.base_processor, frame)
+        tokens_per_frame = adapter.tokens_of_frame(
+            processor.base_processor, frame, processor.frame_options(num_frames)
+        )
     except LinVTInputError:
         raise
     except ValueError as error:  # of the base's image processor: a frame too small, or too narrow
@@ -173,6 +175,7 @@ def check_wrap(
         raise LinVTInputError(f"dtype={dtype!r} is no precision: give 'auto', 'bfloat16', 'float16' or 'float32'.")
     _linvt_config(fields)  # refuses bad numbers before anything is downloaded
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    bridge_at(base, hub)  # refuses a layout that has to be converted first
     base_config = _read_config(base, hub)
     if dtype == "auto":
         dtype = getattr(base_config, "dtype", None) or torch.float32

@@ -22,6 +22,21 @@ CODE_FOLDER = "code"
 
 _ROOT = Path(__file__).resolve().parent
 
+# transformers takes two checkpoints for the same code if the file of their configuration and all that this one names
+# are the same, and then runs the model of the first for both. So it names the model, in a line that is never run.
+_CONFIGURATION, _MODEL = "configuration_linvt", "modeling_linvt"
+_NAMES_THE_MODEL = "\n".join(
+    (
+        "",
+        "from typing import TYPE_CHECKING  # noqa: E402",
+        "",
+        "",
+        "if TYPE_CHECKING:",
+        f"    from .{_MODEL} import LinVTForVideoQA  # noqa: F401",
+        "",
+    )
+)
+
 
 def class_reference(module: str, name: str) -> str:
     """
@@ -50,10 +65,14 @@ def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
     target = Path(folder) / CODE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for path in _reachable(Path(sys.modules[one.__module__].__file__).resolve() for one in classes):
+    paths = _reachable(Path(sys.modules[one.__module__].__file__).resolve() for one in classes)
+    has_model = (target / f"{_MODEL}.py").exists() or any(path.stem == _MODEL for path in paths)
+    for path in paths:
         destination = target / f"{_flat_name(path)}.py"
+        source = _flat_source(path).replace(_NAMES_THE_MODEL, "")
+        source += _NAMES_THE_MODEL if has_model and path.stem == _CONFIGURATION else ""
         with replacing(destination) as partial:
-            partial.write_text(_flat_source(path), encoding="utf-8")
+            partial.write_text(source, encoding="utf-8")
         written.append(str(destination))
     return written
 

@@ -7,22 +7,19 @@ by hand where transformers would lose something without a word.
 """
 
 import json
-import re
 import shutil
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    AutoModelForImageTextToText,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForImageTextToText
 
 from promises import (
     LINVT,
@@ -37,7 +34,7 @@ from promises import (
     stir,
     user,
 )
-from tiny_bases import build_tokenizer, randomise
+from published_layouts import PUBLISHED, VISION, published_aquila, published_mipha, published_xgenmm
 from transformers_linvt import (
     CheckpointError,
     LinVTForVideoQA,
@@ -47,165 +44,13 @@ from transformers_linvt import (
     VideoFrames,
     cli,
     convert_checkpoint,
+    plan_wrap,
 )
-from transformers_linvt.bases.biased_llava.configuration_biased_llava import BiasedLlavaConfig
-from transformers_linvt.bases.biased_llava.modeling_biased_llava import BiasedLlavaForConditionalGeneration
+from transformers_linvt.bases.conversion import LAYOUTS, weights
+from transformers_linvt.bases.convertible import CONVERTIBLE
 
 
-VISION = {
-    "hidden_size": 36,
-    "intermediate_size": 58,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
-TEXT = {
-    "hidden_size": 48,
-    "intermediate_size": 72,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 512,
-}
-NUM_ROWS = 520
 KINDS = ("mipha_phi", "llava_qwen", "xgenmm")
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = build_tokenizer("qwen2_vl")  # ChatML; without a token for pictures of the kind that is added
-    assert "<image>" not in tokenizer.get_vocab() and len(tokenizer) < NUM_ROWS - 8
-    return tokenizer
-
-
-def published_mipha(folder: Path) -> nn.Module:
-    text = {**TEXT, "vocab_size": NUM_ROWS, "partial_rotary_factor": 0.5, "bos_token_id": 1, "eos_token_id": 2}
-    model = BiasedLlavaForConditionalGeneration(
-        BiasedLlavaConfig(
-            vision_config={"model_type": "siglip_vision_model", **VISION},
-            text_config={"model_type": "phi", **text},
-            image_token_index=5,
-            vision_feature_select_strategy="full",
-            tie_word_embeddings=False,
-        )
-    )
-    tower = {**VISION, "mm_vision_select_layer": -2, "vision_model_name_or_path": "google/siglip-so400m-patch14-384"}
-    config = {
-        **text,
-        "model_type": "mipha_phi",
-        "vision_config": {"vision_tower": tower, "mm_projector": {"mm_projector_type": "mlp2x_gelu"}},
-    }
-    names = {
-        r"model\.vision_tower\.": "model.vision_tower.vision_model.",
-        r"model\.multi_modal_projector\.linear_1": "model.mm_projector.0",
-        r"model\.multi_modal_projector\.linear_2": "model.mm_projector.2",
-        r"model\.language_model\.": "model.",
-    }
-    return _write(folder, model, config, names)
-
-
-def published_aquila(folder: Path) -> nn.Module:
-    text = {**TEXT, "num_key_value_heads": 2, "vocab_size": NUM_ROWS, "tie_word_embeddings": True}
-    model = LlavaOnevisionForConditionalGeneration(
-        LlavaOnevisionConfig(
-            vision_config={
-                "model_type": "siglip_vision_model",
-                **VISION,
-                "num_hidden_layers": VISION["num_hidden_layers"] - 1,
-                "vision_use_head": False,
-            },
-            text_config={"model_type": "qwen2", **text},
-            image_token_index=5,
-            video_token_index=6,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-            tie_word_embeddings=True,
-        )
-    )
-    config = {
-        **text,
-        "model_type": "llava_qwen",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_patch_merge_type": "spatial_unpad",
-        "mm_vision_select_layer": -2,
-        "mm_vision_tower": "google/siglip-so400m-patch14-384",
-        "image_aspect_ratio": "anyres_max_9",
-        "image_grid_pinpoints": [[32, 32], [32, 64], [64, 32], [64, 64]],
-    }
-    names = {
-        r"model\.vision_tower\.": "model.vision_tower.vision_tower.vision_model.",
-        r"model\.multi_modal_projector\.linear_1": "model.mm_projector.0",
-        r"model\.multi_modal_projector\.linear_2": "model.mm_projector.2",
-        r"model\.language_model\.": "model.",
-    }
-    return _write(folder, model, config, names)
-
-
-def published_xgenmm(folder: Path) -> nn.Module:
-    num_words = len(_tokenizer())
-    text = {**TEXT, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
-    model = BiasedLlavaForConditionalGeneration(
-        BiasedLlavaConfig(
-            vision_config={"model_type": "siglip_vision_model", **VISION},
-            text_config={"model_type": "phi3", **text, "vocab_size": num_words + 3},
-            image_token_index=5,
-            num_latents=7,
-            tie_word_embeddings=False,
-        )
-    )
-    config = {
-        "model_type": "xgenmm",
-        "text_config": {**text, "model_type": "phi3", "vocab_size": NUM_ROWS, "initial_tokenizer_len": num_words},
-        "vision_encoder_config": {"model_type": "xgenmm_vision_encoder"},
-        "vision_tokenizer_config": {"model_type": "xgenmm_vision_tokenizer", "num_vis_tokens": 7},
-    }
-    names = {
-        r"model\.vision_tower\.": "vlm.vision_encoder.",
-        r"model\.multi_modal_projector\.layers\.(\d+)\.mlp\.": r"vlm.vision_tokenizer.layers.\1.1.",
-        r"model\.multi_modal_projector\.layers\.(\d+)\.": r"vlm.vision_tokenizer.layers.\1.0.",
-        r"model\.multi_modal_projector\.": "vlm.vision_tokenizer.",
-        r"model\.language_model\.": "vlm.lang_model.model.",
-        r"lm_head\.": "vlm.lang_model.lm_head.",
-    }
-    return _write(folder, model, config, names, split_at=num_words)
-
-
-def _write(folder: Path, model: nn.Module, config: dict, names: dict[str, str], split_at: int | None = None) -> Any:
-    """A folder in the published layout with the weights of `model`, in two files; returns the model."""
-    folder.mkdir()
-    randomise(model, 0)
-    weights = {}
-    for name, value in model.state_dict().items():
-        pattern = next((one for one in names if re.match(one, name)), None)
-        weights[re.sub(f"^{pattern}", names[pattern], name) if pattern else name] = value.clone()
-    if split_at is not None:  # the last rows are tables of their own, and the first have rows nobody uses
-        for name, added in (
-            ("model.embed_tokens.weight", "model.embed_tokens.additional_embedding.weight"),
-            ("lm_head.weight", "lm_head.additional_fc.weight"),
-            ("lm_head.bias", "lm_head.additional_fc.bias"),
-        ):
-            whole = weights[f"vlm.lang_model.{name}"]
-            weights[f"vlm.lang_model.{added}"] = whole[split_at:].clone()
-            unused = torch.full((NUM_ROWS - split_at, *whole.shape[1:]), 99.0)
-            weights[f"vlm.lang_model.{name}"] = torch.cat([whole[:split_at], unused])
-    ordered, files = sorted(weights), {}
-    for number, part in enumerate((ordered[::2], ordered[1::2])):
-        file = f"model-0000{number + 1}-of-00002.safetensors"
-        save_file({name: weights[name].contiguous() for name in part}, folder / file)
-        files |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
-    _tokenizer().save_pretrained(folder)
-    return model.eval()
-
-
-PUBLISHED: dict[str, Callable[[Path], nn.Module]] = {
-    "mipha_phi": published_mipha,
-    "llava_qwen": published_aquila,
-    "xgenmm": published_xgenmm,
-}
 
 
 class Converted(Wrapped):
@@ -241,6 +86,31 @@ def test_every_tensor_comes_back_bit_for_bit(made: tuple[str, nn.Module, Path]):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert not list(folder.parent.glob(".*partial"))
+
+
+@pytest.mark.parametrize("kind", ["mipha_phi_fused", "mipha_phi3", "mipha_gemma"])
+@torch.no_grad()
+def test_the_other_miphas_come_back_and_compute_the_same(kind: str, tmp_path: Path):
+    original = PUBLISHED[kind](tmp_path / "published")
+    convert_checkpoint(tmp_path / "published", tmp_path / "converted")
+    model, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "converted", output_loading_info=True)
+    assert not any(report.values()) and type(model) is type(original), report
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in original.state_dict().items())
+    image_id = model.config.image_token_id
+    original.config.image_token_id = original.model.config.image_token_id = image_id
+    ids, pixels = torch.tensor([[9, *[image_id] * 16, 7, 8]]), torch.randn(1, 3, 32, 32)
+    inputs = {"input_ids": ids, "pixel_values": pixels}
+    assert relative_difference(model(**inputs).logits, original(**inputs).logits) < 1e-6
+
+
+def test_gemma_sees_pictures_scaled_as_words_are(tmp_path: Path):
+    published_mipha(tmp_path / "published", kind="gemma", head_dim=12)
+    convert_checkpoint(tmp_path / "published", tmp_path / "converted")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "converted")
+    pixels, scaled = torch.randn(1, 3, 32, 32), 48**0.5
+    by_hand = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
+    by_hand = model.model.multi_modal_projector(by_hand) * scaled
+    torch.testing.assert_close(torch.stack(list(model.get_image_features(pixels).pooler_output)), by_hand)
 
 
 @torch.no_grad()
@@ -381,7 +251,11 @@ def test_an_unknown_vision_tower_has_to_be_described(tmp_path: Path):
     published_aquila(tmp_path / "source")
     _change_config(tmp_path / "source", mm_vision_tower="somebody/tower")
     convert = lambda: convert_checkpoint(tmp_path / "source", tmp_path / "out")  # noqa: E731
-    check_refused(convert, UnsupportedBaseError, "somebody/tower", "vision_config")
+    check_refused(convert, UnsupportedBaseError, "somebody/tower", "--vision-config")
+    sizes = tmp_path / "tower.json"
+    sizes.write_text(json.dumps({"model_type": "siglip", "vision_config": VISION}))
+    assert cli.main(["convert", str(tmp_path / "source"), str(tmp_path / "out"), "--vision-config", str(sizes)]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vision_config"]["intermediate_size"] == 58
 
 
 @pytest.mark.parametrize(
@@ -393,6 +267,72 @@ def test_a_value_of_another_kind_is_named(write: Callable, name: str, tmp_path: 
     _change_config(tmp_path / "source", **{name: None})
     convert = lambda: convert_checkpoint(tmp_path / "source", tmp_path / "out")  # noqa: E731
     check_refused(convert, CheckpointError, "config.json", f"{name}=None")
+
+
+def test_every_layout_is_known_by_the_name_that_the_messages_use():
+    assert tuple(LAYOUTS) == CONVERTIBLE
+
+
+@pytest.mark.parametrize("kind", CONVERTIBLE)
+def test_a_base_to_convert_first_is_refused_with_the_command(kind: str, tmp_path: Path):
+    """It once was said to need trust_remote_code, which was passed."""
+    auto_map = {"AutoConfig": "configuration.Config", "AutoModel": "modeling.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": auto_map}))
+    for trust in (False, True):
+        for load in (LinVTForVideoQA.from_base, LinVTProcessor.from_base, plan_wrap):
+            call = partial(load, str(tmp_path), trust_remote_code=trust)
+            check_refused(call, UnsupportedBaseError, kind, "linvt convert published converted")
+
+
+def test_weights_are_read_and_written_piece_by_piece(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """In memory is one file of the new ones at a time, and every tensor is read once."""
+    read, alive = [], []
+    whole = weights.PublishedWeights.read
+
+    def counted(self: Any, name: str) -> torch.Tensor:
+        read.append(name)
+        tensor = whole(self, name)
+        alive.append(weakref.ref(tensor))
+        most.append(sum(one().nbytes for one in alive if one() is not None))
+        return tensor
+
+    most: list[int] = []
+    monkeypatch.setattr(weights.PublishedWeights, "read", counted)
+    monkeypatch.setattr(weights, "MAX_FILE_SIZE", "60KB")
+    convert_checkpoint(published, tmp_path / "out", show_progress=True)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    num_bytes = sum(one.nbytes for one in weights.PublishedWeights(published).shapes.values())
+    assert len(files) > 4 and sorted(read) == sorted(set(read))
+    largest = max(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    assert max(most) < 2 * largest < num_bytes
+    assert "writing weights: 100%" in capsys.readouterr().err
+    assert not any(AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)[1].values())
+
+
+def test_a_conversion_that_breaks_off_leaves_nothing(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(self: Any, name: str) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights.PublishedWeights, "read", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(published, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7))
+    check_refused(lambda: convert_checkpoint(published, tmp_path / "out"), LinVTInputError, "GB")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantised_checkpoint_is_refused(published: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(published, tmp_path / "source"))
+    _change_config(folder, quantization_config={"quant_method": "awq"})
+    check_refused(lambda: convert_checkpoint(folder, tmp_path / "out"), UnsupportedBaseError, "quantised")
 
 
 def test_what_exists_is_not_written_over(published: Path, tmp_path: Path):

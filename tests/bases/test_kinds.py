@@ -5,10 +5,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import transformers_linvt
-from promises import check_refused
-from transformers_linvt import BaseBridge, EmbeddingsBridge, LinVTInputError, register_base
+from promises import LINVT, check_refused
+from tiny_bases import build_model
+from transformers_linvt import BaseBridge, EmbeddingsBridge, LinVTForVideoQA, LinVTInputError, register_base
 from transformers_linvt.bases import base as seam
 from transformers_linvt.bases import kinds
 from transformers_linvt.bases.families import Family
@@ -65,3 +67,22 @@ def test_every_file_of_kinds_is_imported_by_the_registry(name: str):
     layouts = {type(bridge.family.layout).__module__ for bridge in seam._BUILT_IN.values()}
     assert file in used | {f"{kinds.__name__}.molmo_processor"}  # which molmo.py imports
     assert file in bridges | layouts | {f"{kinds.__name__}.molmo_processor"}
+
+
+@pytest.mark.parametrize("name", ["llava_phi", "gemma3", "blip-2"])
+def test_a_frozen_base_drops_nothing_while_linvt_trains(name: str):
+    """Rates of one half everywhere: the loss of a step is that of `eval()`. With its gradients back it drops."""
+    base = build_model(name)
+    for config in [base.config, *(getattr(base.config, one) for one in base.config.sub_configs)]:
+        for field in vars(config):
+            if "drop" in field:
+                setattr(config, field, 0.5)
+    dropping = type(base)(base.config)
+    dropping.load_state_dict(base.state_dict())
+    model = LinVTForVideoQA.from_base(dropping, **LINVT)
+    ids = torch.tensor([[4, 5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+        assert torch.equal(model.train()(input_ids=ids).logits, expected)
+        model.model.base_vlm.requires_grad_(True)
+        assert not torch.equal(model.train()(input_ids=ids).logits, expected)

@@ -26,6 +26,7 @@ from transformers_linvt.bases.base import BaseBridge
 from transformers_linvt.bases.loading import NoVideoProcessor, check_base_processor, load_base_processor
 from transformers_linvt.bases.registry import bridge_of, model_type_of
 from transformers_linvt.errors import CheckpointError, LinVTInputError, UnsupportedBaseError
+from transformers_linvt.model.processing_linvt import LinVTProcessor
 
 
 FAMILIES = list(BASES)
@@ -279,3 +280,19 @@ def test_pictures_beside_videos_are_written_as_the_base_writes_them(name: str):
     )
     same(made, {key: value for key, value in theirs.items() if key.startswith(("pixel", "image", "batch"))})
     assert bridge(name).picture_inputs(processor, [], {}) == ({}, [])
+
+
+def test_a_base_without_a_padding_token_does_single_prompts_and_says_so_of_several():
+    processor = copy.deepcopy(build_processor("llava"))
+    processor.tokenizer.pad_token = None
+    wrapped = LinVTProcessor.from_base(processor, num_video_tokens=5)
+    picture = {"type": "image", "image": PIL.Image.new("RGB", (30, 20))}
+    clip = {"type": "video", "video": np.zeros((2, 20, 30, 3), dtype=np.uint8), "fps": 1.0}
+    chats = [
+        [{"role": "user", "content": [clip, picture, {"type": "text", "text": words}]}]
+        for words in ("What is it?", "And what is this thing here?")
+    ]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    assert len(wrapped.apply_chat_template(chats[0], **options)["input_ids"]) == 1
+    with pytest.raises(LinVTInputError, match="pad"):
+        wrapped.apply_chat_template(chats, **options)

@@ -78,3 +78,47 @@ def test_the_table_names_the_machine_and_what_did_not_fit(script, rows, tmp_path
     table = script.table([json.loads(line) for line in file.read_text().splitlines()])
     assert table.startswith("tiny, random weights, frames of 640x360; a machine")
     assert "| 5 | linvt, M = 7 | 7 |" in table and "| 900 | all frames | does not fit the memory |" in table
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def measured(name: str) -> list[dict]:
+    lines = (SCRIPT.parents[1] / "docs" / "performance" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_page_shows_what_was_measured(script):
+    page = (SCRIPT.parents[1] / "docs" / "performance.md").read_text(encoding="utf-8")
+    for card in ("h100", "h200"):
+        assert script.table(measured(card)) in page
+        assert all(row["machine"].startswith(f"NVIDIA {card.upper()}") for row in measured(card))
+
+
+def test_the_sentences_of_the_page_are_what_was_measured():
+    page = " ".join((SCRIPT.parents[1] / "docs" / "performance.md").read_text(encoding="utf-8").split())
+    h100, h200 = (
+        {(row["shape"], row["frames"], row["arm"]): row for row in measured(card)} for card in ("h100", "h200")
+    )
+
+    def times_smaller(rows: dict, shape: str, frames: int, arm: str, of: str) -> float:
+        return rows[shape, frames, "own video path"][of] / rows[shape, frames, arm][of]
+
+    for shape in ("qwen2-vl-2b", "qwen2-vl-7b"):
+        assert times_smaller(h200, shape, 32, "linvt", "cache_bytes") == pytest.approx(16.7, abs=0.05)
+    assert times_smaller(h100, "qwen2-vl-2b", 128, "linvt", "cache_bytes") == pytest.approx(66.3, abs=0.05)
+    merged = "linvt, merged frames"
+    sooner = times_smaller(h200, "qwen2-vl-7b", 32, merged, "first_token_s")
+    assert f"comes {sooner:.2f} times sooner" in page
+    seconds = [h200["qwen2-vl-2b", 32, arm]["first_token_s"] for arm in (merged, "own video path", "linvt")]
+    assert all(f"{one:.3f} s" in page for one in seconds)
+    large = h200["qwen2-vl-7b", 128, merged]
+    assert f"{large['vision_s'] / large['first_token_s']:.0%}".replace("%", " %") in page
+    assert f"{large['linvt_s'] / large['first_token_s']:.0%}".replace("%", " %") + " of it there" in page
+    of_linvt = [1e3 * row["linvt_s"] for row in h200.values() if row["linvt_s"]]
+    assert f"{min(of_linvt):.0f} to {max(of_linvt):.0f} ms" in page
+    for rows in (h100, h200):
+        for (shape, frames, arm), row in rows.items():
+            if arm.startswith("linvt") and (shape, frames, "own video path") in rows:
+                without = rows[shape, frames, "own video path"]["per_token_s"]
+                assert row["per_token_s"] < 1.2 * without

@@ -24,6 +24,7 @@ from transformers_linvt import (
     embedded_base_path,
     embedded_model_path,
 )
+from transformers_linvt.cli.output import in_flags
 from transformers_linvt.demo.shapes import COLOURS, SHAPES, make_clip, write_clip
 
 
@@ -99,8 +100,75 @@ def test_ask_json_is_one_object_on_stdout_and_nothing_on_stderr(linvt, clip):
         question, answer, 5, 16
     )  # fmt: skip
     assert first["frame_tokens"] == 5 * 16
-    assert len(first["evidence"]["timestamps"]) == 5
-    assert sum(first["evidence"]["frame_weights"]) == pytest.approx(1, abs=1e-5)
+    assert "evidence" not in first  # a dozen passes of the language model, which nobody asked for
+    status, out, _ = linvt("ask", path, question, "--num-frames", 5, "--json", "--evidence")
+    evidence = json.loads(out)["answers"][0]["evidence"]
+    assert len(evidence["timestamps"]) == 5
+    assert sum(evidence["frame_weights"]) == pytest.approx(1, abs=1e-5)
+    assert "evidence_picture" not in json.loads(out)["answers"][0]
+
+
+def test_ask_takes_several_videos_and_one_bad_one_loses_no_other(linvt, clip, tmp_path):
+    path, question, answer = clip
+    for name in ("a.mp4", "c.mp4"):
+        (tmp_path / name).write_bytes(Path(path).read_bytes())
+    (tmp_path / "b.mp4").write_text("<html>Not found</html>")
+    status, out, err = linvt("ask", "a.mp4", "b.mp4", "c.mp4", question)
+    assert status == 1
+    assert out.splitlines() == ["a.mp4", answer, "c.mp4", answer]
+    assert any("b.mp4 was not answered: b.mp4 cannot be read" in line for line in err)
+    assert err[-1] == "linvt: 1 of 3 videos were not answered."
+    status, out, _ = linvt("ask", "a.mp4", "b.mp4", question, QUESTION, "--json")
+    first, second = json.loads(out)["videos"]
+    assert status == 1 and [one["answer"] for one in second["answers"]] == [None, None]
+    assert (first["video"], first["answers"][0]["answer"]) == ("a.mp4", answer)
+    status, out, _ = linvt("ask", "a.mp4", "c.mp4", question, "--evidence", "out.png", "--num-frames", 3)
+    assert status == 0 and {"out-1.png", "out-2.png"} < {file.name for file in tmp_path.iterdir()}
+
+
+def test_an_empty_answer_is_said(linvt, clip, monkeypatch):
+    monkeypatch.setattr(cli.asking, "load", lambda *model: lambda **given: [{"question": "?", "answer": ""}])
+    assert linvt("ask", clip[0], "Who?", "--model", "m")[1] == "(the answer is empty)\n"
+
+
+def test_encode_writes_what_ask_takes(linvt, clip, tmp_path):
+    path, question, answer = clip
+    status, out, err = linvt("encode", path, "clip.safetensors", "--num-frames", 6)
+    assert (status, err) == (0, []) and "clip.safetensors: 6 frames, 96 frame tokens in" in out
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.safetensors"]
+    status, out, _ = linvt("ask", "clip.safetensors", question, QUESTION, "--json", "--evidence")
+    first = json.loads(out)["answers"][0]
+    assert (status, first["answer"], first["frames_seen"]) == (0, answer, 6)
+    assert len(first["evidence"]["timestamps"]) == 6
+    base = embedded_base_path()
+    assert linvt("wrap", base, "other", "--num-video-tokens", 16, "--num-heads", 2, "--bottleneck-size", 16)[0] == 0
+    status, _, err = linvt("ask", "clip.safetensors", question, "--model", "other")
+    assert status == 1 and "encoded by another model" in err[0]
+
+
+def test_a_folder_remembers_videos_between_commands(linvt, clip, tmp_path, monkeypatch):
+    path, question, answer = clip
+    assert linvt("ask", path, question, "--cache-dir", "cache")[1] == f"{answer}\n"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    encoding = "transformers_linvt.model.modeling_linvt.LinVTForVideoQA.encode_video"
+    monkeypatch.setattr(encoding, lambda *args, **kwargs: pytest.fail("it was encoded again"))
+    assert linvt("ask", path, question, "--cache-dir", "cache")[1] == f"{answer}\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("num_frames=2 and fps=1.0 exclude each other", "--num-frames 2 and --fps 1.0 exclude each other"),
+        ("Pass allow_urls=True.", "Pass --allow-urls."),
+        ("pass limits=VideoLimits(max_bytes=...).", "pass --limit max_bytes=...."),
+        ("https://example.com/?fps=3 and the_fps=2 stay", "https://example.com/?fps=3 and the_fps=2 stay"),
+        ("num_video_tokens=2 stays where no option has it", "num_video_tokens=2 stays where no option has it"),
+        ("video_backend='pyav' reads it", "--video-backend 'pyav' reads it"),
+    ],
+)
+def test_arguments_are_named_as_flags(message, told):
+    names = ("num_frames", "fps", "allow_urls", "limits", "video_backend")
+    assert in_flags(message, names) == told
 
 
 @pytest.mark.parametrize("kind", ["static", "scenes"])
@@ -239,6 +307,17 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "bench": (2, "invalid choice: 'bench'"),
     "ask": (2, "required: VIDEO, QUESTION"),
     "ask clip.mp4": (2, "required: QUESTION"),
+    "ask clip.mp4 clip.mp4": (1, "No question was given: clip.mp4 is a video"),
+    "ask clip.mp4 gone.mp4": (1, "No question was given: gone.mp4 is a video"),
+    "ask clip.mp4 Who? clip.mp4": (1, "clip.mp4 stands behind a question"),
+    "ask clip.mp4 gone.mp4 Who?": (1, "gone.mp4 does not exist"),
+    "ask clip.mp4 Who? --limit max_byte=3": (2, "did you mean max_bytes?"),
+    "ask clip.mp4 Who? --limit max_bytes=x": (2, "'x' is not a number above 0"),
+    "ask clip.mp4 Who? --limit max_bytes=3": (1, "over the limit of 3"),
+    "ask gone.safetensors Who?": (1, "gone.safetensors does not exist"),
+    "encode clip.mp4 out.bin": (1, "does not end in .safetensors"),
+    "encode clip.mp4 nowhere/out.safetensors": (1, "does not exist. Make it first"),
+    "encode page.mp4 out.safetensors": (1, "page.mp4"),
     "ask clip.mp4 ''": (2, "the question is empty"),
     "ask clip.mp4 Who? --num-frames 0": (2, "'0' is not a whole number of 1 or more"),
     "ask clip.mp4 Who? --num-frames 2 --fps 1": (2, "not allowed with"),
@@ -256,7 +335,7 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "ask empty.mp4 Who?": (1, "empty.mp4 is empty"),
     "ask page.mp4 Who?": (1, "page.mp4"),
     "ask cut.mp4 Who?": (1, "cut.mp4"),
-    "ask https://example.com/clip.mp4 Who?": (1, "allow_urls"),
+    "ask https://example.com/clip.mp4 Who?": (1, "--allow-urls"),
     "ask http://127.0.0.1:9/clip.mp4 Who? --allow-urls": (1, "127.0.0.1"),
     "ask clip.mp4 Who? --start 99": (1, "beyond its end"),
     "ask clip.mp4 'Who is <image>?'": (1, "<image>"),
@@ -272,7 +351,7 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "wrap nowhere out": (1, "nowhere"),
     "wrap nowhere full": (1, "full exists already"),
     "wrap nowhere missing/out": (1, "does not exist"),
-    "wrap nowhere out --num-video-tokens 2 --scale-mode specific": (1, "num_video_tokens=2"),
+    "wrap nowhere out --num-video-tokens 2 --scale-mode specific": (1, "--num-video-tokens 2"),
     "demo --output clip.mp4": (1, "clip.mp4"),
 }
 
@@ -290,8 +369,13 @@ def test_expected_failure_is_one_line_and_leaves_nothing(linvt, files, tmp_path,
 
 def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch):
     monkeypatch.setattr(cli.asking, "load", lambda *model: pytest.fail("the model was loaded"))
-    for command in ("ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?"):
-        assert linvt(*command.split())[0] == 1
+    commands = (
+        "ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?",
+        "ask page.mp4 Who?", "ask cut.mp4 Who?", "ask clip.mp4 Who? --start 99", "inspect page.mp4 out.png",
+        "ask clip.mp4 Who? --limit max_pixels=100", "encode cut.mp4 out.safetensors",
+    )  # fmt: skip
+    for command in commands:
+        assert linvt(*command.split())[0] == 1, command
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):

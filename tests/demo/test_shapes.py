@@ -194,7 +194,7 @@ def test_every_word_of_questions_and_answers_is_in_the_vocabulary():
 @pytest.mark.parametrize("num_frames", [2, 5, 8, 16, 33])
 @pytest.mark.parametrize("kind", shapes.CLIP_KINDS)
 def test_clip_questions_are_answered_by_what_the_clip_shows(kind, num_frames):
-    fewest = {"direction": 8, "count": 8, "traverse": 4}.get(kind, 2)
+    fewest = {"direction": 8, "count": 8, "traverse": 4, "crowd": 8}.get(kind, 2)
     if num_frames < fewest:
         with pytest.raises(LinVTError, match=f"{fewest} frames"):
             shapes.script_clip(kind, 0, num_frames)
@@ -238,6 +238,18 @@ def test_needles_share_neither_shape_nor_colour():
     pictures = shapes.script_clip("needles", 5, 24).pictures
     things = {o for picture in pictures for o in picture}
     assert len(things) == len({o.shape for o in things}) == len({o.colour for o in things}) == 4
+
+
+def test_a_crowd_is_more_than_video_tokens_hold():
+    """Every object comes and goes: two new tokens each, beside the 16 of the first frame."""
+    counts = set()
+    for seed in range(60):
+        pictures = shapes.script_clip("crowd", seed, 16).pictures
+        things = [(thing.shape, thing.colour) for picture in pictures for thing in picture]
+        assert len(things) == len(set(things)) and max(map(len, pictures)) == 1  # 16 frames: each for one of them
+        counts.add(len(things))
+    assert counts == set(range(8, 17))
+    assert max(len(p) for p in shapes.script_clip("crowd", 3, 64).pictures) == 1
 
 
 def test_a_moving_object_says_its_direction_only_by_moving():

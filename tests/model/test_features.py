@@ -72,9 +72,29 @@ def test_stacking_repeats_one_video(features: VideoFeatures):
         assert torch.equal(stacked.refined.kept_tokens[row], features.refined.kept_tokens[0])
 
 
-def test_two_videos_are_not_stacked(family: Wrapped, features: VideoFeatures):
+def test_videos_of_different_lengths_make_a_batch_that_equals_one_by_one(family: Wrapped, features: VideoFeatures):
     other = family.model.encode_video(**family.processor.video_inputs(family.clip(3, 1)))
-    check_refused(lambda: VideoFeatures.stack([features, other]), LinVTInputError, "one at a time")
+    assert other.num_frames != features.num_frames
+    videos = [other, features, other]
+    backbone = family.model.model
+    together = backbone.condense_features(videos)
+    for row, video in enumerate(videos):
+        alone = backbone.condense_features([video])
+        assert_close(together.tokens[row], alone.tokens[0], atol=1e-5, rtol=1e-4)
+        for layers, layers_alone in zip(together.deepstack, alone.deepstack, strict=True):
+            assert_close(layers[row], layers_alone[0], atol=1e-5, rtol=1e-4)
+        frames, tokens = video.num_frames, video.refined.tokens_per_frame
+        dense = together.outputs.weights.select([row]).dense()[0]
+        dense = dense.view(len(dense), *together.outputs.significance.shape[1:])
+        assert_close(dense[:, :frames, :tokens].flatten(1), alone.outputs.weights.dense()[0], atol=1e-6, rtol=1e-4)
+        assert not dense[:, frames:].any() and not dense[:, :, tokens:].any()
+    assert together.grid_sizes == [video.grid_size for video in videos]
+
+
+def test_videos_of_different_models_make_no_batch(features: VideoFeatures):
+    other = features.to("cpu")
+    other.container = "another"
+    check_refused(lambda: VideoFeatures.stack([features, other]), LinVTInputError, "different models", "another")
 
 
 def test_precision_applies_to_tokens_and_not_to_weights(features: VideoFeatures):
@@ -115,8 +135,8 @@ def test_a_file_of_the_version_before_runs_is_refused_and_says_what_to_do(featur
     path = tmp_path / "clip.safetensors"
     features.save(path)
     tensors = {name: value for name, value in load_file(path).items() if not name.startswith("run_")}
-    save_file(tensors, path, {"format": "linvt-video-features-2", "container": "tuple", "grid_size": "3x5"})
-    words = ("'linvt-video-features-2'", "expected 'linvt-video-features-3'", "Encode the video again")
+    save_file(tensors, path, {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"})
+    words = ("'linvt-video-features-1'", "expected 'linvt-video-features-3'", "Encode the video again")
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), *words)
 
 

@@ -239,7 +239,7 @@ def trainer_of(family: Wrapped, folder: Path, stage: str, **kwargs: object) -> L
 def test_a_trainer_pushes_what_loads_by_name(hub: HubServer, family: Wrapped, tmp_path: Path, stage: str):
     trainer = trainer_of(family, tmp_path / "out", stage)
     trainer.train()
-    trainer.push_to_hub(dataset_name="org/clips")
+    trainer.push_to_hub(dataset_name="org/clips", language="en")
     names = set(hub.files(REPOSITORY))
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")) or "checkpoint-" in name]
@@ -254,6 +254,7 @@ def test_a_trainer_pushes_what_loads_by_name(hub: HubServer, family: Wrapped, tm
         and card.data.datasets == ["org/clips"]
         and {"trl", "linvt"} <= set(card.data.tags)
     )
+    assert card.data.language == "en" and card.data.license is None  # the base's card, which is not there, has none
     assert f"- stage: {stage}" in card.text and "- max_steps: 2" in card.text and "| loss |" in card.text
     assert ("lora" in card.data.tags) == (stage == "instruct") and f'model="{REPOSITORY}"' in card.text
     assert card.data.pipeline_tag == "video-text-to-text" and str(tmp_path) not in str(card)
@@ -327,6 +328,8 @@ def test_the_card_of_a_training_run_says_how_it_was_trained(tmp_path: Path):
     )
     for line in ("- stage: instruct", "- max_steps: 17", "- data: org/clips, my own clips", "| loss | 0.125 |"):
         assert line in card.text
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("loss", 0.5, "org/clips")
     assert "| eval_loss | 0.5 |" in card.text and "| needle, T = 16 | 97.03 |" in card.text
     assert "runtime" not in card.text and str(tmp_path) not in str(card)
     assert card.data.datasets == ["org/clips"] and "lora" in card.data.tags and card.data.base_model is None

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from base_specs import BASES
 from tiny_bases import build_processor, save_base
 from transformers_linvt import LinVTProcessor
-from transformers_linvt.bases.kinds.molmo2 import Molmo2Crops
+from transformers_linvt.bases.kinds.molmo2 import Molmo2View
 from transformers_linvt.bases.layouts import PatchGrid
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.errors import CheckpointError, LinVTInputError, UnsupportedBaseError, VideoReadError
@@ -334,8 +334,8 @@ def test_every_frame_is_one_tile_and_the_same_as_alone(processor: LinVTProcessor
     layout = bridge_of(processor.base_model_type).family.layout
     if isinstance(layout, PatchGrid):
         assert inputs["frame_image_grid_thw"].tolist() == [[1, 6, 10]] * num_frames
-    elif isinstance(layout, Molmo2Crops):
-        assert inputs["frame_image_num_crops"].tolist() == [2] * num_frames
+    elif isinstance(layout, Molmo2View):
+        assert inputs["frame_image_num_crops"].tolist() == [1] * num_frames
     else:
         assert len(inputs["frame_pixel_values"]) == num_frames
     alone = [processor.video_inputs(_frames(video, [i])) for i in range(num_frames)]

@@ -1,6 +1,6 @@
 """
-A still video is its picture: with as many video tokens as a frame has, every family of bases gets the picture's own
-tokens, in the picture's own places, whatever the number of frames, and answers as it answers the picture.
+A still video is its picture: with as many video tokens as a frame has, or more, every family of bases gets the
+picture's own tokens, in the picture's own places, however many frames, and answers as it answers the picture.
 """
 
 from dataclasses import replace
@@ -19,11 +19,11 @@ from transformers_linvt import LinVTForVideoQA, LinVTProcessor
 TILED = {"internvl", "llava_onevision", "smolvlm", "molmo2", "granite4_vision"}
 
 
-def with_room_for_one_frame(name: str, **fields: object) -> Wrapped:
-    """An untrained wrapper of a family with M = N."""
+def with_room_for_one_frame(name: str, more: int = 0, **fields: object) -> Wrapped:
+    """An untrained wrapper of a family with M = N, or some more."""
     family = wrapped(name)
     features = family.model.encode_video(**in_precision(family.processor.video_inputs(family.clip(1)), torch.float32))
-    num_tokens, folder = features.refined.tokens_per_frame, base_folder(name)
+    num_tokens, folder = features.refined.tokens_per_frame + more, base_folder(name)
     fields = {**LINVT, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
     model = LinVTForVideoQA.from_base(folder, **fields)
     return Wrapped(name, model, LinVTProcessor.from_base(folder, num_video_tokens=num_tokens), folder)
@@ -74,3 +74,78 @@ def test_the_check_notices_another_start_other_groups_and_other_positions(fields
     picture = family.model(**family.inputs(user(PIL.Image.fromarray(clip.frames[0]), QUESTION))).logits[:, -1].detach()
     video = family.model(**family.inputs(user(still(clip, 5), QUESTION))).logits[:, -1].detach()
     assert relative_difference(video, picture) > 1e-3
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_more_video_tokens_than_a_picture_has_change_nothing(name: str):
+    """The tokens left over are passed over, and what follows stands where it stands behind the picture."""
+    enough, more = with_room_for_one_frame(name), with_room_for_one_frame(name, more=11)
+    for family in (enough, more):
+        text = family.base.config.get_text_config()
+        if getattr(text, "sliding_window", None):  # tokens that are passed over count in it; a prompt fits real ones
+            text.sliding_window = 400
+    clip = still(enough.clip(1), 4)
+    logits, answers = [], []
+    for family in (enough, more):
+        inputs = family.inputs(user(clip, QUESTION))
+        logits.append(family.model(**inputs).logits[:, -1].detach())
+        generated = family.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        answers.append(generated[:, inputs["input_ids"].shape[1] :])
+    assert relative_difference(*logits) < 3e-5
+    assert torch.equal(*answers)
+
+
+def one_change(clip, num_frames: int):
+    """A still clip whose last frame is another one."""
+    clip = still(clip, num_frames)
+    frames = clip.frames.copy()
+    frames[-1] = frames[-1, ::-1, ::-1]
+    return replace(clip, frames=frames)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_phi"])
+def test_rows_of_a_batch_pass_over_as_many_tokens_as_each_alone(name: str):
+    family = with_room_for_one_frame(name, more=11)
+    clip = family.clip(1)
+    prompts = [user(still(clip, 3), QUESTION), user(one_change(clip, 3), QUESTION + " " + QUESTION)]
+    together = family.inputs(*prompts)
+    assert not bool(together["attention_mask"].all())  # the shorter one is padded on the left
+    logits = family.model(**together).logits[:, -1].detach()
+    answers = family.model.generate(**together, max_new_tokens=4, do_sample=False)[:, -4:]
+    for row, prompt in enumerate(prompts):
+        alone = family.inputs(prompt)
+        assert relative_difference(logits[row], family.model(**alone).logits[0, -1].detach()) < 2e-5
+        assert torch.equal(answers[row], family.model.generate(**alone, max_new_tokens=4, do_sample=False)[0, -4:])
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_phi"])
+def test_what_stands_at_tokens_that_are_passed_over_does_not_matter(name: str):
+    family = with_room_for_one_frame(name, more=11)
+    inputs = family.inputs(user(still(family.clip(1), 3), QUESTION))
+    _, condensed = family.model.model.prepare(**inputs)
+    used = condensed.outputs.weights.used
+    assert int((~used).sum()) == 11
+    logits = []
+    for value in (0.0, 7.0):
+        tokens = torch.where(used.unsqueeze(-1), condensed.tokens, value)
+        changed = replace(condensed, tokens=tokens)
+        prepared, _ = family.model.model.prepare(**inputs, condensed_videos=changed)
+        logits.append(family.model.model.bridge.forward(family.base, **prepared).logits[:, -1].detach())
+    assert torch.equal(*logits)
+
+
+def test_the_check_of_more_video_tokens_notices_queries_that_are_all_used():
+    family = with_room_for_one_frame("qwen2_vl", more=11)
+    inputs = family.inputs(user(still(family.clip(1), 4), QUESTION))
+    logits = family.model(**inputs).logits[:, -1].detach()
+    family.model.linvt.aggregator.uses_all_queries = True
+    assert relative_difference(family.model(**inputs).logits[:, -1].detach(), logits) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "exaone4_5"])
+def test_a_base_that_would_count_what_it_passes_over_uses_all_queries(name: str):
+    """Of the first some layers hand a state on from token to token, the second numbers all tokens while it answers."""
+    family = with_room_for_one_frame(name, more=11)
+    assert family.model.linvt.aggregator.uses_all_queries
+    _, condensed = family.model.model.prepare(**family.inputs(user(still(family.clip(1), 4), QUESTION)))
+    assert condensed.outputs.weights.used.all()

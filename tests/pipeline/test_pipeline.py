@@ -63,7 +63,12 @@ def processor() -> LinVTProcessor:
 @pytest.fixture(scope="module")
 def pipe(model, processor) -> VideoQuestionAnsweringPipeline:
     return pipeline(
-        "video-question-answering", model=model, processor=processor, device="cpu", max_new_tokens=NEW_TOKENS
+        "video-question-answering",
+        model=model,
+        processor=processor,
+        device="cpu",
+        max_new_tokens=NEW_TOKENS,
+        cache_size=0,  # what a call costs is counted; test_caching.py has what is remembered
     )
 
 
@@ -642,6 +647,9 @@ BAD_CALLS = {
         "An input has the key 'nframes'.*'num_frames'",
     ),
     "both counts": ({"video": "CLIP", "question": "Who?", "num_frames": 2, "fps": 1.0}, "num_frames=2 and fps=1.0"),
+    "video by another name": ({"videos": "CLIP", "question": "Who?"}, "'videos' is no argument.*'video'"),
+    "question by another name": ({"video": "CLIP", "questions": "Who?"}, "'questions' is no argument.*'question'"),
+    "question as a prompt": ({"video": "CLIP", "prompt": "Who?"}, "'prompt' is no argument.*'question'"),
     "no such argument": ({"video": "CLIP", "question": "Who?", "max_token": 3}, "Did you mean 'max_"),
     "an argument twice": (
         {"video": "CLIP", "question": "Who?", "max_new_tokens": 3, "generate_kwargs": {"max_new_tokens": 3}},
@@ -763,6 +771,67 @@ def test_an_input_that_makes_no_request_is_recorded_among_the_others(pipe, clips
     assert recorded[0]["answer"] is None and words in recorded[0]["error"]
     if named != "<dict>":
         assert recorded[0]["video"] == named
+
+
+class _Decoding(torch.utils.data.Dataset):
+    """A dataset that decodes where a row is asked for, as those of the library datasets do; its second row cannot."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("row 1 is gone")
+        return self.paths[index]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_errors_of_other_packages_lose_no_other_answer(pipe, clips, monkeypatch, num_workers, batch_size):
+    expected = [pipe(video=clips[name], question="Who?") for name in "ac"]
+    how = {"num_workers": num_workers, "batch_size": batch_size}
+    first, lost, last = pipe(_Decoding([clips[name] for name in "abc"]), question="Who?", **how)
+    assert [first, last] == expected
+    assert (lost[0]["error"], lost[0]["video"], lost[0]["question"]) == ("OSError: row 1 is gone", "<row 1>", "Who?")
+
+    encode = pipe.model.model.encode_videos
+
+    def out_of_memory(frames_per_video, inputs):
+        if LENGTHS["b"] in frames_per_video:
+            raise torch.OutOfMemoryError("too many frames")
+        return encode(frames_per_video, inputs)
+
+    monkeypatch.setattr(pipe.model.model, "encode_videos", out_of_memory)
+    inputs = [{"video": clips[name], "question": "Who?"} for name in "abc"]
+    first, lost, last = pipe(inputs, **how)
+    assert [first, last] == expected
+    assert lost[0]["error"] == "OutOfMemoryError: too many frames"
+    with pytest.raises(torch.OutOfMemoryError):
+        pipe(inputs, on_error="raise", **how)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_generator_that_breaks_gives_the_answers_of_what_came_before(pipe, clips, num_workers):
+    def items():
+        for name in "ac":
+            yield {"video": clips[name], "question": "Who?"}
+        raise ConnectionError("the queue is gone")
+
+    given = []
+    with pytest.raises(ConnectionError, match="the queue is gone"):
+        for result in pipe(items(), batch_size=3, num_workers=num_workers):
+            given.append(result[0]["video"])
+    assert given == [clips["a"], clips["c"]]
+
+
+def test_one_file_object_twice_is_told_apart_from_an_empty_file(pipe, clips):
+    with open(clips["a"], "rb") as file:
+        first, second = pipe(video=[file, file], question="Who?")
+    assert first[0]["answer"] is not None
+    assert "seek(0)" in second[0]["error"] and "is empty" not in second[0]["error"]
 
 
 def test_unreadable_videos_raise_the_same_error_out_of_a_thread(pipe, clips):

@@ -545,20 +545,22 @@ def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int 
     passes = AnswerPasses(model, prompts, condensed, tokens, words)
     of_tokens = torch.stack(made.logits, dim=1).float().log_softmax(-1).gather(-1, tokens.unsqueeze(-1))[..., 0]
     generated = of_tokens.masked_fill(~passes.counted, 0.0).sum(dim=1)
-    torch.testing.assert_close(evidence.answer_log_probs[:, 0], generated, atol=1e-3, rtol=1e-4)
+    log_probs = torch.tensor([one.log_probs for one in evidence])
+    attribution = torch.stack([torch.from_numpy(one.attribution) for one in evidence])
+    torch.testing.assert_close(log_probs[:, 0], generated, atol=1e-3, rtol=1e-4)
 
     weights, step = condensed.outputs.weights, 0.004
     for position in (0.4, 0.9):
         summed = attribute_to_slots(weights, passes.gradients_at(position), passes.slots, passes.means).sum(dim=1)
         slope = (passes.log_probs_at(position + step) - passes.log_probs_at(position - step)) / (2 * step)
         torch.testing.assert_close(summed, slope, atol=2e-3, rtol=2e-2)
-    difference = evidence.answer_log_probs[:, 0] - evidence.answer_log_probs[:, 1]
+    difference = log_probs[:, 0] - log_probs[:, 1]
     # random weights make a rough way from mean to video: with as many points as are used the integral is 1 or 2 % off
-    torch.testing.assert_close(evidence.attribution.sum(dim=1), difference, atol=2e-3, rtol=2e-2)
+    torch.testing.assert_close(attribution.sum(dim=1), difference, atol=2e-3, rtol=2e-2)
     fine = attribute_answers(model, prompts, condensed, tokens, words, num_points=32)
     torch.testing.assert_close(fine.values.sum(dim=1), difference, atol=1e-3, rtol=1e-2)
     assert bool((difference.abs() > 1e-3).all()), "an answer that does not depend on the video tests nothing"
-    return evidence.attribution
+    return attribution
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -53,3 +53,25 @@ def mllama() -> nn.Module:
     text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
     return transformers.MllamaForConditionalGeneration(config)
+
+
+def blip_with_t5(is_instructed: bool = False) -> nn.Module:
+    """A Q-Former in front of an encoder-decoder, as in the repositories with Flan-T5; InstructBLIP does not say so."""
+    parts = {
+        "vision_config": {**VISION, "image_size": 16, "patch_size": 8},
+        "qformer_config": {**TEXT, "encoder_hidden_size": 8},
+        "text_config": {
+            "model_type": "t5",
+            "vocab_size": 13,
+            "d_model": 8,
+            "d_kv": 4,
+            "d_ff": 12,
+            "num_layers": 1,
+            "num_heads": 2,
+        },
+        "num_query_tokens": 2,
+        "image_token_index": 3,
+    }
+    name = "InstructBlip" if is_instructed else "Blip2"
+    config = getattr(transformers, f"{name}Config")(**parts)
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config)

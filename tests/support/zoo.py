@@ -10,6 +10,7 @@ or refused.
 import argparse
 import io
 import os
+import random
 import struct
 import sys
 import tempfile
@@ -28,13 +29,19 @@ NUM_BITS = 8
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One file: where it is, which numbers its frames carry in the order shown, and when each is shown (seconds)."""
+    """
+    One file: where it is, which numbers its frames carry in the order shown, and when each is shown (seconds).
+
+    `num_guessed` of the times are not in the file. The frames at the places `lost` are damaged, and may not be shown.
+    """
 
     name: str
     path: Path
     numbers: list[int]
     seconds: list[float]
     size: tuple[int, int] = (HEIGHT, WIDTH)
+    num_guessed: int = 0
+    lost: tuple[int, ...] = ()
 
 
 def draw(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -126,8 +133,11 @@ def remux(
 ) -> None:
     """Copy the packets of the first video stream, each through `change` (which may drop it by returning `None`)."""
     with av.open(str(source)) as reader, av.open(str(target), "w", **open_options) as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(reader.streams.video[0]):
+        template = reader.streams.video[0]
+        # PyAV looks for an encoder of the decoder's name, and there is none of that of AV1's
+        has_no_encoder = template.codec_context.name == "libdav1d"
+        stream = writer.add_stream_from_template(template, **({"opaque": True} if has_no_encoder else {}))
+        for packet in reader.demux(template):
             if packet.dts is None:
                 continue
             packet = packet if change is None else change(packet)
@@ -370,7 +380,8 @@ def build_zoo(folder: Path) -> dict[str, Exhibit]:
     for name, recipe in RECIPES.items():
         encode(folder / name, recipe)
         seconds = [(tick - recipe.ticks[0]) / recipe.rate for tick in recipe.ticks]
-        zoo[name] = Exhibit(name, folder / name, numbers, seconds, recipe.size)
+        num_guessed = NUM_FRAMES if name == "raw.h264" else 0  # it has no time stamps: they are of its nominal rate
+        zoo[name] = Exhibit(name, folder / name, numbers, seconds, recipe.size, num_guessed)
     for name in MATRICES:
         encode_turned(folder / name, name)
         zoo[name] = Exhibit(name, folder / name, numbers, _even())
@@ -402,7 +413,89 @@ def build_zoo(folder: Path) -> dict[str, Exhibit]:
         )
         shown = [number for begin, end in pieces for number in range(begin, end)]
         zoo[name] = Exhibit(name, folder / name, shown, _even(len(shown)))
+    encode(folder / "no_b_frames.mkv", Recipe(bframes=0))
+    set_block_times(folder / "no_b_frames.mkv", folder / "repeated_stamp.mkv", {10: 360})
+    seconds = [*_even(10), 0.361, *_even()[11:]]
+    zoo["repeated_stamp.mkv"] = Exhibit(
+        "repeated_stamp.mkv", folder / "repeated_stamp.mkv", numbers, seconds, num_guessed=1
+    )
+    encode(folder / "no_b_frames.ts", Recipe(bframes=0))
+    remove_time_stamp(folder / "no_b_frames.ts", folder / "missing_stamp.ts", 10)
+    zoo["missing_stamp.ts"] = Exhibit("missing_stamp.ts", folder / "missing_stamp.ts", numbers, _even(), num_guessed=1)
     return zoo
+
+
+def build_damaged_zoo(folder: Path) -> dict[str, Exhibit]:
+    """Write files in which something is broken or lost; key frames are 0, 24 and 48."""
+    zoo: dict[str, Exhibit] = {}
+    numbers = list(range(NUM_FRAMES))
+
+    def add(name: str, source: str, lost: range, change: Callable[[int, bytes], bytes | None]) -> None:
+        encode(folder / source, RECIPES.get(source, Recipe("mpeg4", gop=12, bframes=0)))
+        rewrite(folder / source, folder / name, change)
+        zoo[name] = Exhibit(name, folder / name, numbers, _even(), lost=tuple(lost))
+
+    for source in ("h264.mp4", "hevc.mp4", "mpegts.ts", "av1.mp4"):
+        lost = range(
+            48 if source == "hevc.mp4" else 24
+        )  # key frames of HEVC are of open groups: the next goes as well
+        add(
+            f"first_key_broken_{source}",
+            source,
+            lost,
+            lambda at, data: data[:5].ljust(len(data), b"\0") if at == 0 else data,
+        )
+    for source, number in (("h264.mp4", 28), ("mpegts.ts", 28), ("h264.flv", 28), ("open_gop.mp4", 29)):
+        add(
+            f"packet_lost_{source}",
+            source,
+            range(24, 48),
+            lambda at, data, number=number: None if at == number else data,
+        )
+    # a picture that is not coded: nothing comes out, and the decoder does not mind
+    hole = b"\0\0\1\xb6\x50\x5f"
+    add("not_coded_mpeg4.mp4", "mpeg4.mp4", range(24, 36), lambda at, data: hole if at == 28 else data)
+    # the decoder makes a picture of half a key frame, and complains about the next ones
+    noise = random.Random(1).randbytes(10**5)
+    add(
+        "half_key_broken_av1.mp4",
+        "av1.mp4",
+        range(24),
+        lambda at, data: data[: len(data) // 2] + noise[: len(data) - len(data) // 2] if at == 0 else data,
+    )
+    # what goes in behind the hole comes out late, behind a key frame that is whole
+    add("packet_lost_short_gop.mp4", "short_gop.mp4", range(15, 30), lambda at, data: None if at == 17 else data)
+    # the hole is in front of a key frame that begins no new count
+    add("group_end_lost_open_gop.mp4", "open_gop.mp4", range(13, 24), lambda at, data: None if 17 <= at < 21 else data)
+    # the pictures that were to be in the store are not there: what is shown out of it is an older one
+    add("shown_again_av1.mp4", "av1.mp4", range(24), lambda at, data: None if at == 17 else data)
+    add("called_key_frame_av1.mp4", "av1.mp4", range(24, 48), lambda at, data: None if at == 25 else data)
+    return zoo
+
+
+def rewrite(source: Path, target: Path, change: Callable[[int, bytes], bytes | None]) -> None:
+    """Copy a file, each packet as `change` makes it of its place in the file and its bytes; `None` loses it."""
+    places = iter(range(10**6))
+
+    def other(packet: av.Packet) -> av.Packet | None:
+        data = change(next(places), bytes(packet))
+        if data is None:
+            return None
+        copy = av.Packet(data)
+        copy.pts, copy.dts, copy.time_base, copy.duration = packet.pts, packet.dts, packet.time_base, packet.duration
+        copy.is_keyframe = packet.is_keyframe
+        return copy
+
+    remux(source, target, other)
+
+
+def remove_time_stamp(source: Path, target: Path, number: int) -> None:
+    """Take the time stamp of one picture out of an MPEG-TS file: its header says that it has none."""
+    data, start = bytearray(source.read_bytes()), -1
+    for _ in range(number + 1):
+        start = data.index(b"\0\0\1\xe0", start + 1)
+    data[start + 7] &= 0x3F
+    target.write_bytes(data)
 
 
 # Files trimmed in place: the frames that are shown, first and behind the last; a group of pictures has ten.
@@ -474,7 +567,7 @@ def main() -> None:
             row = f"{name:24}"
             for backend in counts:
                 try:
-                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, backend=backend)
+                    video = read_video(exhibit.path, num_frames=NUM_FRAMES, video_backend=backend)
                     shown = list(zip(read_numbers(video.frames), video.timestamps.round(6).tolist(), strict=True))
                     wanted = list(zip(exhibit.numbers, np.round(exhibit.seconds, 6).tolist(), strict=True))
                     verdict = "exact" if shown == wanted else "WRONG"

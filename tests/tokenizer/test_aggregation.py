@@ -58,6 +58,7 @@ def make_pools(num_kept: int = KEPT, seed: int = 1, num_filled: int | None = Non
         log_significance=log_significance,
         places=torch.rand(BATCH, num_kept, 3, generator=generator),
         mass_positions=((mass.cumsum(1) - mass / 2) / mass.sum(1, keepdim=True)).masked_fill(~filled, 1.0),
+        num_used=torch.full((BATCH,), QUERIES),
         run_slots=torch.arange(num_kept).repeat(3).expand(BATCH, -1),
         run_weights=torch.full((BATCH, 3 * num_kept), 1 / 3),
         significance=torch.rand(BATCH, 3, num_kept, generator=generator),
@@ -181,7 +182,8 @@ def test_a_free_start_has_no_anchors_and_the_others_learn_theirs(pools):
 @pytest.mark.parametrize(("init", "where"), [("anchored", "places"), ("keyframes", "mass_positions")])
 def test_an_untrained_aggregation_is_the_softmax_of_prior_and_significance(pools, question, init, where):
     aggregator = make_aggregator(init=init, num_layers=3)
-    priors = aggregator._log_priors([getattr(pool, where) for pool in pools], [pool.mask for pool in pools])
+    used = torch.ones(BATCH, QUERIES, dtype=torch.bool).split(aggregator.group_sizes, dim=1)
+    priors = aggregator._log_priors([getattr(pool, where) for pool in pools], [pool.mask for pool in pools], used)
     for group, pool, prior in zip(aggregator(pools, question), pools, priors, strict=True):
         unnormalised = prior.exp() * pool.log_significance.exp().unsqueeze(1)
         torch.testing.assert_close(group.squeeze(1), unnormalised / unnormalised.sum(dim=-1, keepdim=True))

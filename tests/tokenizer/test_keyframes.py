@@ -8,7 +8,7 @@ before, no averaging of runs, a cut by rank, strips of rows in place of cells), 
 import doctest
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_linvt.demo.shapes import write_clip
 from transformers_linvt.tokenizer import keyframes, linear_video_tokenizer
+from transformers_linvt.tokenizer.aggregation import TextConditionedTokenAggregator
 from transformers_linvt.tokenizer.cells import CellLattices, Cells, choose_cells
 from transformers_linvt.tokenizer.keyframes import (
     LEAST_CONTRAST,
@@ -35,6 +36,9 @@ from transformers_linvt.tokenizer.keyframes import (
 )
 from transformers_linvt.tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
 from transformers_linvt.video.reading import read_video
+
+
+DIM = 24
 
 
 def random(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -64,14 +68,14 @@ def tokenize(video: torch.Tensor, num_video_tokens: int, **changes) -> LinearVid
 
 
 def of_frames(output: LinearVideoTokenizerOutput) -> torch.Tensor:
-    """Weight of every frame in every video token."""
-    return output.weights.per_frame()[0]
+    """Weight of every frame in every video token that is used."""
+    return output.weights.per_frame()[0, output.weights.used[0]]
 
 
 def of_start_frames(output: LinearVideoTokenizerOutput) -> torch.Tensor:
-    """Weight of the slots that start in every frame, in every video token."""
+    """Weight of the slots that start in every frame, in every video token that is used."""
     frames = output.weights.kept_indices[0] // output.weights.tokens_per_frame
-    return output.weights.kept()[0] @ F.one_hot(frames, output.weights.num_frames).float()
+    return output.weights.kept()[0, output.weights.used[0]] @ F.one_hot(frames, output.weights.num_frames).float()
 
 
 # ---- what the start would be without one of its parts
@@ -577,7 +581,7 @@ def test_empty_slots_come_last_and_repeat_the_first():
 def test_single_tokens_are_runs_of_one_frame():
     indices, filled = torch.tensor([[1, 4, 5], [0, 3, 0]]), torch.tensor([[True] * 3, [True, True, False]])
     significance = uniform(2, 6)
-    runs = single_tokens(indices, filled, significance)
+    runs = single_tokens(indices, filled, significance, num_video_tokens=1)
     assert runs.weights.tolist() == [[0, 1, 0, 0, 1, 1], [1, 0, 0, 1, 0, 0]]
     assert (runs.slots * runs.weights.long()).tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 0, 0]]
     torch.testing.assert_close(runs.mass[1], torch.stack([significance[1, 0], significance[1, 3], torch.tensor(0.0)]))
@@ -591,7 +595,7 @@ def test_single_tokens_are_runs_of_one_frame():
 
 
 def test_averages_do_not_depend_on_the_chunks(monkeypatch):
-    runs = Runs(*[None] * 6)
+    runs = Runs(*[None] * 7)
     values, runs.slots = random(2, 70, 3, 4), torch.randint(0, 5, (2, 210), generator=torch.Generator().manual_seed(3))
     runs.weights = uniform(2, 210)
     matrix = torch.zeros(2, 5, 210).scatter_(1, runs.slots.unsqueeze(1), runs.weights.unsqueeze(1))
@@ -1103,3 +1107,79 @@ def test_the_check_of_gradients_notices_mass_without_a_gradient(monkeypatch):
 
     monkeypatch.setattr(linear_video_tokenizer, "gather_runs", detached)
     assert gradients(scenes_and_moments())["scorer.score_weight"] is None
+
+
+# ---- queries left over
+
+
+def changing(num_places: int, changes: Sequence[tuple[int, int]], num_frames: int = 8, seed: int = 0) -> torch.Tensor:
+    """Frames of random tokens that stand still, but for `(frame, place)` from which on there is another token."""
+    first, *others = random(1 + len(changes), num_places, DIM, seed=seed)
+    video = first.expand(num_frames, -1, -1).clone()
+    for (frame, place), other in zip(changes, others, strict=True):
+        video[frame:, place] = other[place]
+    return video
+
+
+@pytest.mark.parametrize("num_video_tokens", [6, 9, 13, 40])
+def test_a_still_video_uses_one_query_per_token_of_its_picture(num_video_tokens):
+    video = changing(6, ())
+    output = tokenize(video, num_video_tokens)
+    assert output.weights.used.tolist() == [[True] * 6 + [False] * (num_video_tokens - 6)]
+    torch.testing.assert_close(output.video_tokens[0, :6], video[0], atol=1e-4, rtol=0)
+    # W keeps its promise for the others: they repeat the last one
+    assert torch.equal(output.video_tokens[0, 6:], output.video_tokens[0, 5:6].expand(num_video_tokens - 6, -1))
+    torch.testing.assert_close(output.weights.dense().sum(-1), torch.ones(1, num_video_tokens))
+
+
+def test_what_is_new_is_there_once_and_in_order_where_it_fits():
+    changes = [(2, 4), (3, 0), (3, 5), (6, 4)]
+    video = changing(6, changes)
+    output = tokenize(video, 16)
+    assert int(output.weights.used.sum()) == 10
+    expected = torch.cat([video[0], torch.stack([video[frame, place] for frame, place in changes])])
+    torch.testing.assert_close(output.video_tokens[0, :10], expected, atol=1e-4, rtol=0)
+
+
+def test_the_check_of_what_is_there_once_notices_queries_that_are_all_used(monkeypatch):
+    monkeypatch.setattr(TextConditionedTokenAggregator, "_counts", lambda *_: False)
+    video = changing(6, ())
+    output = tokenize(video, 13)
+    assert output.weights.used.all()
+    similar = torch.cdist(output.video_tokens[0], video[0]) < 0.1
+    assert (similar.sum(0) > 1).any()
+
+
+def test_more_that_is_new_than_queries_uses_all_of_them():
+    video = changing(6, [(frame, place) for frame in range(1, 8) for place in range(6)])
+    assert tokenize(video, 16).weights.used.all()
+
+
+def test_videos_of_a_batch_use_as_many_queries_as_each_alone():
+    videos = [changing(6, ()), changing(6, [(2, 4), (5, 1)], seed=1), changing(6, [(1, 2)], num_frames=3, seed=2)]
+    padded, mask = torch.zeros(3, 8, 6, DIM), torch.zeros(3, 8, 6, dtype=torch.bool)
+    for row, video in enumerate(videos):
+        padded[row, : len(video)], mask[row, : len(video)] = video, True
+    together = make_tokenizer(12, DIM)(padded, mask)
+    assert together.weights.used.sum(1).tolist() == [6, 8, 7]
+    for row, video in enumerate(videos):
+        torch.testing.assert_close(together.video_tokens[row], tokenize(video, 12).video_tokens[0], atol=1e-5, rtol=0)
+
+
+def test_queries_left_over_get_no_gradient():
+    tokenizer = make_tokenizer(9, DIM, num_aggregator_layers=2)
+    torch.nn.init.normal_(tokenizer.aggregator.aggregation_query.weight, std=0.1)
+    output = tokenizer(changing(6, [(2, 1)])[None])
+    output.video_tokens[output.weights.used].square().sum().backward()
+    of_queries = tokenizer.aggregator.queries.grad.abs().sum(1)
+    assert (of_queries[:7] > 0).all() and of_queries[7:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("changes", [{"init": "anchored"}, {"init": "free"}])
+def test_other_starts_use_all_queries(changes):
+    assert tokenize(changing(6, ()), 9, **changes).weights.used.all()
+
+
+def test_groups_of_pooled_windows_use_all_their_queries():
+    used = tokenize(changing(6, ()), 16, scale_mode="specific").weights.used[0]
+    assert used.tolist() == [True] * 6 + [False] * 2 + [True] * 8

@@ -479,6 +479,7 @@ def make_refined(batch: int = BATCH, num_kept: int = 7) -> RefinedVideo:
         log_significance=-torch.rand(batch, num_kept, generator=generator),
         places=torch.rand(batch, num_kept, 3, generator=generator),
         mass_positions=torch.rand(batch, num_kept, generator=generator).sort(dim=1).values,
+        num_used=torch.full((batch,), 5),
         run_slots=torch.arange(FRAMES * TOKENS).remainder(num_kept).expand(batch, -1),
         run_weights=torch.rand(batch, FRAMES * TOKENS, generator=generator),
         significance=torch.rand(batch, FRAMES, TOKENS, generator=generator),

@@ -55,7 +55,9 @@ def trainer_of(family: Wrapped, folder: Path, rows: list | None = None, **kwargs
 
 
 def test_stage_one_learns_to_tell_captions_and_moves_linvt_alone(family: Wrapped, tmp_path: Path):
-    trainer = trainer_of(family, tmp_path, max_steps=60, learning_rate=3e-3, lr_scheduler_type="constant")
+    # with the usual weight the cross-entropy of a base with random weights goes up and down before it falls
+    trained = {"max_steps": 60, "learning_rate": 3e-3, "lr_scheduler_type": "constant", "contrastive_weight": 0.1}
+    trainer = trainer_of(family, tmp_path, **trained)
     before = snapshot(family.model)
     trainer.train()
     after = family.model.state_dict()
@@ -68,7 +70,7 @@ def test_stage_one_learns_to_tell_captions_and_moves_linvt_alone(family: Wrapped
     assert last["retrieval_video_to_text"] == last["retrieval_text_to_video"] == 1
     assert first["temperature"] == pytest.approx(0.07, rel=1e-3) and last["temperature"] != first["temperature"]
     for entry in (first, last):
-        assert entry["loss"] == pytest.approx(entry["contrastive_loss"] + entry["cross_entropy_loss"], rel=1e-3)
+        assert entry["loss"] == pytest.approx(0.1 * entry["contrastive_loss"] + entry["cross_entropy_loss"], rel=1e-3)
     assert last["frames_per_video"] == pytest.approx(sum(FRAMES) / len(FRAMES))
     assert last["tokens_per_video"] == 6 and last["unreadable_videos"] == 0 and last["num_tokens"] > 0
 
@@ -142,6 +144,9 @@ def test_accumulation_is_exact_for_tokens_and_has_fewer_negatives(family: Wrappe
     trainer = trainer_of(family, tmp_path, contrastive_weight=1.0, cross_entropy_weight=0.0)
     rows = examples(family)
     whole, parts = step(trainer, rows)[1], step(trainer, rows[:3], rows[3:])[1]
+    of_each = [step(trainer, batch)[1] for batch in (rows[:3], rows[3:])]  # a batch is compared with itself alone
+    mean = {name: sum(gradients[name] for gradients in of_each) / 2 for name in of_each[0]}
+    assert relative_error(parts, mean) < ROUNDING
     assert relative_error(parts, whole) > 0.01
     trainer.args.cross_entropy_weight, trainer.args.contrastive_weight = 1.0, 1e-12
     whole, parts = step(trainer, rows)[1], step(trainer, rows[:3], rows[3:])[1]

@@ -9,6 +9,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from ..errors import LinVTInputError
 from .families import Family
+from .frame_size import pixels_per_token, size_within
 from .layouts import EncodedFrames
 from .loading import (
     check_base,
@@ -140,7 +142,7 @@ class BaseBridge:
             features, layers, container = self.encode(base, pictures)
             chunks.append([layout.by_frame(base, one, stop - start) for one in (features, *layers)])
         tokens, *deepstack = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return EncodedFrames(tokens, deepstack, layout.grid(inputs, tokens.shape[1]), container)
+        return EncodedFrames(tokens, deepstack, layout.grid(base, inputs, tokens.shape[1]), container)
 
     def hand_over(
         self,
@@ -168,7 +170,7 @@ class BaseBridge:
         return {"input_ids": input_ids, **inputs, "mm_encoder_outputs": {"image": visuals}}
 
     def place_videos(
-        self, base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, inputs: dict[str, Any]
+        self, base: PreTrainedModel, is_video: torch.Tensor, used: torch.Tensor, inputs: dict[str, Any]
     ) -> dict[str, Any]:
         """
         A prompt's inputs with what tells the base where videos stand; most bases need nothing.
@@ -177,10 +179,22 @@ class BaseBridge:
             base: the base model.
             is_video (`torch.BoolTensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a
                 picture's.
-            num_video_tokens: tokens of a video.
+            used (`torch.BoolTensor` of shape `(num_videos, num_video_tokens)`): which tokens of each video the base
+                is to see.
             inputs: everything but the visual tokens.
         """
         return inputs
+
+    def passes_tokens_over(self, base: PreTrainedModel) -> bool:
+        """
+        Whether the base can be told by its attention mask to pass over tokens in the middle of a prompt.
+
+        Layers with a state that goes from token to token cannot: what they are told to pass over, they count.
+        """
+        text = getattr(base.config, "get_text_config", lambda: base.config)()
+        kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+        has_states = any("attention" not in kind or "linear" in kind for kind in kinds)
+        return self.family.numbers_what_is_seen and not has_states
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Logits, cache, and the loss where `labels` are given."""
@@ -263,6 +277,41 @@ class BaseBridge:
         made = processor.image_processor(layout.nested(frames), **{**defaults, **(options or {}), **fixed})
         return layout.prepare(dict(made), len(frames), *frames[0].shape[:2])
 
+    def frame_size(
+        self,
+        processor: ProcessorMixin,
+        num_frames: int,
+        max_frame_tokens: int | None = None,
+        max_total_frame_tokens: int | None = None,
+    ) -> dict[str, Any]:
+        """
+        Options of [`frame_inputs`] that keep frames small enough.
+
+        Args:
+            processor: of the base.
+            num_frames: of the video.
+            max_frame_tokens (*optional*):
+                Most visual tokens of a frame; by default as the base's own video processor caps them.
+            max_total_frame_tokens (*optional*):
+                Most of all frames together; by default likewise.
+
+        Raises:
+            LinVTInputError: a limit for a base whose frames have as many tokens whatever their size.
+        """
+        given = (max_frame_tokens, max_total_frame_tokens)
+        if any(limit is not None for limit in given) and pixels_per_token(processor) is None:
+            raise LinVTInputError(
+                f"max_frame_tokens={max_frame_tokens} and max_total_frame_tokens={max_total_frame_tokens} have no "
+                f"effect with {type(processor).__name__}: the tokens of its frames do not follow from their size in "
+                "pixels. Leave them out."
+            )
+        own = self.family.frame_budget
+        if max_frame_tokens is not None:
+            own = replace(own, per_frame=max_frame_tokens)
+        if max_total_frame_tokens is not None:
+            own = replace(own, total=max_total_frame_tokens)
+        return size_within(processor, own, num_frames)
+
     def frames_per_step(self, processor: ProcessorMixin) -> int:
         """
         Frames that the base's own video path makes one step of time.
@@ -282,12 +331,16 @@ class BaseBridge:
         """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
         return self.family.layout.merge_frames(inputs, self.frames_per_step(processor))
 
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+    def tokens_of_frame(
+        self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None
+    ) -> int:
         """Visual tokens of a frame `(height, width, 3)`, counted without a model in what the processor writes."""
         if self.family.layout.splits_pictures:
             return self.tokens_of_prepared_frame(processor, frame)
         # the processor writes a picture as it does a frame; some need their whole call for it
-        written = self.picture_inputs(processor, [[PIL.Image.fromarray(frame)]], self.family.one_tile)[1][0]
+        written = self.picture_inputs(
+            processor, [[PIL.Image.fromarray(frame)]], {**(options or {}), **self.family.one_tile}
+        )[1][0]
         return written.count(self.markers(processor).token)
 
     def tokens_of_prepared_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .chat_templates import turns
+from .frame_size import FrameBudget
 from .layouts import FrameLayout, FramePerSample, PatchGrid, PatchStrip, PictureTiles
 
 
@@ -23,6 +24,7 @@ class Family:
             Options of the image processor that make one frame one tile (a split frame would be N tokens several times
             over).
         layout: how the inputs of frames lie along their first axis.
+        frame_budget: tokens that frames may have, where they follow from the size of the frame.
         fits_whole_tokens:
             Whether the base's processor, and not its image processor, knows the `patch_size` that becomes one token.
         video_type_id:
@@ -31,6 +33,8 @@ class Family:
         counts_padding:
             Whether forward() counts padding in front of a prompt as positions, and they count for themselves and not
             only between two tokens: so it is with norms behind the rotation.
+        numbers_what_is_seen:
+            Whether generate() numbers the tokens that the attention mask leaves in, as nearly all do, and not all.
         begins_with_bos: whether the base's processor begins every prompt with the first special token itself.
         behind_visuals, ends_with:
             What else it writes itself: behind the last picture, and at the end of what the user says. A special token
@@ -43,9 +47,11 @@ class Family:
 
     one_tile: Mapping[str, Any] = field(default_factory=dict)
     layout: FrameLayout = FrameLayout()
+    frame_budget: FrameBudget = FrameBudget()
     fits_whole_tokens: bool = False
     video_type_id: int = 1
     counts_padding: bool = False
+    numbers_what_is_seen: bool = True
     begins_with_bos: bool = False
     behind_visuals: str = ""
     ends_with: str = ""
@@ -60,6 +66,9 @@ _MERGING_BY_FRAME = PatchGrid(merges_frames="frame_first")
 _SIZES = FrameLayout("image_sizes")
 _MROPE = {"layout": _GRID, "video_type_id": 0}
 _MROPE_MERGING = {"layout": _MERGING, "video_type_id": 0}
+_QWEN2 = {**_MROPE_MERGING, "frame_budget": FrameBudget(768, 230_400)}
+_QWEN3 = {**_MROPE_MERGING, "frame_budget": FrameBudget(768, 24_576)}
+_GLM = {**_MROPE_MERGING, "frame_budget": FrameBudget(total=60_000, counts_time=True)}
 # These number the pictures of a prompt; a video is none of them.
 _MINICPM = {"one_tile": {"max_slice_nums": 1, "use_image_id": False}, "layout": PatchStrip("target_sizes")}
 
@@ -67,19 +76,18 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(one_tile={"do_pan_and_scan": False}),
     "idefics3": Family(one_tile={"do_image_splitting": False}, layout=FramePerSample()),
     "internvl": Family(one_tile={"crop_to_patches": False}),
-    "qwen2_5_vl": Family(**_MROPE_MERGING),
-    "qwen2_vl": Family(**_MROPE_MERGING),
-    "qwen3_vl": Family(**_MROPE_MERGING),
-    "qwen3_vl_moe": Family(**_MROPE_MERGING),
+    "qwen2_5_vl": Family(**_QWEN2),
+    "qwen2_vl": Family(**_QWEN2),
+    "qwen3_vl": Family(**_QWEN3),
+    "qwen3_vl_moe": Family(**_QWEN3),
     "smolvlm": Family(one_tile={"do_image_splitting": False}, layout=FramePerSample()),
     # GLM-V and others with patches of a grid
-    "glm46v": Family(**_MROPE_MERGING),
-    "glm4v": Family(**_MROPE_MERGING),
-    "glm4v_moe": Family(**_MROPE_MERGING),
+    "glm46v": Family(**_GLM),
+    "glm4v": Family(**_GLM),
+    "glm4v_moe": Family(**_GLM),
     "glm5_next": Family(layout=_MERGING),
     "glm_ocr": Family(**_MROPE_MERGING),
-    "glmga": Family(**_MROPE_MERGING),
-    "hunyuan_vl": Family(**_MROPE, counts_padding=True),
+    "glmga": Family(**{**_GLM, "frame_budget": FrameBudget(total=111_580, counts_time=True)}),
     "kimi_k25": Family(layout=_GRID),
     "minimax_m3_vl": Family(
         layout=_GRID,
@@ -89,14 +97,13 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "paddleocr_vl": Family(**_MROPE),
-    "video_llama_3": Family(layout=_GRID),
+    "video_llama_3": Family(layout=_GRID, frame_budget=FrameBudget(768)),
     # LLaVA and its relatives, Mistral, Granite, Cohere
     "aya_vision": Family(one_tile={"crop_to_patches": False}),
     "cohere2_vision": Family(one_tile={"crop_to_patches": False}),
     "llava": Family(layout=_SIZES),  # Pixtral is one of them
     "llava_next": Family(layout=PictureTiles()),
     "llava_next_video": Family(layout=PictureTiles()),
-    "lighton_ocr": Family(layout=_SIZES),
     "mistral3": Family(layout=_SIZES, fits_whole_tokens=True),
     # its attention scales by the logarithm of the position
     "mistral_large4": Family(layout=_SIZES, fits_whole_tokens=True, counts_padding=True),
@@ -106,8 +113,6 @@ FAMILIES: dict[str, Family] = {
     # Gemma and neighbours
     "aria": Family(one_tile={"split_image": False}),
     "chameleon": Family(ends_with="sep_token", chat_template=turns("sep_token", "sep_token")),
-    # Told where the channels are, its image processor looks for the size of a picture in the wrong place (5.23).
-    "emu3": Family(one_tile={"input_data_format": None}, begins_with_bos=True),
     # Readers of documents and their kin
     "deepseek_ocr2": Family(
         one_tile={"crop_to_patches": False},
@@ -126,20 +131,23 @@ FAMILIES: dict[str, Family] = {
     "muse_spark": Family(layout=_MERGING_BY_FRAME),
     "nemotron_h_omni": Family(layout=PatchGrid("image_grid_hw")),
     # Qwen after Qwen3-VL, and the families that take their pictures the same way
-    "cohere_compass": Family(**_MROPE_MERGING),
+    "cohere_compass": Family(**_QWEN3),
     "cosmos3_edge": Family(**_MROPE),
-    "cosmos3_omni": Family(**_MROPE_MERGING),
-    "dots3_note": Family(layout=_GRID),
-    "exaone4_5": Family(layout=_MERGING),
-    "hyperclovax_vision_v2": Family(layout=_MERGING),
-    "lfm3_vl": Family(layout=_MERGING),
-    "qwen3_5": Family(**_MROPE_MERGING),
-    "qwen3_5_moe": Family(**_MROPE_MERGING),
-    "qwen4_exp": Family(**_MROPE_MERGING),
+    "cosmos3_omni": Family(**_QWEN3),
+    "dots3_note": Family(layout=_GRID, frame_budget=_QWEN3["frame_budget"]),
+    "exaone4_5": Family(layout=_MERGING, numbers_what_is_seen=False, frame_budget=_QWEN2["frame_budget"]),
+    "hyperclovax_vision_v2": Family(layout=_MERGING, numbers_what_is_seen=False, frame_budget=_QWEN2["frame_budget"]),
+    "lfm3_vl": Family(layout=_MERGING, frame_budget=_QWEN3["frame_budget"]),
+    "qwen3_5": Family(**_QWEN3),
+    "qwen3_5_moe": Family(**_QWEN3),
+    "qwen4_exp": Family(**_QWEN3),
 }
 
 # Architectures that AutoModelForImageTextToText can load and that cannot work, with the reason.
-ENCODER_DECODER = "it is an encoder-decoder: its language model has no placeholders for visual tokens"
+ENCODER_DECODER = (
+    "it is an encoder-decoder: its encoder reads the prompt and its decoder writes the answer, and LinVT is made for "
+    "models that do both in one sequence"
+)
 _CROSS_ATTENTION = "it sees pictures through cross-attention: they have no tokens among those of its text"
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {

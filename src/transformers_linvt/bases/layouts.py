@@ -149,13 +149,12 @@ class FrameLayout:
 
     # -- places --
 
-    def grid(self, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
+    def grid(self, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
         """
         Rows and columns of a frame's tokens: from the grid of its patches, of which squares become one token.
 
-        Families name the side of these squares in ways of their own, so it is read off the numbers. Tokens that are
-        left over stand at the ends of the rows (HunYuan-VL). Where no grid fits, the nearest square, of whole rows:
-        13 tokens are 3 x 4, and one that has no place.
+        Families name the side of these squares in ways of their own, so it is read off the numbers. Where no grid
+        fits, the nearest square, of whole rows: 13 tokens are 3 x 4, and one that has no place.
         """
         positions = inputs.get("image_position_ids")
         if positions is not None:  # (x, y) of every patch; -1 is padding (Gemma 4)

@@ -33,6 +33,7 @@ from .visuals import image_encoder
 
 # Arguments of `from_pretrained` that say where the files are.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_CODE_ARGUMENTS = ("trust_remote_code", "code_revision")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,9 +135,16 @@ def _from_pretrained(name_or_path: str, model_class: Any, **kwargs: Any) -> Any:
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, *_CODE_ARGUMENTS) if name in kwargs}
         config = AutoConfig.from_pretrained(name_or_path, **where)
         if (part := image_text_config(config)) is config:
+            if kwargs.get("trust_remote_code") and getattr(config, "auto_map", None):
+                raise UnsupportedBaseError(
+                    f"{name_or_path!r} ({config.model_type}) comes with code of its own, which gives "
+                    "AutoModelForImageTextToText no class, so LinVT does not know how to talk to it. Write a bridge, "
+                    "make it known with register_base(model_type, bridge) (docs/add_a_base.md), or take a version of "
+                    "the model that transformers has; the names of many end in -hf."
+                ) from error
             raise
         return AutoModelForImageTextToText.from_pretrained(name_or_path, config=part, **kwargs)
 

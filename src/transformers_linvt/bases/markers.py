@@ -129,7 +129,7 @@ def write_pictures(
     made = processor(
         text=[(start + placeholder + end) * len(row) for row in pictures],
         images=nested if are_nested else [picture for row in nested for picture in row],
-        padding=True,
+        padding=len(pictures) > 1,  # a tokenizer without a padding token does one prompt
         return_tensors="pt",
         return_text_replacement_offsets=True,
         **options,

@@ -1,6 +1,7 @@
 """Where video tokens stand for a base: counted in the text, or in time, rows and columns as its pictures are."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,7 @@ def lay_out_positions(
     for row, is_video in enumerate(video_mask.bool()):
         for start in is_video.nonzero().flatten()[::num_tokens].tolist():  # two videos side by side are two
             stop, first, offsets = start + num_tokens, positions[:, row, start].clone(), next(of_videos).T
-            positions[:, row, stop:] += int(offsets.max()) + 1 - num_tokens
+            positions[:, row, stop:] += int(offsets.max()) + 1 - int(mask[row, start:stop].sum())
             positions[:, row, start:stop] = first[:, None] + offsets
     positions = positions.masked_fill(mask == 0, 0)
     base.base_model.rope_deltas = (positions.amax((0, 2)) + 1 - mask.sum(1)).unsqueeze(1)
@@ -83,7 +84,7 @@ def _positions_of_pictures(
 
 
 def grids_with_videos(
-    base: PreTrainedModel, is_video: torch.Tensor, num_video_tokens: int, picture_grids: torch.Tensor | None
+    base: PreTrainedModel, is_video: torch.Tensor, used: torch.Tensor, picture_grids: torch.Tensor | None
 ) -> torch.Tensor:
     """
     Patch grids of pictures and videos in placeholder order; a video is a strip that is one token high.
@@ -91,17 +92,18 @@ def grids_with_videos(
     Args:
         base: the base model.
         is_video (`torch.Tensor` of shape `(num_placeholders,)`): whether a placeholder is a video's or a picture's.
-        num_video_tokens: tokens of a video.
+        used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at the tokens of each video that the
+            base sees: what its attention mask leaves out, it does not count.
         picture_grids (`torch.Tensor` of shape `(num_pictures, 3)`, *optional*): of the pictures alone.
     """
     merge = base.config.vision_config.spatial_merge_size
-    strip = torch.tensor([1, merge, merge * num_video_tokens], device=is_video.device)
-    pictures = iter(() if picture_grids is None else picture_grids.to(is_video.device))
+    strips = iter([[1, merge, merge * length] for length in used.sum(1).tolist()])
+    pictures = iter([] if picture_grids is None else picture_grids.tolist())
     kinds, grids, place = is_video.tolist(), [], 0
     while place < len(kinds):
-        grids.append(strip if kinds[place] else next(pictures))
-        place += int(grids[-1].prod()) // merge**2
-    return torch.stack(grids)
+        grids.append(next(strips) if kinds[place] else next(pictures))
+        place += used.shape[1] if kinds[place] else math.prod(grids[-1]) // merge**2
+    return torch.tensor(grids, device=is_video.device)
 
 
 def forget_positions(base: PreTrainedModel) -> None:
@@ -114,11 +116,40 @@ def forget_positions(base: PreTrainedModel) -> None:
         base.base_model.rope_deltas = None
 
 
-def positions_without_padding(
-    family: Family, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+def pass_over(
+    input_ids: torch.Tensor, video_mask: torch.Tensor, used: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """The `position_ids` that generate() gives prompts, for a family whose forward() would count padding."""
-    if attention_mask is None or not family.counts_padding:
+    """
+    The `attention_mask` with which a base does not see the video tokens that are not used; nothing where all are.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, length)`).
+        video_mask (`torch.Tensor` of shape `(batch, length)`): True at video tokens.
+        used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at those that are used, of every video,
+            one after the other as they stand in the rows.
+        attention_mask (`torch.Tensor` of shape `(batch, at least length)`, *optional*): the one that was given; it may
+            begin with what stands in a cache already.
+    """
+    if bool(used.all()):
+        return {}
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.clone()
+    mask[:, -input_ids.shape[1] :].masked_scatter_(video_mask.to(mask.device), used.to(mask))
+    return {"attention_mask": mask}
+
+
+def positions_of_what_is_seen(
+    family: Family, input_ids: torch.Tensor, video_mask: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """
+    The `position_ids` that generate() gives prompts, where forward() would count what the mask leaves out.
+
+    In front of a prompt that is padding, and matters to few families: all positions move alike. Inside of a video it
+    would move what follows away from it, and matters to all.
+    """
+    if attention_mask is None:
+        return {}
+    seen = attention_mask[:, -input_ids.shape[1] :].bool()
+    if not family.counts_padding and bool(seen[video_mask].all()):
         return {}
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return {"position_ids": positions[:, -input_ids.shape[1] :]}
@@ -130,5 +161,6 @@ __all__ = [
     "grids_with_videos",
     "has_grid_positions",
     "lay_out_positions",
-    "positions_without_padding",
+    "pass_over",
+    "positions_of_what_is_seen",
 ]

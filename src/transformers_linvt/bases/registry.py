@@ -11,19 +11,24 @@ from typing import Any
 from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from ..errors import UnsupportedBaseError
 from .base import BaseBridge, odd_bridge
+from .convertible import CONVERTIBLE, how_to_convert
 from .families import FAMILIES, family_of
 from .kinds.blip import BlipBridge
+from .kinds.emu3 import LinesOfCodes
 from .kinds.ernie import ErnieBridge
 from .kinds.got_ocr import GotOcrBridge
 from .kinds.granite4 import Granite4Bridge
+from .kinds.hunyuan import LinesWithEnds
 from .kinds.idefics2 import Idefics2Bridge
 from .kinds.janus import JanusBridge
 from .kinds.kosmos import Kosmos2Bridge
+from .kinds.lighton_ocr import WholeSquares
 from .kinds.llama4 import Llama4Bridge
 from .kinds.llava_onevision import PicturesOfOneSample
 from .kinds.molmo import MolmoBridge
-from .kinds.molmo2 import Molmo2Crops
+from .kinds.molmo2 import Molmo2View
 from .kinds.ovis2 import Ovis2Bridge
 from .kinds.paligemma import PaliGemmaBridge
 from .kinds.pp_chart2table import PPChart2TableBridge
@@ -52,8 +57,20 @@ def model_type_of(processor: ProcessorMixin) -> str:
 
 
 def bridge_at(name_or_path: str, loading: Mapping[str, Any]) -> BaseBridge:
-    """The bridge of the base in a repository or folder; the common one, whose errors are good, if there is none."""
-    return bridge_of(_architecture(_settings_at(name_or_path, loading)))
+    """
+    The bridge of the base in a repository or folder; the common one, whose errors are good, if there is none.
+
+    Raises:
+        UnsupportedBaseError: it has to be converted first, and no bridge of its own is registered.
+    """
+    model_type = _architecture(_settings_at(name_or_path, loading))
+    _check_needs_no_conversion(name_or_path, model_type)
+    return bridge_of(model_type)
+
+
+def _check_needs_no_conversion(name_or_path: str, model_type: str) -> None:
+    if model_type in CONVERTIBLE and odd_bridge(model_type) is None:
+        raise UnsupportedBaseError(how_to_convert(name_or_path, model_type))
 
 
 def model_type_at(name_or_path: str, loading: Mapping[str, Any]) -> str:
@@ -75,9 +92,10 @@ def load_processor_at(
         model_type: instead of what is found there.
 
     Raises:
-        CheckpointError, UnsupportedBaseError: see [`load_base_processor`].
+        CheckpointError, UnsupportedBaseError: see [`load_base_processor`]; also for a base to convert first.
     """
     found = model_type_at(name_or_path, loading)
+    _check_needs_no_conversion(name_or_path, model_type or found)
     processor = bridge_of(model_type or found).load_processor(name_or_path, **loading)
     return processor, model_type or found or model_type_of(processor)
 

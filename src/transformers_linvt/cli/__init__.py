@@ -1,5 +1,5 @@
 """
-The command `linvt`: ask, inspect, wrap, convert, demo. Thin layers over the Python API.
+The command `linvt`: ask, encode, inspect, wrap, convert, demo. Thin layers over the Python API.
 
 Every expected failure is one line on stderr and an exit status: 1 for what is wrong with files and models, 2 for what
 is wrong with the command, 130 when interrupted. Files appear whole or not at all.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import LinVTError
 from .arguments import make_parser
-from .output import complain, quiet
+from .output import complain, in_flags, quiet
 
 
 # What may go wrong with a user's files and models; anything else is a mistake of ours and keeps its traceback.
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         if arguments.verbose:
             traceback.print_exc()
-        complain(str(error) or type(error).__name__)
+        complain(in_flags(str(error) or type(error).__name__, vars(arguments)))
         return 1
     for note in dict.fromkeys(notes):
-        complain(f"note: {note}")
+        complain(f"note: {in_flags(note, vars(arguments))}")
     return 0

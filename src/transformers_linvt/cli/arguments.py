@@ -1,8 +1,10 @@
 """The arguments of every command, and their types."""
 
 import argparse
+import difflib
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NoReturn
 
 import transformers_linvt
@@ -13,6 +15,7 @@ from .fields import add_fields
 
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LIMITS = tuple(entry.name for entry in fields(VideoLimits) if entry.type is not bool)
 _BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 
 
@@ -47,14 +50,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_inspect, _add_wrap, _add_convert, _add_demo):
+    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
         add(commands)
     return parser
 
 
 def _add_ask(commands: Any) -> None:
-    ask = commands.add_parser("ask", help="answer questions about a video")
-    ask.add_argument("video", metavar="VIDEO", help="a video file, or a URL with --allow-urls")
+    ask = commands.add_parser("ask", help="answer questions about a video, or about several")
+    ask.add_argument(
+        "video",
+        metavar="VIDEO",
+        help="a video file, a URL with --allow-urls, or a file that linvt encode wrote; one or several",
+    )
     ask.add_argument(
         "questions",
         type=_question,
@@ -64,15 +71,29 @@ def _add_ask(commands: Any) -> None:
     )
     _add_model_arguments(ask)
     _add_sampling_arguments(ask)
+    ask.add_argument(
+        "--cache-dir", metavar="DIR", help="remembers encoded videos, so that a further question is answered sooner"
+    )
     ask.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
     ask.add_argument(
         "--evidence",
         metavar="OUT.png",
-        help="draw which frames and places the answer depended on (integrated gradients through the exact weights, a "
-        "dozen more passes of the language model); for several questions OUT-1.png, OUT-2.png, ...",
+        nargs="?",
+        const="",
+        help="say, and draw, which frames and places the answer depended on (integrated gradients through the exact "
+        "weights, a dozen more passes of the language model); for several answers OUT-1.png, OUT-2.png, ...",
     )
-    ask.add_argument("--json", action="store_true", help="print one JSON object, with the evidence as numbers")
+    ask.add_argument("--json", action="store_true", help="print one JSON object; with --evidence its numbers too")
     ask.set_defaults(run=asking.ask)
+
+
+def _add_encode(commands: Any) -> None:
+    encode = commands.add_parser("encode", help="encode a video once, to ask about it with linvt ask OUT.safetensors")
+    encode.add_argument("video", metavar="VIDEO", help="a video file, or a URL with --allow-urls")
+    encode.add_argument("output", metavar="OUT.safetensors", help="the file to write; asked by the same model only")
+    _add_model_arguments(encode)
+    _add_sampling_arguments(encode)
+    encode.set_defaults(run=asking.encode)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -106,10 +127,15 @@ def _add_wrap(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
-        "convert", help="make a published Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
+        "convert", help="make a published InternVL, Mipha, Aquila-VL or BLIP-3 one that LinVT can wrap"
     )
     convert.add_argument("source", metavar="SOURCE", help="folder with the checkpoint as it was published")
     convert.add_argument("output", metavar="OUT", help="folder to make; must not exist or be empty")
+    convert.add_argument(
+        "--vision-config",
+        metavar="FILE",
+        help="config.json of the vision tower, where SOURCE names one without its sizes",
+    )
     _add_verbose(convert)
     convert.set_defaults(run=wrapping.convert)
 
@@ -143,6 +169,14 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", type=_natural_number, metavar="S", help="first second of the part to look at")
     group.add_argument("--end", type=_positive_number, metavar="S", help="last second of the part to look at")
     group.add_argument("--video-backend", choices=_BACKENDS, metavar="B", help=", ".join(_BACKENDS))
+    group.add_argument(
+        "--limit",
+        dest="limits",
+        action="append",
+        type=_limit,
+        metavar="NAME=N",
+        help=f"what a video may cost at most ({', '.join(_LIMITS)}), or none; may be given several times",
+    )
     group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
 
 
@@ -150,6 +184,18 @@ def _question(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the question is empty")
     return text
+
+
+def _limit(text: str) -> tuple[str, float | None]:
+    name, _, value = text.partition("=")
+    if name not in _LIMITS:
+        close = difflib.get_close_matches(name, _LIMITS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_LIMITS)}"
+        raise argparse.ArgumentTypeError(f"{text!r} names no limit of VideoLimits: {hint}")
+    if value.lower() == "none":
+        return name, None
+    kind = int if isinstance(getattr(VideoLimits(), name), int) else float
+    return name, _number(value, kind, "a number above 0, or none", 1e-9)
 
 
 def _positive_integer(text: str) -> int:

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, LinVTError, LinVTInputError, check_folder
 _CONNECT_SECONDS = 10
 
 
-def load(model: str | None, device: str | None, dtype: str, **trust: bool) -> Any:
+def load(model: str | None, device: str | None, dtype: str, **options: Any) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
     name = transformers_linvt.embedded_model_path() if model is None else model
     check_folder(name)
@@ -27,7 +27,7 @@ def load(model: str | None, device: str | None, dtype: str, **trust: bool) -> An
             "LinVTForVideoQA.from_base(model) in Python."
         )
     try:
-        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **trust)
+        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **options)
     except LinVTError:
         raise
     except (OSError, ValueError, RuntimeError, AssertionError) as error:

@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import transformers
 
@@ -28,6 +29,30 @@ _TALKATIVE = (
 def complain(message: str) -> None:
     """One line on stderr, whatever the message looks like."""
     print("linvt:", " ".join(message.split()), file=sys.stderr)
+
+
+def in_flags(message: str, given: Iterable[str]) -> str:
+    """
+    A message with arguments of Python as those of the command line.
+
+    Args:
+        message: of an error or a warning.
+        given: names of the command's arguments, with underscores.
+
+    Example:
+
+    >>> in_flags("num_frames=2 and fps=1.0: pass one, or allow_urls=True.", ["num_frames", "fps", "allow_urls"])
+    '--num-frames 2 and --fps 1.0: pass one, or --allow-urls.'
+    """
+    message = re.sub(r"limits=VideoLimits\((\w+=[^)]*)\)", r"--limit \1", message)
+    names = "|".join(sorted(map(re.escape, given), key=len, reverse=True))
+    pattern = rf"(?<![\w.'?&-])({names})=(\.\.\.|\([^)]*\)|'[^']*'|[^\s,;:)]*[^\s,;:).])"
+
+    def flag(match: re.Match) -> str:
+        option = f"--{match[1].replace('_', '-')}"
+        return option if match[2] == "True" else f"{option} {match[2]}"
+
+    return re.sub(pattern, flag, message) if names else message
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """`linvt wrap` and `linvt convert`: an untrained LinVT around a base model, and what it would cost."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def wrap(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Make a published checkpoint one that can be wrapped."""
-    transformers_linvt.convert_checkpoint(arguments.source, arguments.output)
+    transformers_linvt.convert_checkpoint(
+        arguments.source, arguments.output, arguments.vision_config, show_progress=sys.stderr.isatty()
+    )
     print(f"{arguments.output}: loads with AutoModelForImageTextToText; put LinVT around it with linvt wrap")
 
 

@@ -33,7 +33,7 @@ from .world import (
 )
 
 
-CLIP_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "count", "moment", "traverse")
+CLIP_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "count", "moment", "traverse", "crowd")
 _CLIP_STREAMS = 5  # kinds of clips whose streams are interleaved; a kind added later has a word of its own
 
 
@@ -262,6 +262,22 @@ def _traverse(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture],
     return pictures, ("direction",)
 
 
+def _crowd(rng: np.random.Generator, num_frames: int) -> tuple[list[Picture], tuple[str, ...]]:
+    if num_frames < 2 * MAX_OBJECTS:
+        raise LinVTInputError(
+            f"num_frames={num_frames} is too few to show a crowd. Ask for {2 * MAX_OBJECTS} frames or more."
+        )
+    pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS]
+    count = min(2 * MAX_OBJECTS + int(rng.integers(len(pairs) - 2 * MAX_OBJECTS + 1)), num_frames)
+    pictures: list[Picture] = [()] * num_frames
+    for pair, (start, stop) in zip(rng.permutation(len(pairs)), segment_bounds(num_frames, count), strict=False):
+        shape, colour = pairs[int(pair)]
+        length = 1 + int(rng.integers(max(1, (stop - start) // 2)))
+        first = start + int(rng.integers(stop - start - length + 1))
+        pictures[first : first + length] = [random_picture(rng, 1, shapes=[shape], colours=[colour])] * length
+    return pictures, ("position", "existence")
+
+
 _CLIPS = {
     "scenes": _scenes,
     "static": _static,
@@ -272,6 +288,7 @@ _CLIPS = {
     "count": _count,
     "moment": _moment,
     "traverse": _traverse,
+    "crowd": _crowd,
 }
 
 
@@ -323,7 +340,9 @@ def script_clip(kind: str, seed: int, num_frames: int, split: str = "clip") -> C
     that stand still all along and a third, elsewhere, for at most an eighth of the clip, without a shape or colour in
     common; `"traverse"`, one object that crosses the picture once, along a border from corner to corner, a quarter of
     the clip in each cell, so that the first frame alone, and all frames without their order, leave two directions that
-    are equally likely: guesses from those are right in half of the clips.
+    are equally likely: guesses from those are right in half of the clips; `"crowd"`, eight to sixteen objects that all
+    differ, one after the other, each for at most half of its share of the clip, so that more is new than 16 video
+    tokens hold, or 32.
 
     One question of every kind the clip answers, two about existence (yes and no), in the same order for every seed; of
     a `"moment"`, one of every kind about what stands still, one about what is short, and two about what is absent.

@@ -43,10 +43,10 @@ class VideoEvidence:
     What one answer depended on, and where its video tokens came from.
 
     Args:
-        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`):
-            The sampled frames, uint8 RGB.
+        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*):
+            The sampled frames, uint8 RGB; None where they were not kept, and then nothing can be drawn.
         timestamps (`np.ndarray` of shape `(num_frames,)`):
-            Seconds of each frame.
+            Seconds of each frame; NaN where they are not known.
         kept_indices (`np.ndarray` of shape `(num_kept,)`):
             The frame token of every slot, or the first of its run, ascending: frame `index // tokens_per_frame`, place
             `index % tokens_per_frame`.
@@ -93,7 +93,7 @@ class VideoEvidence:
     [[0.0, 0.25], [0.0, 0.0]]
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | None
     timestamps: np.ndarray
     kept_indices: np.ndarray
     kept_weights: np.ndarray
@@ -120,8 +120,8 @@ class VideoEvidence:
                 self.run_weights[self.kept_indices] = 1.0
         rows, columns = self.grid_size
         fits = (
-            self.frames.ndim == 4
-            and len(self.frames) == len(self.timestamps) == num_frames > 0
+            (self.frames is None or (self.frames.ndim == 4 and len(self.frames) == num_frames))
+            and len(self.timestamps) == num_frames > 0
             and self.kept_weights.shape[1:] == self.kept_indices.shape
             and rows * columns <= tokens_per_frame
             and len(self.kept_indices) > 0
@@ -132,7 +132,7 @@ class VideoEvidence:
         )
         if not fits:
             raise LinVTInputError(
-                f"These are not the parts of one video: frames {self.frames.shape}, time stamps "
+                f"These are not the parts of one video: frames {np.shape(self.frames)}, time stamps "
                 f"{self.timestamps.shape}, significance {self.significance.shape}, grid {self.grid_size}, kept tokens "
                 f"{self.kept_indices.shape}, weights {self.kept_weights.shape}, runs {self.run_slots.shape} and "
                 f"{self.run_weights.shape}, attribution {np.shape(self.attribution)}. Pass what one call returned."
@@ -143,7 +143,7 @@ class VideoEvidence:
         cls,
         output: Any,
         index: int,
-        frames: np.ndarray,
+        frames: np.ndarray | None,
         timestamps: np.ndarray,
         grid_size: tuple[int, int],
         tokens_per_frame: int | None = None,
@@ -171,7 +171,7 @@ class VideoEvidence:
                 `question`, `answer`, `source`, `region`, `log_probs`, `no_attribution`.
         """
         weights = output.weights.select([index]).detach().to("cpu")
-        padded, num_frames = weights.tokens_per_frame, len(frames)
+        padded, num_frames = weights.tokens_per_frame, len(timestamps)
         tokens_per_frame = padded if tokens_per_frame is None else tokens_per_frame
         filled = weights.kept_mask[0].numpy()
         frame, place = np.divmod(weights.kept_indices[0].numpy()[filled], padded)
@@ -189,7 +189,7 @@ class VideoEvidence:
             frames=frames,
             timestamps=np.asarray(timestamps, dtype=np.float64),
             kept_indices=frame * tokens_per_frame + place,
-            kept_weights=weights.kept()[0].float().numpy()[:, filled],
+            kept_weights=weights.kept()[0, weights.used[0]].float().numpy()[:, filled],
             significance=significance[unpadded],
             grid_size=grid_size,
             is_exact=weights.is_exact,
@@ -352,7 +352,17 @@ class VideoEvidence:
     # -- the picture --
 
     def draw(self) -> Image.Image:
-        """The picture that [`save`](VideoEvidence.save) writes."""
+        """
+        Draw the picture that `save` writes.
+
+        Raises:
+            `LinVTInputError`: the frames were not kept.
+        """
+        if self.frames is None:
+            raise LinVTInputError(
+                "This evidence has no frames to draw, only numbers: the video was given as it was encoded before. Ask "
+                "about the video itself, or put its sampled frames in with dataclasses.replace(evidence, frames=...)."
+            )
         return (WeightsSheet if self.attribution is None else AnswerSheet)(self).draw()
 
     def save(self, path: str | os.PathLike) -> None:
@@ -397,6 +407,36 @@ def check_picture_path(path: str | os.PathLike) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise LinVTInputError(f"{path} cannot be written: no permission to write in {path.parent}.")
     return path
+
+
+def evidence_of_video(
+    output: Any, index: int, features: Any, video: Any, processor: Any, **about: Any
+) -> VideoEvidence:
+    """
+    The evidence of one video out of a batch of encoded ones.
+
+    Args:
+        output, index, about: as of [`VideoEvidence.from_output`].
+        features ([`VideoFeatures`]): the video as it was encoded.
+        video ([`VideoFrames`], *optional*): its frames, or steps of time; without them nothing can be drawn.
+        processor ([`LinVTProcessor`]): knows which part of a frame the model sees.
+    """
+    frames, times = None, features.timestamps
+    if video is not None:
+        frames, times = np.asarray(video.frames), video.timestamps
+        about["region"] = region_seen(processor.image_processor, *frames.shape[1:3])
+        about.setdefault("source", video.source)
+    elif times is None:
+        times = np.full(features.num_frames, np.nan)
+    return VideoEvidence.from_output(
+        output,
+        index,
+        frames=frames,
+        timestamps=np.asarray(times, dtype=np.float64),
+        grid_size=features.grid_size,
+        tokens_per_frame=features.refined.tokens_per_frame,
+        **about,
+    )
 
 
 def region_seen(image_processor: Any, height: int, width: int) -> tuple[float, float, float, float]:

@@ -18,6 +18,8 @@ class HasBaseProcessor(ProcessorMixin):
     num_frames: int
     add_timestamps: bool
     frame_path: str
+    max_frame_tokens: int | None
+    max_total_frame_tokens: int | None
     frames_per_step: int
     markers: VisualMarkers
     added: AddedTexts

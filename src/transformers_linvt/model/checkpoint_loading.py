@@ -27,6 +27,8 @@ from ..bases.fingerprint import fingerprint_weights
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
 from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown
+from .adapter_files import put_adapter
+from .base_reference import base_location, reference_to
 from .configuration_linvt import LINVT_FIELDS, PROCESSOR_SETTINGS, LinVTConfig
 from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
 from .whole_folder import finish_saving
@@ -88,7 +90,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         try:
             config = LinVTConfig(
                 base_config=base.config,
-                base_model_name_or_path=name,
+                base_model_name_or_path=reference_to(name) if name else None,
                 base_revision=revision,
                 # Not the base's name: an adapter trained on this model would be loaded onto the base without LinVT.
                 name_or_path="",
@@ -171,12 +173,12 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
         model._load_linvt_weights(state_dict, source)
         model.name_or_path = config.name_or_path = source
-        model._base_folder = _base_location(config, source)
+        model._base_folder = base_location(config.base_model_name_or_path, source)
         if generation_config is not None:
             model.generation_config = generation_config
         if adapter_path is not None:  # an adapter trained on from the checkpoint's own, which it replaces
             config.adapter_subfolder = None
-            model.load_adapter(adapter_path, adapter_kwargs=adapter_kwargs)
+            model.load_adapter(os.fspath(adapter_path), adapter_kwargs=adapter_kwargs)
         model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
         model.eval()
         if not output_loading_info:
@@ -206,10 +208,20 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model
 
-    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, and the model can still be saved whole: the names in its own checkpoint stay known."""
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """As in transformers, read by PEFT's own rules, which know what DoRA adds ([`put_adapter`])."""
+        in_memory = [kwargs.get(name) for name in ("peft_config", "adapter_state_dict")]
+        wants_swap = kwargs.get("hotswap", False) is True or getattr(self, "_hotswap_enabled", False)
+        if peft_model_id is not None and in_memory == [None, None] and not wants_swap:
+            return put_adapter(
+                self,
+                peft_model_id,
+                adapter_name or "default",
+                is_trainable=kwargs.get("is_trainable", False),
+                hub_arguments={**kwargs, **(kwargs.get("adapter_kwargs") or {})},
+            )
         conversions = getattr(self, "_weight_conversions", None)
-        report = super().load_adapter(*args, **kwargs)
+        report = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         # transformers 5.23 leaves those of the adapter's file behind, and would save every weight under such a name
         self._weight_conversions = conversions
         return report
@@ -221,7 +233,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         subfolder = "/".join(filter(None, (hub_arguments.get("subfolder"), self.config.adapter_subfolder)))
         try:
             report = self.load_adapter(os.fspath(path), adapter_kwargs={**hub_arguments, "subfolder": subfolder})
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, KeyError) as error:
             raise CheckpointError(
                 f"{os.fspath(path)!r} says that it has an adapter in {subfolder!r}, which cannot be loaded: {error} "
                 "Save or download the checkpoint again, or load it without: from_pretrained(..., "
@@ -238,7 +250,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
     @classmethod
     def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
         """The base a checkpoint refers to, with the caller's loading arguments."""
-        name = _base_location(config, checkpoint)
+        name = base_location(config.base_model_name_or_path, checkpoint)
         if not name:
             raise CheckpointError(
                 "The checkpoint holds LinVT's weights only and does not say which base they belong to "
@@ -293,15 +305,6 @@ def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
                 f"{of(found)}, not {of(saved)}. Put the right base there, pass it with base_vlm=..., or, if you "
                 "changed the base, save with include_base=True."
             )
-
-
-def _base_location(config: LinVTConfig, checkpoint: str) -> str | None:
-    """The name to load the base by: a relative one is beside the checkpoint, wherever that is."""
-    name = config.base_model_name_or_path
-    if name and name.startswith(".") and os.path.isdir(checkpoint):
-        # as seen from where the checkpoint really lies: it may have been named by a link
-        return os.path.realpath(os.path.join(checkpoint, name))
-    return name
 
 
 def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,8 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, logging
 from ..bases.fingerprint import changed_weights
 from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
+from .adapter_files import is_of_base
+from .base_reference import reference_from
 from .model_card import card_for_upload, is_local, make_card
 from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
 from .whole_folder import saved_as_one
@@ -106,7 +108,9 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         saved_as = {
             "includes_base": include_base,
             "adapter_subfolder": subfolder if adapter_name else None,
-            "base_model_name_or_path": self._reference_from(save_directory),
+            "base_model_name_or_path": reference_from(
+                save_directory, self.config.base_model_name_or_path, self._base_folder
+            ),
         }
         with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
             super().save_pretrained(folder, state_dict=state_dict, **kwargs)
@@ -226,21 +230,15 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         config.modules_to_save = [name for name in config.modules_to_save or () if name != "linvt"] or None
         config.base_model_name_or_path = None  # the checkpoint it lies in
         config.inference_mode = True
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # the weights are here; another start (PiSSA) would change the base again
         config.save_pretrained(folder)
         weights = {
             f"base_model.model.{name}": value.detach().contiguous().cpu()
             for name, value in weights.items()
-            if LINVT_PREFIX not in name
+            if LINVT_PREFIX not in name and not is_of_base(name)
         }
         save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-
-    def _reference_from(self, save_directory: str | os.PathLike) -> str | None:
-        """The name of the base as a checkpoint in `save_directory` gives it: a relative one may not fit there."""
-        name = self.config.base_model_name_or_path
-        if not name or not name.startswith(".") or self._base_folder is None:
-            return name
-        seen_from_there = os.path.realpath(os.path.join(save_directory, name))
-        return name if seen_from_there == os.path.realpath(self._base_folder) else self._base_folder
 
     def _changed_weights(self) -> list[str]:
         """Names of the base's weights that are not what its name stands for; none where that is not known."""

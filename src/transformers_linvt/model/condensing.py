@@ -87,7 +87,9 @@ class CondensesVideos(LinVTPreTrainedModel):
             question_mask (`torch.Tensor` of shape `(num_videos, L)`, *optional*): 1 at real question tokens.
             caption_embeds, caption_mask: of the same shapes, the caption of each video; asks for `outputs.contrast`.
 
-        A video with fewer frame tokens than M gives M tokens all the same, with a warning, once for a model.
+        Where less is new than M tokens, the last ones are copies that the language model is not to see
+        (`outputs.weights.used`). Where the base cannot pass tokens over, or without key frames, a video with fewer
+        frame tokens than M gives M tokens all the same, with a warning, once for a model.
         """
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
@@ -122,7 +124,8 @@ class CondensesVideos(LinVTPreTrainedModel):
         question_mask: torch.Tensor | None = None,
     ) -> CondensedVideos:
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
-        self._warn_of_few_tokens(features[0].num_frames, features[0].refined.tokens_per_frame)
+        for video in features:
+            self._warn_of_few_tokens(video.num_frames, video.refined.tokens_per_frame)
         device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
         if stacked.width != (width := self.bridge.width(self.base_vlm)):
@@ -144,7 +147,7 @@ class CondensesVideos(LinVTPreTrainedModel):
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in stacked.deepstack],
             container=stacked.container,
             outputs=outputs,
-            grid_sizes=[stacked.grid_size] * len(outputs.video_tokens),
+            grid_sizes=[video.grid_size for video in features],
             kept_deepstack=stacked.deepstack,
         )
 
@@ -170,7 +173,7 @@ class CondensesVideos(LinVTPreTrainedModel):
     def _warn_of_few_tokens(self, num_frames: int, tokens_per_frame: int) -> None:
         """Say, once for a model, that the language model gets more tokens of a video than its frames have."""
         num_tokens, most = num_frames * tokens_per_frame, self.config.num_video_tokens
-        if num_tokens >= most or self._has_warned_of_few_tokens:
+        if num_tokens >= most or self._has_warned_of_few_tokens or self.linvt.aggregator.counts_what_is_new:
             return
         self._has_warned_of_few_tokens = True
         unit = "frames" if self.config.frame_path == "image" else "steps of time"

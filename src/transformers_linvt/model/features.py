@@ -4,11 +4,12 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
@@ -20,6 +21,7 @@ FEATURES_SUFFIX = ".safetensors"
 
 _FORMAT = "linvt-video-features-3"
 _CONTAINERS = ("tensor", "list", "tuple")
+_ABOUT = "about."
 _SLACK = 1e-3  # by which a number may leave its range in half precision
 
 
@@ -49,6 +51,7 @@ class VideoFeatures:
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
         origin ([`FeatureOrigin`], *optional*): the model and the frames they come from; another model refuses them.
+        about (`dict[str, str]`, *optional*): what else is to be known of the video; kept in its file.
     """
 
     refined: RefinedVideo
@@ -57,6 +60,7 @@ class VideoFeatures:
     grid_size: tuple[int, int]
     timestamps: torch.Tensor | None = None
     origin: FeatureOrigin | None = None
+    about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_refined(
@@ -100,21 +104,37 @@ class VideoFeatures:
     @classmethod
     def stack(cls, features: "Sequence[VideoFeatures]") -> "VideoFeatures":
         """
-        Several questions about one video, as one batch.
+        Encoded videos as one batch: one video for several questions, or several of whatever length, which are padded.
 
         Raises:
-            LinVTInputError: the features are not all of one video; videos of different lengths go one by one.
+            LinVTInputError: the videos are of different models.
         """
         first = features[0]
-        if any(other is not first for other in features):
-            raise LinVTInputError(
-                "Encoded videos are asked one at a time: pass the same VideoFeatures for every row of the batch."
+        if all(other is first for other in features):
+            rows = torch.zeros(len(features), dtype=torch.long)
+            return replace(
+                first,
+                refined=first.refined.select(rows),
+                deepstack=[layer.expand(len(features), *layer.shape[1:]) for layer in first.deepstack],
             )
-        rows = torch.zeros(len(features), dtype=torch.long)
+        kinds = {
+            (one.width, one.refined.kept_features.shape[-1], one.container, len(one.deepstack)) for one in features
+        }
+        if len(kinds) > 1:
+            raise LinVTInputError(
+                f"These videos were encoded by different models: width, bottleneck, container and layers are "
+                f"{sorted(kinds)}. Encode them again with this one."
+            )
+        refined = RefinedVideo.stack([one.refined for one in features])
+        num_kept = refined.kept_indices.shape[1]
+        layers = zip(*(one.deepstack for one in features), strict=True)
         return replace(
             first,
-            refined=first.refined.select(rows),
-            deepstack=[layer.expand(len(features), *layer.shape[1:]) for layer in first.deepstack],
+            refined=refined,
+            deepstack=[
+                torch.cat([functional.pad(layer, (0, 0, 0, num_kept - layer.shape[1])) for layer in of_videos])
+                for of_videos in layers
+            ],
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -132,6 +152,7 @@ class VideoFeatures:
         metadata = {"format": _FORMAT, "container": self.container, "grid_size": f"{rows}x{columns}"}
         if self.origin is not None:
             metadata |= {"video": self.origin.video} | ({"model": self.origin.model} if self.origin.model else {})
+        metadata |= {_ABOUT + name: value for name, value in self.about.items()}
         try:
             with replacing(path) as partial:
                 save_file(tensors, partial, metadata=metadata)
@@ -168,6 +189,7 @@ class VideoFeatures:
             timestamps=tensors.get("timestamps"),
             grid_size=(int(grid[1]), int(grid[2])),
             origin=FeatureOrigin(metadata.get("model"), metadata["video"]) if "video" in metadata else None,
+            about={name.removeprefix(_ABOUT): text for name, text in metadata.items() if name.startswith(_ABOUT)},
         )
         features._check(os.fspath(path))
         return features

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError
 
+from .base_reference import is_embedded
 from .configuration_linvt import LinVTConfig
 
 
@@ -31,7 +32,8 @@ import transformers_linvt  # makes LinVT known to transformers
 from transformers import pipeline
 
 ask = pipeline("video-question-answering", model="{place}")
-print(ask(video="clip.mp4", question="What happens in the video?")["answer"])
+for result in ask(video="clip.mp4", question="What happens in the video?"):
+    print(result["answer"])
 ```
 
 or `AutoModelForImageTextToText.from_pretrained("{place}")` and `AutoProcessor.from_pretrained("{place}")`.
@@ -46,7 +48,7 @@ are then answered bit for bit as by the base. `model.enable_adapters()` puts it 
 def is_local(name: str | os.PathLike | None) -> bool:
     """Whether a model is named by a folder of this machine, so that nobody else can load it."""
     name = os.fspath(name or "")
-    return name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
+    return is_embedded(name) or name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
 
 
 def make_card(
@@ -58,6 +60,8 @@ def make_card(
     settings: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
 ) -> ModelCard:
     """
     A card with the metadata the Hub reads, and prose made from what is known.
@@ -70,8 +74,11 @@ def make_card(
         stage: how it was trained.
         datasets: names of data sets on the Hub, or what the data are.
         settings: of the training, by name.
-        figures: results, by name; written as a table, as they are.
+        figures: results, by name; written as a table, as they are. Those of an evaluation (`eval_...`) also stand in
+            the metadata, from where the Hub shows them.
         tags: more tags.
+        license: of the checkpoint, as the Hub calls it (`"apache-2.0"`); the base's may bind it.
+        language: code or codes of the language of questions and answers (`"en"`).
     """
     base = config.base_model_name_or_path
     base = None if is_local(base) else base or None
@@ -81,7 +88,10 @@ def make_card(
         base_model_relation=("finetune" if config.includes_base else "adapter") if base else None,
         datasets=[name for name in named if _is_repository(name)] or None,
         library_name=LIBRARY,
+        license=license,
+        language=list(language) if isinstance(language, tuple) else language,
         pipeline_tag=PIPELINE_TAG,
+        **_results(repo_id, named, figures or {}),
         tags=list(dict.fromkeys([*TAGS, *(["lora"] if config.adapter_subfolder else []), *tags])),
     )
     prose = _PROSE.format(
@@ -133,6 +143,23 @@ def _what_it_is(config: LinVTConfig, base: str | None) -> str:
     at = f" at commit `{config.base_revision}`" if base and config.base_revision else ""
     holds = "it holds the base's weights too" if config.includes_base else "it refers to the base and holds LinVT only"
     return f"A LinVT checkpoint around {of}{at}: an image-text model that answers questions about videos; {holds}."
+
+
+def _results(repo_id: str | None, datasets: Sequence[str], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation as the Hub's metadata has them: of a task, on data, by name."""
+    public = next((name for name in datasets if _is_repository(name)), None)
+    found = [
+        EvalResult(
+            task_type=PIPELINE_TAG,
+            dataset_type=public or "own",
+            dataset_name=public or "data that are not on the Hub",
+            metric_type=name.removeprefix("eval_"),
+            metric_value=value,
+        )
+        for name, value in figures.items()
+        if name.startswith("eval_") and isinstance(value, int | float)
+    ]
+    return {"model_name": (repo_id or "LinVT").rpartition("/")[2], "eval_results": found} if found else {}
 
 
 def _is_repository(name: str) -> bool:

@@ -8,7 +8,7 @@ trainers call the backbone directly (TRL does), and a wrapper that condensed in 
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -18,13 +18,16 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, has_grid_positions
 from ..bases.registry import bridge_of
 from ..errors import AttributionError, LinVTInputError, shown, unknown_argument
+from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
-from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
+from ..video.frames import VideoFrames
 from .attribution import attribute_answers, words_of_answer
 from .checkpoint_loading import LoadsCheckpoints
 from .checkpoint_saving import SavesCheckpoints
@@ -66,7 +69,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     The backbone: base backbone with video tokens in place of frames; returns hidden states.
 
     Args:
-        config ([`LinVTConfig`]).
+        config ([`LinVTConfig`]): sizes of LinVT, and the base's config.
         base_vlm ([`PreTrainedModel`], *optional*):
             A loaded base. Without it one is built from `config.base_config`, with random weights.
 
@@ -90,6 +93,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -117,11 +121,19 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self.base_vlm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LinVTModel":
-        """Training mode, but for what would learn from mere looking: batch norms of the base keep their averages."""
+        """
+        Training mode, but for what is frozen: batch norms of the base keep their averages, and its dropout is off.
+
+        A base whose weights were given their gradient back drops as it always does; LoRA's own dropout stays.
+        """
         super().train(mode)
         for module in self.base_vlm.modules():
             if getattr(module, "track_running_stats", False):
                 module.eval()
+        weights = (weight for name, weight in self.base_vlm.named_parameters() if "lora_" not in name)
+        if not any(weight.requires_grad for weight in weights):
+            for module in modules_with_dropout(self.base_vlm):
+                module.training = False
         return self
 
     def prepare(
@@ -238,6 +250,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         self.accepts_loss_kwargs = _accepts_loss_kwargs(self.model.base_vlm)
         self.loss_type = getattr(self.model.base_vlm, "loss_type", None)
         self.generation_config = self.model.bridge.generation_config(self.model.base_vlm)
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these PEFT knows which layers of its own fit
+            if getattr(self.model.base_vlm, name, False):
+                setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
@@ -415,31 +430,48 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     @torch.no_grad()
     def answer_with_evidence(
-        self, features: Any, question: str | Sequence[str], processor: Any = None, **generate_kwargs: Any
-    ) -> tuple[str | list[str], LinearVideoTokenizerOutput]:
+        self,
+        features: Any,
+        question: str | Sequence[str],
+        processor: Any = None,
+        video: VideoFrames | None = None,
+        **generate_kwargs: Any,
+    ) -> tuple[str | list[str], VideoEvidence | list[VideoEvidence]]:
         """
         As [`answer`], and what each answer depended on.
 
         Costs a dozen passes of the language model, with backward, over prompt and answer ([`attribute_answers`]); the
         answer itself is generated once.
 
+        Args:
+            features, question, processor, generate_kwargs: as of [`answer`].
+            video: the frames that were encoded, as `processor.read_video` returned them; without them the evidence has
+                numbers and no picture.
+
         Returns:
-            The answer or answers, and the output of the linear video tokenizer, one row per question: `weights` are W,
-            where the video tokens came from; `attribution` of shape `(num_questions, num_kept)` is what of it the
-            answer depended on, in nats, and `answer_log_probs` of shape `(num_questions, 2)` what it sums to. Both are
-            None where they cannot be had, and a warning says why.
+            The answer and its [`VideoEvidence`], or a list of each: what a pipeline gives with `return_evidence=True`.
+            Where no attribution can be had, the evidence and a warning say why.
         """
         texts, inputs, condensed, answers = self._answer(features, question, processor, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.generation_config
         ends, pad = (
             generate_kwargs.get(name, getattr(config, name, None)) for name in ("eos_token_id", "pad_token_id")
         )
+        found, why_not = None, None
         try:
             found = attribute_answers(self, inputs, condensed, answers, words_of_answer(answers, ends, pad))
         except AttributionError as error:
             logger.warning(str(error))
-            return texts, condensed.outputs
-        return texts, replace(condensed.outputs, attribution=found.values, answer_log_probs=found.log_probs)
+            why_not = str(error)
+        steps, is_one = None if video is None else processor.steps_of(video), isinstance(question, str)
+        asked_and_told = zip([question], [texts], strict=True) if is_one else zip(question, texts, strict=True)
+        evidence = []
+        for row, (asked, told) in enumerate(asked_and_told):
+            about: dict[str, Any] = {"question": asked, "answer": told, "no_attribution": why_not}
+            if found is not None:
+                about |= {"attribution": found.values[row], "log_probs": tuple(found.log_probs[row].tolist())}
+            evidence.append(evidence_of_video(condensed.outputs, row, features, steps, processor, **about))
+        return texts, evidence[0] if is_one else evidence
 
     def _answer(
         self, features: Any, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]

@@ -6,7 +6,13 @@ from typing import Any
 import torch
 
 from ..bases.loading import context_length
-from ..bases.positions import forget_positions, has_grid_positions, lay_out_positions, positions_without_padding
+from ..bases.positions import (
+    forget_positions,
+    has_grid_positions,
+    lay_out_positions,
+    pass_over,
+    positions_of_what_is_seen,
+)
 from ..bases.visuals import PICTURES, flat_rows
 from ..errors import LinVTInputError
 from ..tokenizer.aggregation import lattice_cells
@@ -107,11 +113,13 @@ class PlacesVideos(LinVTPreTrainedModel):
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
         grid = self.bridge.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
-        inputs = self.bridge.place_videos(self.base_vlm, is_video, self.config.num_video_tokens, inputs)
+        used = condensed.outputs.weights.used
+        inputs = self.bridge.place_videos(self.base_vlm, is_video, used, inputs)
+        inputs |= pass_over(input_ids, video_mask, used, inputs.get("attention_mask"))
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
-            inputs = {**positions_without_padding(self.bridge.family, input_ids, mask), **inputs}
+            inputs = {**positions_of_what_is_seen(self.bridge.family, input_ids, video_mask, mask), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.bridge.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)

@@ -115,6 +115,16 @@ class LinVTPreTrainedModel(PreTrainedModel):
         if isinstance(module, LinearVideoTokenizer):
             module.init_weights()
 
+    def initialize_weights(self) -> None:
+        """
+        As in transformers, with the base's own initialisation for the base.
+
+        Of a class outside of transformers it takes every module for foreign code, and passes over those that only
+        compute something from the config (Falcon-H1's multipliers), which then hold whatever memory holds.
+        """
+        self.base_vlm.initialize_weights()
+        super().initialize_weights()
+
     def post_init(self) -> None:
         """As in transformers, without names of modules that this base does not have (FSDP refuses those)."""
         super().post_init()

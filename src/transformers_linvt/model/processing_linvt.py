@@ -46,6 +46,10 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
         frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
             as the base's own video path does, where it has one that can.
+        max_frame_tokens, max_total_frame_tokens (`int`, *optional*): most visual tokens of one frame, and of all
+            frames of a video together: larger frames are made smaller. By default as the base's own video processor
+            caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
+            given in a call (`size`, `max_pixels`) comes before both.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -68,6 +72,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         num_frames: int = 32,
         add_timestamps: bool = False,
         frame_path: str = "image",
+        max_frame_tokens: int | None = None,
+        max_total_frame_tokens: int | None = None,
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -87,6 +93,14 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
         self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
+        for name, value in (
+            ("max_frame_tokens", max_frame_tokens),
+            ("max_total_frame_tokens", max_total_frame_tokens),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
+        self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
+        self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.bridge.markers(base_processor)
         self.added = self.bridge.added_texts(base_processor)
 
@@ -166,6 +180,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         return_dict: bool = False,
         return_tensors: str | None = "auto",
         processor_kwargs: Mapping[str, Any] | None = None,
+        with_frames: bool = True,
         **kwargs: Any,
     ) -> Any:
         """
@@ -193,6 +208,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             return_dict: everything, instead of only `input_ids`.
             return_tensors: `"pt"`, `"np"` or None for lists. `"auto"` is `"pt"` where there is a video, and the base's
                 own default where there is none. Frames stay tensors where lists are asked for.
+            with_frames: whether the frames of the videos become inputs. They need not where the model gets the videos
+                as it encoded them before (`video_features=[...]`); then they are read for times in the prompt only.
             processor_kwargs: as in transformers; may hold everything below as well.
             kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
                 `allow_urls`), `add_timestamps`, `video_root` (folder that relative paths start from, and that files
@@ -229,13 +246,14 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
-        sources = [[source_of(part, tokenize) for part in parts] for parts in video_parts]
+        reads = tokenize and with_frames
+        sources = [[source_of(part, reads) for part in parts] for parts in video_parts]
         pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
-        if tokenize or writes_times:
+        if reads or writes_times:
             videos = [
-                [self.read_video(one, **sampling_of(part, arguments.sampling)) for one, part in zip(*row, strict=True)]
-                for row in zip(sources, video_parts, strict=True)
+                self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
+                for row, parts in zip(sources, video_parts, strict=True)
             ]
         rewritten = [
             self._rewrite(messages, frames if writes_times else None)
@@ -248,7 +266,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             arguments.text.setdefault("padding_side", "left")
         if return_tensors != "auto":
             arguments.text["return_tensors"] = return_tensors
-        inputs = self._with_videos(prompts, [one for row in videos for one in row or []], pictures, arguments)
+        shown_videos = [one for row in videos for one in row or []] if with_frames else []
+        inputs = self._with_videos(prompts, shown_videos, pictures, arguments)
         return inputs if return_dict else inputs["input_ids"]
 
     def __call__(
@@ -297,7 +316,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         prompts = with_questions(texts, question)
         pictures = pictures_per_prompt(images, texts, self.markers)
         loaded = [[self.load_picture(one, arguments.sampling) for one in row] for row in pictures]
-        frames = [self.read_video(video, **arguments.sampling) for row in sources for video in row]
+        frames = [one for row in sources for one in self._read_together(row, [arguments.sampling] * len(row))]
         return self._with_videos(prompts, frames, loaded, arguments)
 
     def training_inputs(

@@ -17,7 +17,15 @@ from .configuration_linvt import AUTO_MAP, LINVT_FIELDS
 from .whole_folder import finish_saving, saved_as_one
 
 
-_SETTINGS = ("num_video_tokens", "base_model_type", "num_frames", "add_timestamps", "frame_path")
+_SETTINGS = (
+    "num_video_tokens",
+    "base_model_type",
+    "num_frames",
+    "add_timestamps",
+    "frame_path",
+    "max_frame_tokens",
+    "max_total_frame_tokens",
+)
 
 
 _HUB_ARGUMENTS = (

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..errors import LinVTInputError, in_our_words, shown
-from ..video.reading import VideoFrames
+from ..video.frames import VideoFrames
 from .base_parts import HasBaseProcessor
 from .messages import Messages, parts_of, texts_of
 

@@ -12,9 +12,14 @@ from transformers import BatchFeature
 
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
-from ..video.reading import VideoFrames, VideoLimits, read_video
+from ..video.frames import VideoFrames
+from ..video.limits import VideoLimits, one_request
+from ..video.reading import read_video
 from .base_parts import HasBaseProcessor
 from .messages import SAMPLING_ARGUMENTS, resolved
+
+
+_SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
 
 
 class ReadsVideos(HasBaseProcessor):
@@ -43,11 +48,15 @@ class ReadsVideos(HasBaseProcessor):
             _check_frames(video)
             return video
         sampling = {name: value for name, value in sampling.items() if value is not None}
-        backend = sampling.pop("video_backend", "auto")
         if "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(resolved(video, video_root), backend=backend, **sampling)
+        return read_video(resolved(video, video_root), **sampling)
+
+    def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
+        """The videos of one request, each with its own sampling; they share the limits of a request."""
+        with one_request():
+            return [self.read_video(video, **own) for video, own in zip(videos, sampling, strict=True)]
 
     def video_inputs(
         self,
@@ -90,7 +99,7 @@ class ReadsVideos(HasBaseProcessor):
         for video in videos:
             refused = f"The base's image processor refused the frames of {shown(video.source)}"
             make, frames = self.bridge.frame_inputs, list(video.frames)
-            made = in_our_words(refused, make, self.base_processor, frames, options)
+            made = in_our_words(refused, make, self.base_processor, frames, self.frame_options(len(frames), options))
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
             each.append(made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
@@ -98,6 +107,14 @@ class ReadsVideos(HasBaseProcessor):
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
         data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data
+
+    def frame_options(self, num_frames: int, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Options of the image processor for the frames of one video; a size that the caller gives is the frames'."""
+        given = dict(options or {})
+        if given.keys() & _SIZES:
+            return given
+        limits = (self.max_frame_tokens, self.max_total_frame_tokens)
+        return {**self.bridge.frame_size(self.base_processor, num_frames, *limits), **given}
 
     def steps_of(self, video: VideoFrames) -> VideoFrames:
         """

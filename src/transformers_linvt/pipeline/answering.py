@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.utils import logging
 
 from ..bases.layouts import FRAME_PREFIX
-from ..errors import AttributionError, LinVTError
-from ..evidence.evidence import VideoEvidence, region_seen
+from ..errors import AttributionError
+from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
+from ..model.features import VideoFeatures
+from .caching import FeatureCache, SeenVideo
 from .requests import Request, is_continued
 
 
@@ -21,12 +22,12 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class Read:
-    """A request whose videos were decoded, or the error that this met."""
+    """A request whose videos were looked at, or the error that this met."""
 
     request: Request
-    videos: list[Any] = field(default_factory=list)
+    videos: list[SeenVideo] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
-    error: LinVTError | None = None
+    error: Exception | None = None
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Answered:
     num_frame_tokens: int = 0
     num_video_tokens: int = 0
     evidence: list[list[VideoEvidence]] | None = None  # per text, per video
-    error: LinVTError | None = None
+    error: Exception | None = None
 
 
 @dataclass
@@ -80,10 +81,11 @@ class Answerer:
         model ([`LinVTForVideoQA`]).
         processor ([`LinVTProcessor`]).
         device: where inputs go.
+        cache: of the videos that were encoded before.
     """
 
-    def __init__(self, model: Any, processor: Any, device: Any) -> None:
-        self.model, self.processor, self.device = model, processor, device
+    def __init__(self, model: Any, processor: Any, device: Any, cache: FeatureCache) -> None:
+        self.model, self.processor, self.device, self.cache = model, processor, device, cache
 
     def answer(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
         """Answer a batch; the error of one does not keep the others from being answered."""
@@ -96,7 +98,7 @@ class Answerer:
         if len(together) > 1:
             try:
                 found = self._answer_chats([batch[i] for i in together], how)
-            except LinVTError:
+            except Exception:  # what a base raises is anything
                 found = []  # one of them is to blame: each by itself, so that the others are answered
             for i, one in zip(together, found, strict=False):
                 answered[i] = one
@@ -108,17 +110,16 @@ class Answerer:
                     answered[i] = self._answer_questions(read, how)
                 else:
                     answered[i] = self._answer_one_by_one(read, how)
-            except LinVTError as error:
+            except Exception as error:
                 answered[i] = Answered(error=error)
         return answered
 
     def _answer_questions(self, read: Read, how: Generation) -> Answered:
         """Questions about one video, which goes through the vision tower and SVR once."""
-        (video,), model = read.videos, self.model
-        inputs = self.on_device(self.processor.video_inputs(video))
-        features = model.encode_video(**inputs)
+        (seen,), model = read.videos, self.model
+        features = self.features_of(seen)
         result = Answered(
-            num_frame_tokens=features.num_frames * features.refined.tokens_per_frame,
+            num_frame_tokens=_num_tokens(features),
             num_video_tokens=model.config.num_video_tokens,
             evidence=[] if how.return_evidence else None,
         )
@@ -131,9 +132,8 @@ class Answerer:
             result.texts += made.texts
             result.scores = None if made.scores is None else [*(result.scores or []), *made.scores]
             if how.return_evidence:
-                grid = (features.grid_size, features.refined.tokens_per_frame)
-                seen = [[(row, video, grid)] for row in range(len(chunk))]
-                result.evidence += self._evidence_of_answers(prompts, condensed, made, seen)
+                places = [[(row, seen)] for row in range(len(chunk))]
+                result.evidence += self._evidence_of_answers(prompts, condensed, made, places)
         return result
 
     def _answer_one_by_one(self, read: Read, how: Generation) -> Answered:
@@ -151,6 +151,8 @@ class Answerer:
     def _answer_chats(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
         """Chats, or single questions, about any number of videos each: one batch."""
         chats = [chat for read in batch for chat in _as_chats(read)]
+        videos = [seen for chat in chats for seen in chat.videos]
+        features = [self.features_of(seen) for seen in videos]
         continued = is_continued(chats[0].messages)
         inputs = self.processor.apply_chat_template(
             [chat.messages for chat in chats],
@@ -160,28 +162,26 @@ class Answerer:
             return_dict=True,
             return_tensors="pt",
             padding_side="left",
+            with_frames=False,
         )
         inputs = self.on_device(inputs)
-        prepared, condensed = self.model.model.prepare(**inputs)
+        prepared, condensed = self.model.model.prepare(**inputs, video_features=features or None)
         made = self._generate(prepared, how)
         per_chat = len(made.texts) // len(chats)
         firsts = [0, *itertools.accumulate(len(chat.videos) for chat in chats)]
         evidence = []
         if how.return_evidence:
-            seen = [
-                [(first + i, video, self._grid_of(video)) for i, video in enumerate(chat.videos)]
+            places = [
+                [(first + i, seen) for i, seen in enumerate(chat.videos)]
                 for first, chat in zip(firsts, chats, strict=False)
             ]
-            evidence = self._evidence_of_answers(inputs, condensed, made, seen)
+            evidence = self._evidence_of_answers(inputs, condensed, made, places)
         results = []
         for number, chat in enumerate(chats):
             rows = slice(number * per_chat, (number + 1) * per_chat)
             result = Answered(made.texts[rows], made.scores[rows] if made.scores is not None else None)
-            videos = range(firsts[number], firsts[number + 1])
-            if chat.videos:
-                # SVR gives every token that exists a significance above 0, padding exactly 0
-                result.num_frame_tokens = int((condensed.outputs.significance[list(videos)] > 0).sum())
-                result.num_video_tokens = len(videos) * condensed.tokens.shape[1]
+            result.num_frame_tokens = sum(map(_num_tokens, features[firsts[number] : firsts[number + 1]]))
+            result.num_video_tokens = len(chat.videos) * self.model.config.num_video_tokens
             if how.return_evidence:
                 result.evidence = evidence[rows]
             results.append(result)
@@ -208,7 +208,7 @@ class Answerer:
         inputs: Mapping[str, Any],
         condensed: Any,
         made: Generated,
-        seen: Sequence[Sequence[tuple[int, Any, tuple[tuple[int, int], int]]]],
+        places: Sequence[Sequence[tuple[int, SeenVideo]]],
     ) -> list[list[VideoEvidence]]:
         """
         Per text, per video of its prompt: the weights, and what of the video the answer depended on.
@@ -217,11 +217,11 @@ class Answerer:
             inputs: of the prompts.
             condensed: their videos.
             made: the answers.
-            seen: per prompt its videos: place in `condensed`, frames, and grid and number of the tokens of a frame.
+            places: per prompt its videos, with their places in `condensed`.
         """
         if condensed is None:  # prompts without a video
             return [[] for _ in made.texts]
-        per_prompt = len(made.texts) // len(seen)
+        per_prompt = len(made.texts) // len(places)
         columns = []
         for nth in range(per_prompt):
             about: dict[str, Any] = {}
@@ -239,9 +239,9 @@ class Answerer:
             if found is not None:
                 about = {"log_probs": tuple(found.log_probs[row].tolist())}
             videos = []
-            for index, video, grid in seen[row]:
+            for index, seen in places[row]:
                 values = None if found is None else found.values[index]
-                videos.append(self.evidence_of(condensed, index, video, grid, attribution=values, **about))
+                videos.append(self.evidence_of(condensed, index, seen, attribution=values, **about))
             result.append(videos)
         return result
 
@@ -255,41 +255,34 @@ class Answerer:
             moved[name] = value
         return moved
 
-    def _grid_of(self, video: Any) -> tuple[tuple[int, int], int]:
-        """Grid and number of the tokens of a frame, found by encoding the first frame of the video by itself."""
-        first = replace(video, frames=video.frames[:1], timestamps=video.timestamps[:1])
-        inputs = self.on_device(self.processor.video_inputs(first))
-        frame = {
-            name.removeprefix(FRAME_PREFIX): value for name, value in inputs.items() if name.startswith(FRAME_PREFIX)
-        }
-        (encoded,) = self.model.model.encode_videos([1], frame)
-        return encoded.grid_size, encoded.tokens.shape[1]
+    def features_of(self, seen: SeenVideo) -> VideoFeatures:
+        """A video after the vision tower and SVR, which it goes through once."""
+        if seen.features is None and (found := self.cache.get(seen.key)) is not None:  # another request met it
+            seen.features = found.features
+        if seen.features is None:
+            inputs = self.on_device(self.processor.video_inputs(seen.video))
+            seen.features = self.model.encode_video(**inputs)
+            self.cache.put(seen.key, seen.video, seen.features)
+        return seen.features
 
-    def evidence_of(
-        self, condensed: Any, row: int, video: Any, grid: tuple[tuple[int, int], int], **about: Any
-    ) -> VideoEvidence:
+    def evidence_of(self, condensed: Any, row: int, seen: SeenVideo, **about: Any) -> VideoEvidence:
         """
         The evidence of one video.
 
         Args:
             condensed, row: its batch and its place there.
-            video: its frames.
-            grid: grid and number of the tokens of a frame.
+            seen: the video, encoded; without its pixels the evidence has no frames to draw.
             about: of [`VideoEvidence.from_output`].
         """
-        video = self.processor.steps_of(video)
-        height, width = video.frames.shape[1:3]
-        return VideoEvidence.from_output(
-            condensed.outputs,
-            row,
-            frames=np.asarray(video.frames),
-            timestamps=video.timestamps,
-            grid_size=grid[0],
-            tokens_per_frame=grid[1],
-            source=video.source,
-            region=region_seen(self.processor.image_processor, height, width),
-            **about,
-        )
+        video = self.processor.steps_of(seen.video)
+        about["source"] = video.source
+        if not seen.has_pixels:
+            video = None
+        return evidence_of_video(condensed.outputs, row, seen.features, video, self.processor, **about)
+
+
+def _num_tokens(features: VideoFeatures) -> int:
+    return features.num_frames * features.refined.tokens_per_frame
 
 
 def _as_chats(read: Read) -> list[Read]:
@@ -302,7 +295,7 @@ def _as_chats(read: Read) -> list[Read]:
             messages=[
                 {
                     "role": "user",
-                    "content": [{"type": "video", "video": read.videos[0]}, {"type": "text", "text": question}],
+                    "content": [{"type": "video", "video": read.videos[0].video}, {"type": "text", "text": question}],
                 }
             ],
         )

@@ -24,6 +24,12 @@ from ..video.media_address import is_data_url, name_of_address
 # 'video_id' and 'question_id', which many datasets have. Ours.
 _LIKENESS_OF_KEYS = 0.85
 _OF_OTHER_PACKAGES = ("max_pixels", "min_pixels", "total_pixels")  # Qwen's, for the size of frames
+# What other pipelines call the arguments of a call.
+OTHER_NAMES = {
+    "videos": "video", "frames": "video", "path": "video", "url": "video", "inputs": "video", "questions": "question",
+    "prompt": "question", "prompts": "question", "query": "question", "chat": "messages", "chats": "messages",
+    "conversation": "messages", "conversations": "messages",
+}  # fmt: skip
 
 
 @dataclass
@@ -39,7 +45,7 @@ class Request:
     messages: list[dict[str, Any]] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     chat: Sequence[Mapping[str, Any]] | None = None
-    error: LinVTInputError | None = None
+    error: Exception | None = None
 
     def names_of_videos(self) -> list[str]:
         """How results name the videos that could not be read."""
@@ -190,8 +196,13 @@ class _RequestDataset(Dataset):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Request:
-        question = self.questions[index] if self.is_paired else self.questions
-        return _one_of_several(self.videos[index], question, self.video_root)
+        try:
+            question = self.questions[index] if self.is_paired else self.questions
+            video = self.videos[index]
+        except Exception as error:  # of a dataset that decodes, or downloads, where a row is asked for
+            asked = [self.questions] if isinstance(self.questions, str) else [""]
+            return Request(video=f"<row {index}>", questions=asked, error=error)
+        return _one_of_several(video, question, self.video_root)
 
 
 def _streamed(items: Iterable[Any], question: Any, video_root: str | os.PathLike | None) -> Iterator[Request]:

@@ -1,9 +1,10 @@
 """The pipeline: what it may be told, and the way of a request through it."""
 
+import difflib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,16 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
-from ..errors import LinVTError, LinVTInputError, nearest_name
+from ..errors import LinVTError, LinVTInputError
 from ..evidence.evidence import VideoEvidence
-from ..model.messages import SAMPLING_ARGUMENTS, sampling_of, source_of
+from ..model.features import VideoFeatures
+from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
+from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
+from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .requests import (
+    OTHER_NAMES,
     Request,
     is_chat,
     is_list_of_chats,
@@ -39,6 +44,7 @@ _OWN_ARGUMENTS = (
     "progress_bar",
     "generate_kwargs",
 )
+_INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
 _LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
@@ -79,12 +85,21 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             What an input that cannot be answered does (an unreadable video, an impossible question, a chat with an
             unknown key). `"raise"`, the default for a single input: the error is raised. `"record"`, the default for
             lists, datasets and generators: its result has `answer=None` and the message under `"error"`, the other
-            inputs are answered, and a warning is logged.
+            inputs are answered, and a warning is logged; the message of an error of another package
+            begins with its kind. A generator that raises ends the answers, after those of all inputs before.
         progress_bar (`bool`, *optional*):
             By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
             Questions (rows) that go through the language model at once. Several questions about one video are split
             into such batches too; the video is decoded and encoded once in any case.
+        cache_size, cache_bytes (`int`, *optional*, default to 8 and 1 GiB):
+            Videos that are remembered as they were encoded, and the most memory that they take together, on the CPU. A
+            further question about one of them, in any call or chat, neither decodes nor encodes it. They are found by
+            content: of the file, the sampling, the processor's settings and the weights. 0 switches this off. Only
+            when the pipeline is made, like the next two.
+        cache_dir, cache_dir_bytes (*optional*; 10 GiB):
+            A folder that remembers them from one process to the next, also for several processes at once, and the most
+            that its files take; those not used for longest go first.
         num_workers (`int`, *optional*, defaults to 0):
             Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
             forked from a program that has threads already, they can dead-lock.
@@ -101,7 +116,16 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        cache_size: int = 8,
+        cache_bytes: int = 1 << 30,
+        cache_dir: str | os.PathLike | None = None,
+        cache_dir_bytes: int = 10 << 30,
+        **kwargs: Any,
+    ) -> None:
+        self.cache = FeatureCache(cache_size, cache_bytes, cache_dir, cache_dir_bytes)
         super().__init__(*args, **kwargs)
         if not hasattr(self._linvt, "encode_video"):
             raise LinVTInputError(
@@ -114,12 +138,13 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "LinVTProcessor.from_base(...), and pass it as processor=..."
             )
         self.processor.check_fits(self._linvt.config)
+        self._keys = Keys(self._linvt, self.processor, for_files=cache_dir is not None)
         if (pad := self.processor.tokenizer.pad_token_id) is not None:
             self._generation_defaults.setdefault("pad_token_id", pad)
 
     @property
     def _answerer(self) -> Answerer:
-        return Answerer(self._linvt, self.processor, self.device)
+        return Answerer(self._linvt, self.processor, self.device, self.cache)
 
     @property
     def _linvt(self) -> Any:
@@ -153,18 +178,34 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: an empty question, or an unknown argument.
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
-        frames = self.processor.read_video(video, **{**self._preprocess_params, **sampling})
-        model = self._linvt
-        features = model.encode_video(**self._answerer.on_device(self.processor.video_inputs(frames)))
+        sampling = {**self._preprocess_params, **sampling, "with_pixels": True}
+        model, seen = self._linvt, self._see(video, **sampling)
+        features = self._answerer.features_of(seen)
         if question is None:
             condensed = model.model.condense_features([features])
         else:
             prompt = self._answerer.on_device(self.processor.question_inputs(questions_of(question)))
             _, condensed = model.model.prepare(**prompt, video_features=[features])
-        found = self._answerer.evidence_of(
-            condensed, 0, frames, (features.grid_size, features.refined.tokens_per_frame)
-        )
-        return replace(found, question=question)
+        return replace(self._answerer.evidence_of(condensed, 0, seen), question=question)
+
+    @torch.no_grad()
+    def encode(self, video: Any, **sampling: Any) -> VideoFeatures:
+        """
+        A video to be asked later, by this model: `pipe(video=features, question=...)`, in this process or from a file
+        ([`VideoFeatures.save`]).
+
+        Args:
+            video: what [`LinVTProcessor.read_video`] takes.
+            sampling: `num_frames`, `fps` and the other sampling arguments.
+
+        Raises:
+            VideoReadError: the video could not be read.
+            LinVTInputError: an unknown argument.
+        """
+        sampling, *_ = self._sanitize_parameters(**sampling)
+        seen = self._see(video, **{**self._preprocess_params, **sampling})
+        encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder()
+        return with_about(self._answerer.features_of(seen), seen.video, encoder=encoder)
 
     # -- what is asked --
 
@@ -201,6 +242,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: something is missing, of a wrong type, given twice, or not known.
             VideoReadError: a video could not be read (unless errors are recorded).
         """
+        self._check_names(kwargs)
         if text is not None:
             if messages is not None or question is not None:
                 raise LinVTInputError("text was given together with question or messages, which mean the same.")
@@ -219,23 +261,31 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
+    @staticmethod
+    def _check_names(given: Iterable[str]) -> None:
+        """Refuse what is no argument, with the one that was meant; before anything else is said of the call."""
+        known = [*_OWN_ARGUMENTS, *_OF_PIPELINE, *GENERATION_ARGUMENTS]
+        for name in given:
+            if name not in known:
+                alike = difflib.get_close_matches(name, [*_INPUTS, *known], n=1)
+                close = [OTHER_NAMES[name]] if name in OTHER_NAMES else alike
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+
     def _sanitize_parameters(
         self, rows_at_once: int | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         generate_kwargs = dict(kwargs.pop("generate_kwargs", None) or {})
         own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if kwargs.get(name) is not None}
-        for name in list(kwargs):
-            if name in _OWN_ARGUMENTS:  # given as None: not given
-                kwargs.pop(name)
-            elif name not in GENERATION_ARGUMENTS:
-                meant = nearest_name(name, [*_OWN_ARGUMENTS, *GENERATION_ARGUMENTS], least_likeness=0.6)
-                hint = f" Did you mean {meant!r}?" if meant else ""
-                raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OWN_ARGUMENTS}  # None: not given
+        self._check_names(kwargs)
         if twice := sorted(generate_kwargs.keys() & kwargs.keys()):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
         preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        if "return_evidence" in own:
+            preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
             if one in preprocess:  # they exclude each other: that of a call replaces either of the construction
                 preprocess.setdefault(other, None)
@@ -282,14 +332,20 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         total = len(inputs) if is_sized else None
         # disable=None: on a terminal only
         with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
-            while batch := list(itertools.islice(videos, batch_size)):
+            for batch in _batches(videos, batch_size):
                 for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
 
     # -- reading, answering, reporting --
 
-    def preprocess(self, request: Request, video_root: str | os.PathLike | None = None, **sampling: Any) -> Read:
+    def preprocess(
+        self,
+        request: Request,
+        video_root: str | os.PathLike | None = None,
+        with_pixels: bool = False,
+        **sampling: Any,
+    ) -> Read:
         """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
         read = Read(request, error=request.error)
         if request.error is not None:
@@ -297,26 +353,64 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         sampling = sampling_of(request.sampling, sampling)
         try:
             if request.messages is None:
-                read.videos = [self.processor.read_video(request.video, video_root, **sampling)]
+                read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
             else:
-                read.messages = [self._read_message(message, sampling, read.videos) for message in request.messages]
-        except LinVTError as error:
+                with one_request():  # its videos share the limits of a request
+                    read.messages = [
+                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                    ]
+        except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
 
-    def _read_message(self, message: Mapping[str, Any], sampling: dict[str, Any], videos: list[Any]) -> dict[str, Any]:
+    def _read_message(
+        self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
+    ) -> dict[str, Any]:
         """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
         if not isinstance(message.get("content"), list):
             return dict(message)
         content = []
         for part in message["content"]:
             if part["type"] == "video":
-                videos.append(self.processor.read_video(source_of(part), **sampling_of(part, sampling)))
-                part = {"type": "video", "video": videos[-1]}
+                videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
+                part = {"type": "video", "video": videos[-1].video}
             elif part["type"] == "image":
                 part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
             content.append(part)
         return {**message, "content": content}
+
+    def _see(
+        self,
+        video: Any,
+        video_root: str | os.PathLike | None = None,
+        with_pixels: bool = False,
+        **sampling: Any,
+    ) -> SeenVideo:
+        """A video: as it was encoded before where that is known, else its frames."""
+        if isinstance(video, VideoFeatures):
+            self._check_encoder(video)
+            return seen_of_features(video, self.processor.frames_per_step)
+        source = resolved(video, video_root)
+        of_file = self._keys.of_file(source, sampling) if self.cache.is_on else None
+        key = of_file[0] if of_file else None
+        found = self.cache.get(key)
+        if found is not None and not with_pixels:
+            return found.named(os.fspath(source))
+        frames = self.processor.read_video(source, **sampling)
+        if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
+            found = key = None
+        elif of_file is None and self.cache.is_on:
+            key = self._keys.of_frames(frames)
+            found = self.cache.get(key)
+        return SeenVideo(frames, found.features if found is not None else None, key)
+
+    def _check_encoder(self, features: VideoFeatures) -> None:
+        made_by = features.about.get("encoder")
+        if made_by is not None and made_by != Keys(self._linvt, self.processor, for_files=True).of_encoder():
+            raise LinVTInputError(
+                "The video was encoded by another model, or prepared by another processor, than this pipeline has. "
+                "Encode it again with this one: pipe.encode(video)."
+            )
 
     def _forward(
         self,
@@ -344,12 +438,12 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         is_chat = request.messages is not None
         questions = [last_question(request.messages)] if is_chat else request.questions
         if answered.error is not None:
-            names = [video.source for video in read.videos] or request.names_of_videos()
+            names = [seen.video.source for seen in read.videos] or request.names_of_videos()
             if on_error == "raise":
                 raise answered.error
-            logger.warning(f"{', '.join(names)} was not answered: {answered.error}")
+            logger.warning(f"{', '.join(names)} was not answered: {_told(answered.error)}")
         else:
-            names = [video.source for video in read.videos]
+            names = [seen.video.source for seen in read.videos]
         per_question = max(len(answered.texts) // len(questions), 1)
         results = []
         for number in range(len(questions) * per_question):
@@ -358,12 +452,12 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "answer": answered.texts[number] if answered.error is None else None,
                 "question": question,
                 "video": names if is_chat else names[0],
-                "frames_seen": sum(len(video.frames) for video in read.videos) if answered.error is None else 0,
+                "frames_seen": sum(len(seen.video.frames) for seen in read.videos) if answered.error is None else 0,
                 "frame_tokens": answered.num_frame_tokens,
                 "video_tokens": answered.num_video_tokens,
             }
             if answered.error is not None:
-                result["error"] = str(answered.error)
+                result["error"] = _told(answered.error)
             elif is_chat:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
@@ -375,15 +469,39 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return results
 
 
+def _told(error: Exception) -> str:
+    """Ours say all there is to say; of others, which kind they are."""
+    return str(error) if isinstance(error, LinVTError) else f"{type(error).__name__}: {error}"
+
+
+def _until_it_fails(items: Iterator[Any], failures: list[Exception]) -> Iterator[Any]:
+    """The items until getting one fails; the error is kept, for whoever has used what came before it."""
+    try:
+        yield from items
+    except Exception as error:
+        failures.append(error)
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; where getting one fails, those before it come first, and then its error."""
+    failures: list[Exception] = []
+    items = _until_it_fails(items, failures)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+    if failures:
+        raise failures[0]
+
+
 def _in_threads(read: Callable[[Request], Read], requests: Iterator[Request], num_threads: int) -> Iterator[Read]:
     """`map(read, requests)`, in order, at most `num_threads` requests ahead of what was taken."""
     if num_threads < 1:
         yield from map(read, requests)
         return
     waiting: deque[Future[Read]] = deque()
+    failures: list[Exception] = []
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for request in requests:
+            for request in _until_it_fails(requests, failures):
                 waiting.append(pool.submit(read, request))
                 if len(waiting) > num_threads:
                     yield waiting.popleft().result()
@@ -392,3 +510,5 @@ def _in_threads(read: Callable[[Request], Read], requests: Iterator[Request], nu
         finally:
             for future in waiting:
                 future.cancel()
+    if failures:
+        raise failures[0]

@@ -137,7 +137,11 @@ def gaussian_log_prior(places: torch.Tensor, anchors: torch.Tensor, widths: torc
 
 
 def stretch_log_prior(
-    positions: torch.Tensor, shifts: torch.Tensor, log_softness: torch.Tensor, mask: torch.Tensor | None = None
+    positions: torch.Tensor,
+    shifts: torch.Tensor,
+    log_softness: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    num_stretches: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Log of an unnormalised window around every query's stretch of the axis of mass, at every position.
@@ -156,6 +160,8 @@ def stretch_log_prior(
             Log of the softness of the edges, in units of the length of a stretch.
         mask (`torch.Tensor` of shape `(batch, num_places)`, *optional*):
             True where there is something.
+        num_stretches (`torch.Tensor` of shape `(batch,)`, *optional*):
+            How many queries share the axis, the first ones; all of them by default.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_queries, num_places)`, at most 0.
@@ -167,7 +173,7 @@ def stretch_log_prior(
     [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]
     """
     num_queries = len(shifts)
-    positions = positions * num_queries
+    positions = positions * (num_queries if num_stretches is None else num_stretches.unsqueeze(1))
     middles = torch.arange(num_queries, device=shifts.device, dtype=shifts.dtype) + 0.5
     there = positions if mask is None else positions.masked_fill(~mask, 4.0 * num_queries)
     middles = _nearest_if_apart(there, middles)
@@ -242,6 +248,7 @@ class AggregatorBlock(nn.Module):
         pool_masks: list[torch.Tensor],
         text: torch.Tensor | None,
         text_mask: torch.Tensor | None,
+        used: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -257,12 +264,14 @@ class AggregatorBlock(nn.Module):
                 The projected question.
             text_mask (`torch.Tensor` of shape `(batch, num_text_tokens)`, *optional*):
                 True at the question's tokens.
+            used (`torch.Tensor` of shape `(batch, num_video_tokens)`, *optional*):
+                True at the queries that the others see.
 
         Returns:
             `torch.Tensor` of the shape of `queries`.
         """
         normalised = self.self_norm(queries)
-        queries = queries + self.self_attention(normalised, normalised)
+        queries = queries + self.self_attention(normalised, normalised, used)
         groups = self.visual_norm(queries).split(group_sizes, dim=1)
         seen = [self.visual_attention(*group) for group in zip(groups, pools, pool_masks, strict=True)]
         queries = queries + torch.cat(seen, dim=1)
@@ -320,6 +329,7 @@ class TextConditionedTokenAggregator(nn.Module):
         self.scales_of_groups = [(scale,) for scale in scales] if scale_mode == "specific" else [scales]
         self.group_sizes = split_into_groups(num_video_tokens, len(self.scales_of_groups))
         self.num_aggregation_heads = 1 if aggregation == "linear" else num_heads
+        self.uses_all_queries = False  # for a language model that cannot be told to pass tokens over
         self.gradient_checkpointing = False  # transformers switches it on by this name
         self._gradient_checkpointing_func: Callable = torch.utils.checkpoint.checkpoint
 
@@ -376,6 +386,7 @@ class TextConditionedTokenAggregator(nn.Module):
         pools: list[PooledTokens],
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
+        used: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """
         Args:
@@ -385,30 +396,65 @@ class TextConditionedTokenAggregator(nn.Module):
                 Input embeddings of the question.
             question_mask (`torch.Tensor` of shape `(batch, num_text_tokens)`, *optional*):
                 True at the question's tokens. A video whose row has none is treated as if there were no question.
+            used (`torch.Tensor` of shape `(batch, num_video_tokens)`, *optional*):
+                Of `used_queries`; all of them by default.
 
         Returns:
             `list[torch.Tensor]`: for each group, the weights of its windows, `(batch, num_aggregation_heads,
-            queries_of_the_group, num_windows)`, float32; every row sums to 1.
+            queries_of_the_group, num_windows)`, float32; every row sums to 1. Queries that are not used repeat the
+            last one of their group that is.
         """
         groups = self._group(pools)
+        if used is None:
+            used = pools[0].mask.new_ones(len(pools[0].mask), sum(self.group_sizes))
         where = "mass_positions" if self.init == "keyframes" else "places"
         states, log_significance, places, masks = (
             [torch.cat([getattr(pool, name) for pool in group], dim=1) for group in groups]
             for name in ("features", "log_significance", where, "mask")
         )
         states = [self.video_norm(features.to(self.video_norm.weight.dtype)) for features in states]
-        queries = self._interact(states, masks, question_embeds, question_mask)
-        priors = self._log_priors(places, masks)
+        queries = self._interact(states, masks, used, question_embeds, question_mask)
+        used_of_groups = used.split(self.group_sizes, dim=1)
+        priors = self._log_priors(places, masks, used_of_groups)
         grouped_queries = self.aggregation_query(self.query_norm(queries)).split(self.group_sizes, dim=1)
         weights = []
-        for query, state, significance, prior, mask in zip(
-            grouped_queries, states, log_significance, priors, masks, strict=True
+        for query, state, significance, prior, mask, is_used in zip(
+            grouped_queries, states, log_significance, priors, masks, used_of_groups, strict=True
         ):
             logits = self._learned_logits(query, self.aggregation_key(state))
             logits = logits + (prior + significance.unsqueeze(1)).unsqueeze(1)
             logits = logits.masked_fill(~mask[:, None, None, :], torch.finfo(logits.dtype).min)
-            weights.append(logits.softmax(dim=-1))
+            weights.append(_repeat_last_used(logits.softmax(dim=-1), is_used))
         return weights
+
+    @property
+    def counts_what_is_new(self) -> bool:
+        """Whether any query can be left out, because less is new in a video than there are queries."""
+        return any(self._counts(scales) for scales in self.scales_of_groups)
+
+    def _counts(self, scales: tuple[int, ...]) -> bool:
+        return self.init == "keyframes" and scales == (1,) and not self.uses_all_queries
+
+    def used_queries(self, num_used: torch.Tensor) -> torch.Tensor:
+        """
+        Which queries a batch of videos uses.
+
+        With key frames a group that sees single slots uses its first queries, one for every slot (or cell) where there
+        are fewer than queries; everything else uses all.
+
+        Args:
+            num_used (`torch.Tensor` of shape `(batch,)`):
+                Of [`RefinedVideo`].
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_video_tokens)`, bool.
+        """
+        used = []
+        for size, scales in zip(self.group_sizes, self.scales_of_groups, strict=True):
+            number = torch.arange(size, device=num_used.device).expand(len(num_used), -1)
+            everything = torch.ones_like(number, dtype=torch.bool)
+            used.append(number < num_used.unsqueeze(1) if self._counts(scales) else everything)
+        return torch.cat(used, dim=1)
 
     def resample(
         self, kept_tokens: torch.Tensor, pools: list[PooledTokens], weights: list[torch.Tensor]
@@ -438,6 +484,7 @@ class TextConditionedTokenAggregator(nn.Module):
         self,
         states: list[torch.Tensor],
         masks: list[torch.Tensor],
+        used: torch.Tensor,
         question_embeds: torch.Tensor | None,
         question_mask: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -448,7 +495,7 @@ class TextConditionedTokenAggregator(nn.Module):
             text = self.text_projection(self.text_norm(question_embeds.to(self.text_norm.weight.dtype)))
         queries = self.queries.expand(states[0].shape[0], -1, -1)
         for block in self.blocks:
-            inputs = (queries, self.group_sizes, states, masks, text, question_mask)
+            inputs = (queries, self.group_sizes, states, masks, text, question_mask, used)
             if self.gradient_checkpointing and self.training:
                 queries = self._gradient_checkpointing_func(block.__call__, *inputs, use_reentrant=False)
             else:
@@ -465,15 +512,17 @@ class TextConditionedTokenAggregator(nn.Module):
             )
             return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 
-    def _log_priors(self, places: list[torch.Tensor], masks: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _log_priors(
+        self, places: list[torch.Tensor], masks: list[torch.Tensor], used: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
         """For each group `(batch, queries, windows)`: what the start of the queries says about every window."""
         dtype, narrowest, widest = places[0].dtype, *(math.log(limit) for limit in ANCHOR_WIDTH_LIMITS)
         if self.init == "keyframes":
             shifts = self.stretch_shifts.to(dtype).split(self.group_sizes)
             softness = self.stretch_log_softness.to(dtype).clamp(narrowest, widest).split(self.group_sizes)
             return [
-                stretch_log_prior(place.squeeze(-1), *group)
-                for place, *group in zip(places, shifts, softness, masks, strict=True)
+                stretch_log_prior(place.squeeze(-1), *group, is_used.sum(1))
+                for place, *group, is_used in zip(places, shifts, softness, masks, used, strict=True)
             ]
         if self.init == "anchored":
             anchors = self.anchors.to(dtype).split(self.group_sizes)
@@ -483,6 +532,13 @@ class TextConditionedTokenAggregator(nn.Module):
             place.new_zeros(place.shape[0], size, place.shape[1])
             for place, size in zip(places, self.group_sizes, strict=True)
         ]
+
+
+def _repeat_last_used(weights: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
+    """Weights `(batch, heads, queries, windows)`, those of unused queries replaced by the last used one's."""
+    number = torch.arange(used.shape[1], device=used.device)
+    source = torch.minimum(number, used.sum(1, keepdim=True) - 1)
+    return weights.gather(2, source[:, None, :, None].expand_as(weights))
 
 
 class Resampler(nn.Module):

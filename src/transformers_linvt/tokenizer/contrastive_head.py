@@ -65,18 +65,21 @@ class ContrastiveHead(nn.Module):
         self.log_scale.clamp_(max=MOST_LOG_SCALE)
 
     def forward(
-        self, video_tokens: torch.Tensor, text_embeds: torch.Tensor, text_mask: torch.Tensor
+        self, video_tokens: torch.Tensor, used: torch.Tensor, text_embeds: torch.Tensor, text_mask: torch.Tensor
     ) -> ContrastiveEmbeddings:
         """
         Args:
             video_tokens (`torch.Tensor` of shape `(num_videos, num_video_tokens, dim)`): of no question.
+            used (`torch.Tensor` of shape `(num_videos, num_video_tokens)`): True at those that count.
             text_embeds (`torch.Tensor` of shape `(num_videos, length, dim)`): input embeddings.
             text_mask (`torch.Tensor` of shape `(num_videos, length)`): True at the caption.
         """
         dtype = self.video_norm.weight.dtype
         mask = text_mask.unsqueeze(-1).to(dtype)
         text = (text_embeds.to(dtype) * mask).sum(1) / mask.sum(1).clamp_min(1)
-        video = self.video_projection(self.video_norm(video_tokens.to(dtype).mean(1)))
+        used = used.unsqueeze(-1).to(dtype)
+        video = (video_tokens.to(dtype) * used).sum(1) / used.sum(1)
+        video = self.video_projection(self.video_norm(video))
         text = self.text_projection(self.text_norm(text))
         return ContrastiveEmbeddings(
             video_embeds=F.normalize(video.float(), dim=-1),

@@ -288,6 +288,8 @@ class Runs:
             cell; with gradient, 0 in empty slots.
         positions (`torch.Tensor` of shape `(batch, num_slots)`):
             Where the slot lies on the axis of mass, in [0, 1]: the middle of what is new in its frame and cell.
+        num_used (`torch.Tensor` of shape `(batch,)`):
+            Video tokens that the video needs: one for every group of slots that lies at a point of its own, at most M.
     """
 
     slots: torch.Tensor
@@ -296,6 +298,7 @@ class Runs:
     filled: torch.Tensor
     mass: torch.Tensor
     positions: torch.Tensor
+    num_used: torch.Tensor
 
 
 def gather_runs(
@@ -352,6 +355,7 @@ def gather_runs(
     filled = torch.arange(num_slots, device=mask.device) < opens_slot.flatten(1).sum(1, keepdim=True)
     weight = weight * cells.share.gather(1, order).unsqueeze(1) * is_new
     mass = torch.zeros_like(total).scatter_add(1, slot.flatten(1), weight.flatten(1))
+    positions, num_used = place_on_axis(mass, filled, groups, num_video_tokens)
     back = order.argsort(dim=1).unsqueeze(1).expand(-1, num_frames, -1)
     return Runs(
         slots=slot.gather(2, back).flatten(1) * mask.flatten(1),
@@ -359,7 +363,8 @@ def gather_runs(
         starts=torch.where(filled, starts, starts[:, :1]),
         filled=filled,
         mass=mass,
-        positions=positions_on_mass(mass, filled, groups),
+        positions=positions,
+        num_used=num_used,
     )
 
 
@@ -380,7 +385,9 @@ def _first_new_of_each(is_new: torch.Tensor, group: torch.Tensor) -> torch.Tenso
     return is_new & (so_far - F.pad(so_far, (1, 0)).gather(2, first) == 1)
 
 
-def single_tokens(indices: torch.Tensor, filled: torch.Tensor, significance: torch.Tensor) -> Runs:
+def single_tokens(
+    indices: torch.Tensor, filled: torch.Tensor, significance: torch.Tensor, num_video_tokens: int
+) -> Runs:
     """
     Tokens that are kept one by one, as runs of length 1: what a selection without key frames keeps.
 
@@ -389,6 +396,8 @@ def single_tokens(indices: torch.Tensor, filled: torch.Tensor, significance: tor
             The kept tokens, ascending, and which slots are filled; all indices of a row differ where they are.
         significance (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
             Significance of every token, the mass of those that are kept.
+        num_video_tokens (`int`):
+            M.
 
     Returns:
         [`Runs`]
@@ -399,13 +408,15 @@ def single_tokens(indices: torch.Tensor, filled: torch.Tensor, significance: tor
     slots = indices.new_zeros(batch, num_tokens + 1).scatter_(1, target, slot)[:, :num_tokens]
     weights = significance.new_zeros(batch, num_tokens + 1).scatter_(1, target, 1.0)[:, :num_tokens]
     mass = significance.gather(1, indices) * filled
+    positions, num_used = place_on_axis(mass, filled, slot, num_video_tokens)
     return Runs(
         slots=slots,
         weights=weights.detach(),
         starts=indices,
         filled=filled,
         mass=mass,
-        positions=positions_on_mass(mass, filled, slot),
+        positions=positions,
+        num_used=num_used,
     )
 
 
@@ -433,6 +444,41 @@ def average_runs(values: torch.Tensor, slots: torch.Tensor, weights: torch.Tenso
         index = slots[:, inside].unsqueeze(-1).expand(-1, -1, width)
         sums = sums.scatter_add(1, index, chunk * weights[:, inside].unsqueeze(-1).to(dtype))
     return sums.to(values.dtype)
+
+
+def place_on_axis(
+    mass: torch.Tensor, filled: torch.Tensor, groups: torch.Tensor, num_video_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Where every slot lies on the axis of mass, and how many video tokens share the axis.
+
+    Where there are no more groups than video tokens, every group gets a video token of its own and no group two: they
+    lie evenly, whatever their mass, and the video tokens left over are not used. So a video that stands still is its
+    picture, however many video tokens it could have.
+
+    Args:
+        mass, filled, groups (`torch.Tensor` of shape `(batch, num_slots)`):
+            As `positions_on_mass`.
+        num_video_tokens (`int`):
+            M.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: positions `(batch, num_slots)` in [0, 1], and the number of video tokens
+        in use, `(batch,)`, at least 1.
+
+    Example:
+
+    >>> mass = torch.tensor([[0.9, 0.6, 0.9, 0.0]])
+    >>> filled = torch.tensor([[True, True, True, False]])
+    >>> positions, used = place_on_axis(mass, filled, torch.tensor([[0, 1, 1, 1]]), num_video_tokens=4)
+    >>> positions.tolist(), used.tolist()
+    ([[0.25, 0.75, 0.75, 1.0]], [2])
+    """
+    num_groups = (groups.masked_fill(~filled, -1).amax(1) + 1).clamp(min=1)
+    fits = num_groups <= num_video_tokens
+    evenly = (groups + 0.5) / num_groups.unsqueeze(1)
+    positions = torch.where(fits.unsqueeze(1) & filled, evenly.to(mass.dtype), positions_on_mass(mass, filled, groups))
+    return positions, num_groups.clamp(max=num_video_tokens)
 
 
 def positions_on_mass(mass: torch.Tensor, filled: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

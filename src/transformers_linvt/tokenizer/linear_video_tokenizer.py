@@ -43,7 +43,7 @@ class LinearVideoTokenizerOutput:
 
     Args:
         video_tokens (`torch.Tensor` of shape `(batch, num_video_tokens, dim)`):
-            The condensed video, in the dtype of the frame tokens.
+            The condensed video, in the dtype of the frame tokens. Only those of `weights.used` are to be seen.
         kept_indices (`torch.Tensor` of shape `(batch, num_kept)`):
             Which tokens were kept; see `FactoredWeights`.
         significance (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`):
@@ -186,18 +186,9 @@ class LinearVideoTokenizer(nn.Module):
         self.scorer = SignificanceScorer(
             dim, self.bottleneck_size, num_heads, num_scorer_layers, temporal_window, selection, init
         )
-        self.aggregator = TextConditionedTokenAggregator(
-            dim,
-            num_video_tokens,
-            scales,
-            scale_mode,
-            self.bottleneck_size,
-            num_heads,
-            num_aggregator_layers,
-            aggregation,
-            text_conditioned,
-            init,
-        )
+        queries = (num_video_tokens, scales, scale_mode)
+        width = (self.bottleneck_size, num_heads, num_aggregator_layers)
+        self.aggregator = TextConditionedTokenAggregator(dim, *queries, *width, aggregation, text_conditioned, init)
         self.contrastive_head = ContrastiveHead(dim, contrastive_size) if contrastive_size else None
 
     @property
@@ -280,7 +271,10 @@ class LinearVideoTokenizer(nn.Module):
                 "model.add_contrastive_head()."
             )
         blind = output if question_embeds is None else self.aggregate(refined)
-        return replace(output, contrast=self.contrastive_head(blind.video_tokens, caption_embeds, caption_mask))
+        return replace(
+            output,
+            contrast=self.contrastive_head(blind.video_tokens, blind.weights.used, caption_embeds, caption_mask),
+        )
 
     def refine(
         self,
@@ -310,7 +304,7 @@ class LinearVideoTokenizer(nn.Module):
 
         Raises:
             `LinVTInputError`: for shapes that do not fit together, a video without a single token, or timestamps that
-            are not finite.
+                are not finite.
         """
         check_frame_tokens(frame_tokens, self.dim)
         batch, num_frames, tokens_per_frame, _ = frame_tokens.shape
@@ -345,6 +339,7 @@ class LinearVideoTokenizer(nn.Module):
             log_significance=mass.log().masked_fill(~kept.filled, 0.0),
             places=kept_places,
             mass_positions=kept.positions,
+            num_used=kept.num_used,
             run_slots=kept.slots,
             run_weights=kept.weights,
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
@@ -374,7 +369,9 @@ class LinearVideoTokenizer(nn.Module):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:
             indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)
-        return log_significance, single_tokens(indices, filled, log_significance.exp().flatten(1))
+        return log_significance, single_tokens(
+            indices, filled, log_significance.exp().flatten(1), self.num_video_tokens
+        )
 
     def aggregate(
         self,
@@ -405,7 +402,8 @@ class LinearVideoTokenizer(nn.Module):
             question_embeds, question_mask, refined.kept_tokens.shape[0], self.dim
         )
         pools = [pool_at_scale(refined, scale, self.shift_windows) for scale in self.scales]
-        aggregation = self.aggregator(pools, question_embeds, question_mask)
+        used = self.aggregator.used_queries(refined.num_used)
+        aggregation = self.aggregator(pools, question_embeds, question_mask, used)
         weights = FactoredWeights(
             kept_indices=refined.kept_indices,
             kept_mask=refined.kept_mask,
@@ -413,6 +411,7 @@ class LinearVideoTokenizer(nn.Module):
             run_weights=refined.run_weights,
             pooling=tuple(pool.weights for pool in pools),
             aggregation=tuple(group.mean(dim=1) for group in aggregation),
+            used=used,
             scales=self.scales,
             scales_of_groups=tuple(self.aggregator.scales_of_groups),
             num_frames=refined.num_frames,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.utils.checkpoint
+from torch.nn import functional
 
 from ..errors import LinVTInputError
 from .keyframes import average_runs
@@ -76,6 +77,10 @@ def _in_order(chosen: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.where(filled, indices, indices[:, :1]), filled
 
 
+# What has one row for every slot
+_OF_SLOTS = ("kept_tokens", "kept_features", "kept_indices", "log_significance", "places", "mass_positions")
+
+
 @dataclass
 class RefinedVideo:
     """
@@ -99,6 +104,8 @@ class RefinedVideo:
             Time, row and column of the kept tokens in [0, 1], float32; averaged alike.
         mass_positions (`torch.Tensor` of shape `(batch, num_kept)`):
             Where the kept tokens lie on the axis of mass, in [0, 1], float32.
+        num_used (`torch.Tensor` of shape `(batch,)`):
+            Video tokens that the video needs, at most M; with key frames fewer where less is new.
         run_slots (`torch.Tensor` of shape `(batch, num_frames * tokens_per_frame)`):
             For every frame token the slot it is averaged into; 0 where it is in none.
         run_weights (`torch.Tensor` of the same shape):
@@ -114,6 +121,7 @@ class RefinedVideo:
     log_significance: torch.Tensor
     places: torch.Tensor
     mass_positions: torch.Tensor
+    num_used: torch.Tensor
     run_slots: torch.Tensor
     run_weights: torch.Tensor
     significance: torch.Tensor
@@ -151,6 +159,42 @@ class RefinedVideo:
                 f"{', '.join(sorted(tensors)) or 'none'}. Save them with RefinedVideo.to_tensors()."
             )
         return cls(**{field.name: tensors[field.name] for field in fields(cls)})
+
+    @classmethod
+    def stack(cls, videos: "Sequence[RefinedVideo]") -> "RefinedVideo":
+        """
+        Several of these as one batch, padded as `refine` pads: empty slots repeat the first and are masked, and frames
+        and tokens that are not there have no significance.
+
+        Args:
+            videos: of one width, whatever their frames, tokens of a frame, and kept tokens.
+        """
+        num_kept = max(video.kept_indices.shape[1] for video in videos)
+        num_frames = max(video.num_frames for video in videos)
+        tokens_per_frame = max(video.tokens_per_frame for video in videos)
+        padded = [video._padded(num_kept, num_frames, tokens_per_frame) for video in videos]
+        return cls(
+            **{field.name: torch.cat([getattr(video, field.name) for video in padded]) for field in fields(cls)}
+        )
+
+    def _padded(self, num_kept: int, num_frames: int, tokens_per_frame: int) -> "RefinedVideo":
+        """With so many slots, frames, and tokens of a frame."""
+        empty = num_kept - self.kept_indices.shape[1]
+        slots = torch.arange(num_kept, device=self.kept_indices.device) * (
+            torch.arange(num_kept, device=self.kept_indices.device) < num_kept - empty
+        )
+        more = (0, tokens_per_frame - self.tokens_per_frame, 0, num_frames - self.num_frames)
+        shape = (-1, self.num_frames, self.tokens_per_frame)
+        frame, place = self.kept_indices // self.tokens_per_frame, self.kept_indices % self.tokens_per_frame
+        moved = replace(self, kept_indices=frame * tokens_per_frame + place)
+        return replace(
+            moved,
+            **{name: getattr(moved, name).index_select(1, slots) for name in _OF_SLOTS},
+            kept_mask=functional.pad(self.kept_mask, (0, empty)),
+            run_slots=functional.pad(self.run_slots.reshape(shape), more).flatten(1),
+            run_weights=functional.pad(self.run_weights.reshape(shape), more).flatten(1),
+            significance=functional.pad(self.significance, more),
+        )
 
     def select(self, videos: torch.Tensor | Sequence[int]) -> "RefinedVideo":
         """The videos at these positions of the batch, repeated as often as they are named (one row per question)."""

@@ -36,6 +36,9 @@ class FactoredWeights:
             For each of `scales`, the weight of each slot in its window.
         aggregation (`tuple[torch.Tensor, ...]` of shapes `(batch, tokens_of_the_group, num_windows)`):
             For each group of video tokens, the weights of the windows it sees, scale after scale.
+        used (`torch.Tensor` of shape `(batch, num_video_tokens)`):
+            True at the video tokens that a language model is to see. Where a video has less that is new than M, the
+            others repeat the last one of their group.
         scales (`tuple[int, ...]`):
             Kept tokens per window.
         scales_of_groups (`tuple[tuple[int, ...], ...]`):
@@ -57,6 +60,7 @@ class FactoredWeights:
     run_weights: torch.Tensor
     pooling: tuple[torch.Tensor, ...]
     aggregation: tuple[torch.Tensor, ...]
+    used: torch.Tensor
     scales: tuple[int, ...]
     scales_of_groups: tuple[tuple[int, ...], ...]
     num_frames: int

@@ -1,10 +1,12 @@
 """The model card of a training run: what `push_to_hub` of the trainers writes beside the weights."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from torch import nn
 
@@ -40,6 +42,8 @@ def create(
     log_history: Iterable[Mapping[str, Any]] = (),
     figures: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
 ) -> ModelCard:
     """
     The card of a model that was trained; `card.save(os.path.join(output_dir, "README.md"))` writes it.
@@ -52,6 +56,7 @@ def create(
         log_history: `trainer.state.log_history`; the last evaluation and the last training loss go into the table.
         figures: further results by name.
         tags: more tags.
+        license, language: see [`make_card`].
     """
     inner, has_adapter = unwrap(model), isinstance(model, PeftModel)
     settings = {name: getattr(args, name, None) for name in REPORTED_SETTINGS if name != "stage"}
@@ -64,7 +69,27 @@ def create(
             settings={name: getattr(value, "value", value) for name, value in settings.items() if value is not None},
             figures={**last_figures(log_history), **(figures or {})},
             tags=tags or (),
+            license=license,
+            language=language,
         )
+
+
+def license_of_base(model: nn.Module) -> str | None:
+    """
+    The licence that the card of the base names, in its folder or on the Hub; None where there is none to be had.
+
+    Args:
+        model: see [`create`].
+    """
+    base = unwrap(model).config.base_model_name_or_path or ""
+    card = os.path.join(base, "README.md") if os.path.isdir(base) else base
+    if os.path.isdir(base) and not os.path.isfile(card):
+        return None
+    try:
+        found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def last_figures(log_history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -78,4 +103,4 @@ def last_figures(log_history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return last
 
 
-__all__ = ["create", "last_figures"]
+__all__ = ["create", "last_figures", "license_of_base"]

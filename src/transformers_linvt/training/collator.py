@@ -14,7 +14,7 @@ from ..errors import LinVTInputError, VideoReadError
 from ..model.messages import sampling_of, source_of
 from ..model.processing_linvt import LinVTProcessor
 from ..video.frames import VideoFrames
-from ..video.limits import VideoLimits
+from ..video.limits import VideoLimits, one_request
 from .data import Example, parse_example
 from .identity import content_id
 
@@ -44,7 +44,7 @@ class LinVTDataCollator:
     always gives the same result), named once in the log, and listed under `unreadable_videos` for the trainer.
 
     Args:
-        processor ([`LinVTProcessor`]).
+        processor ([`LinVTProcessor`]): of the model that is trained.
         max_length (`int`, *optional*): most tokens of an example, those of its videos included.
         num_frames, fps, max_frames, video_backend, limits: sampling, as in [`LinVTProcessor.read_video`]; of a video
             part that has sampling arguments of its own those count.
@@ -130,12 +130,13 @@ class LinVTDataCollator:
         for example in parsed:
             try:
                 self._load_pictures(example)
-                videos.append(
-                    [
-                        self.processor.read_video(source, **sampling_of(own, self.sampling))
-                        for source, own in zip(example.videos, example.sampling, strict=True)
-                    ]
-                )
+                with one_request():  # its videos share the limits of a request
+                    videos.append(
+                        [
+                            self.processor.read_video(source, **sampling_of(own, self.sampling))
+                            for source, own in zip(example.videos, example.sampling, strict=True)
+                        ]
+                    )
             except VideoReadError as error:
                 videos.append(None)
                 unreadable.append(example.name())

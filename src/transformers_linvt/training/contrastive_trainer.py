@@ -64,6 +64,12 @@ class LinVTContrastiveConfig(LinVTSFTConfig):
             raise LinVTInputError(f"temperature={self.temperature} must be at least 0.01.")
         if not self.contrastive_weight:
             return
+        for name, default in (("loss_type", "nll"), ("label_smoothing_factor", 0.0)):
+            if (value := getattr(self, name)) != default:
+                raise LinVTInputError(
+                    f"{name}={value!r} has no effect beside a contrastive loss. Leave it out, or set "
+                    "contrastive_weight=0."
+                )
         if self.per_device_train_batch_size * self.world_size < 2:
             raise LinVTInputError(
                 "A batch of 1 has nothing to compare a video with. Raise per_device_train_batch_size (with "
@@ -111,6 +117,10 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         args = args if args is not None else LinVTContrastiveConfig(output_dir="linvt-aligned")
         if not isinstance(args, LinVTContrastiveConfig):
             raise LinVTInputError(f"args must be a LinVTContrastiveConfig, not a {type(args).__name__}.")
+        if args.contrastive_weight and kwargs.get("compute_loss_func") is not None:
+            raise LinVTInputError(
+                "compute_loss_func has no effect beside a contrastive_weight. Leave one of them out."
+            )
         inner = unwrap(model)
         if args.contrastive_weight and inner.linvt.contrastive_head is None:
             inner.add_contrastive_head(args.contrastive_size, args.temperature)

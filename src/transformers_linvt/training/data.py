@@ -246,6 +246,7 @@ def _shown(video: Any) -> str:
 def load_video_dataset(
     source: str | os.PathLike,
     *,
+    config: str | None = None,
     split: str = "train",
     streaming: bool = False,
     video_root: str | os.PathLike | None = None,
@@ -255,9 +256,12 @@ def load_video_dataset(
 
     Args:
         source:
-            A `.jsonl` (or `.json`) file; a folder with `<split>.jsonl` or `metadata.jsonl` in it; WebDataset shards
+            A `.jsonl` (or `.json`) file; a folder with `<split>.jsonl` or `metadata.jsonl` in it, whose videos may be
+            named by `file_name` as in the folders of videos that `datasets` reads; WebDataset shards
             (`.tar` files: a path or address, with `{000..099}` or `*`, or a folder of them); or a dataset of the Hub.
             Relative paths of videos start from the folder of the jsonl.
+        config (`str`, *optional*):
+            Configuration of a Hub dataset; files and shards have none.
         split (`str`, defaults to `"train"`):
             Split of a Hub dataset, or name of the jsonl in a folder. A file or shards have no split but `"train"`.
         video_root (*optional*):
@@ -278,6 +282,10 @@ def load_video_dataset(
             f"{source!r} has no split {split!r}, it would be the data to train on. Give a folder with train.jsonl and "
             f"{split}.jsonl, or load both by themselves."
         )
+    if config is not None and (os.path.exists(source) or source.endswith((".jsonl", ".json", ".tar"))):
+        raise LinVTInputError(
+            f"config={config!r} has no effect on {source!r}: configurations are of datasets of the Hub. Leave it out."
+        )
     if source.endswith(".tar") or (os.path.isdir(source) and glob.glob(os.path.join(source, "*.tar"))):
         return _load_shards(source, streaming)
     if os.path.isdir(source):
@@ -296,7 +304,7 @@ def load_video_dataset(
         return datasets.Dataset.from_dict({name: _column_of(rows, name, source) for name in names})
     if source.startswith((".", "~", "/")) and not os.path.isdir(source):
         raise LinVTInputError(f"{source!r} does not exist. Give a jsonl, a folder with one, or a dataset of the Hub.")
-    return undecoded(datasets.load_dataset(source, split=split, streaming=streaming))
+    return undecoded(datasets.load_dataset(source, config, split=split, streaming=streaming))
 
 
 def _column_of(rows: Sequence[Mapping[str, Any]], name: str, path: str) -> list[Any]:
@@ -320,13 +328,26 @@ def _read_lines(path: str, root: str | os.PathLike | None = None) -> Iterator[di
     for number, line in _numbered_rows(path):
         where = f"{path}, {'line' if path.endswith('.jsonl') else 'entry'} {number}"
         try:
-            row = json.loads(line) if isinstance(line, str) else line
+            row = _with_video_named(json.loads(line) if isinstance(line, str) else line)
             parse_example(row, folder)
         except json.JSONDecodeError as error:
             raise LinVTInputError(f"{where} is no JSON: {error}.") from error
         except (LinVTInputError, TypeError, ValueError, KeyError) as error:
             raise LinVTInputError(f"{where}: {error}") from error
         yield _uniform(row, folder)
+
+
+def _with_video_named(row: Any) -> Any:
+    """A row in which the file of `datasets`' folders of videos (`file_name`, `video_file_name`) is called `video`."""
+    if not isinstance(row, Mapping) or row.keys() & {"video", "videos"}:
+        return row
+    new_names = {
+        "file_name": "video",
+        "video_file_name": "video",
+        "file_names": "videos",
+        "videos_file_names": "videos",
+    }
+    return {new_names.get(name, name): value for name, value in row.items()}
 
 
 def _numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
@@ -508,3 +529,21 @@ def _probe(videos: Sequence[Any]) -> None:
         except VideoReadError as error:
             problems.append(str(error))
     raise VideoReadError(f"None of {len(places)} videos that were tried can be read. " + " ".join(problems))
+
+
+def lengths_of(dataset: Any, num_video_tokens: int, video_root: str | os.PathLike | None = None) -> list[int]:
+    """
+    About how many tokens each example has, for batches of examples of like length: a word counts as four letters.
+
+    Args:
+        dataset: with a length.
+        num_video_tokens: tokens that a video becomes.
+        video_root: see [`parse_example`].
+    """
+    lengths = []
+    for row in dataset:
+        example = parse_example(row, video_root)
+        letters = sum(len(text) for text in texts_of(example.messages))
+        pictures = len(example.videos) + len(example.picture_parts())
+        lengths.append(pictures * num_video_tokens + letters // 4 + 1)
+    return lengths

@@ -6,7 +6,7 @@ Ours: the paper trains the language model with LoRA in its second stage and does
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
@@ -25,8 +25,9 @@ from ..model.modeling_linvt import LinVTForVideoQA
 logger = logging.get_logger(__name__)
 
 ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
+ALL_LINEAR = "all-linear"  # as PEFT calls it
 _PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
-_INSERTED_BY_PEFT = (BaseTunerLayer, ModulesToSaveWrapper)
+_INSERTED_BY_PEFT = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 _ROUTERS = ("gate", "router")  # linear layers that choose experts: neither attention nor MLP
 
 
@@ -80,12 +81,29 @@ def lora_config(
     such as the contrastive heads of the first stage, is frozen by PEFT.
 
     Args:
-        model ([`LinVTForVideoQA`]).
+        model ([`LinVTForVideoQA`]): the model that the adapters are for.
         r, lora_alpha, lora_dropout: see [`~peft.LoraConfig`]; the values are those of TRL's `ModelConfig`.
-        kwargs: further arguments of [`~peft.LoraConfig`], such as `use_rslora=True`.
+        kwargs: further arguments of [`~peft.LoraConfig`], such as `use_rslora=True`. Of `target_modules`, endings such
+            as `"q_proj"` and `"all-linear"` stand for the layers of the language model; `modules_to_save` comes
+            beside LinVT.
     """
-    settings = {"target_modules": language_model_targets(model), "modules_to_save": ["linvt"], **kwargs}
-    return LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, **settings)
+    targets = _in_language_model(model, kwargs.pop("target_modules", ALL_LINEAR))
+    settings = {"target_modules": targets, "modules_to_save": None, **kwargs}
+    return with_linvt(LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, **settings))
+
+
+def _in_language_model(model: nn.Module, wanted: str | Sequence[str]) -> str | list[str]:
+    """Full names in the language model for endings such as `q_proj`; others, and regular expressions, are PEFT's."""
+    known = language_model_targets(model)
+    if wanted == ALL_LINEAR:
+        return known
+    found: list[str] = []
+    for ending in [wanted] if isinstance(wanted, str) else wanted:
+        matches = [name for name in known if name == ending or name.endswith(f".{ending}")]
+        if isinstance(wanted, str) and not matches:
+            return wanted
+        found += matches or [ending]
+    return found
 
 
 def with_linvt(config: PeftConfig) -> PeftConfig:
@@ -99,7 +117,7 @@ def with_linvt(config: PeftConfig) -> PeftConfig:
         config: of any method that leaves weights beside the model.
 
     Raises:
-        LinVTInputError: prompt learning and other methods that cannot train LinVT beside them.
+        LinVTInputError: prompt learning and other methods that cannot train LinVT beside them, or biases of the base.
 
     Example:
 
@@ -111,6 +129,16 @@ def with_linvt(config: PeftConfig) -> PeftConfig:
         raise LinVTInputError(
             f"{name} has no modules_to_save, so PEFT cannot train LinVT beside it. Use LoRA (lora_config) or another "
             "method that adds weights to layers."
+        )
+    if getattr(config, "bias", "none") != "none":
+        raise LinVTInputError(
+            f"bias={config.bias!r} trains biases of the base itself, which the checkpoint of an adapter does not "
+            "bring back. Use bias='none', with lora_bias=True for biases of LoRA's own."
+        )
+    if getattr(config, "target_parameters", None):
+        raise LinVTInputError(
+            f"target_parameters={config.target_parameters!r} puts LoRA on parameters and not on layers, which the "
+            "checkpoint of LinVT and LoRA does not bring back. Name layers in target_modules."
         )
     modules = list(config.modules_to_save or ())
     if any(one.rpartition(".")[2] == "linvt" for one in modules):
@@ -179,6 +207,8 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     Raises:
         CheckpointError: the checkpoint has no adapter.
     """
+    if "output_loading_info" in kwargs:
+        raise LinVTInputError("output_loading_info has no effect here: what does not load whole is refused.")
     loaded = LinVTForVideoQA.from_pretrained(path, **kwargs)
     if not (subfolder := loaded.config.adapter_subfolder):
         raise CheckpointError(
@@ -187,7 +217,7 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     config, weights = loaded.peft_config["default"], loaded.get_adapter_state_dict("default")
     model = LinVTForVideoQA.from_pretrained(path, base_vlm=None, **{**kwargs, "adapter_subfolder": None})
     del loaded
-    config.modules_to_save, config.inference_mode = ["linvt"], False
+    config.modules_to_save, config.inference_mode = [*(config.modules_to_save or ()), "linvt"], False
     peft_model = get_peft_model(model, config)
     linvt = {f"model.linvt.{name}": value for name, value in model.linvt.original_module.state_dict().items()}
     set_peft_model_state_dict(peft_model, {f"{_PEFT_PREFIX}{k}": v for k, v in {**weights, **linvt}.items()})
@@ -221,8 +251,10 @@ def _merge_layers(model: LinVTForVideoQA) -> LinVTForVideoQA:
     inserted = [(name, module) for name, module in model.named_modules() if isinstance(module, _INSERTED_BY_PEFT)]
     for name, module in inserted:
         module.enable_adapters(True)
-        if isinstance(module, ModulesToSaveWrapper):
-            plain = module.modules_to_save[next(iter(model.peft_config))]
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        elif name.endswith(".token_adapter"):
+            continue  # the inside of the one above
         else:
             module.merge(safe_merge=True)
             plain = module.get_base_layer()

@@ -5,14 +5,17 @@ The next-token trainer: TRL's `SFTTrainer` with what a LinVT needs and what is e
 import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
-from peft import PeftModel, PeftType
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 from trl import SFTTrainer
 
@@ -23,7 +26,7 @@ from ..model.processing_linvt import LinVTProcessor
 from . import card as training_card
 from .checks import check_agreement, check_has_figures, check_has_steps, named_datasets
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
-from .data import check_dataset, undecoded
+from .data import check_dataset, lengths_of, undecoded
 from .lora import save_instructed, unwrap, with_linvt
 from .resume import find_checkpoint
 from .sft_config import LinVTSFTConfig
@@ -48,7 +51,7 @@ class LinVTSFTTrainer(SFTTrainer):
 
     Args:
         model ([`LinVTForVideoQA`] or [`~peft.PeftModel`]): loaded; for LoRA pass `peft_config=lora_config(model)`.
-        args ([`LinVTSFTConfig`], *optional*).
+        args ([`LinVTSFTConfig`], *optional*): the settings, by default `LinVTSFTConfig("linvt-sft")`.
         train_dataset, eval_dataset: rows in a format of [`parse_example`]; see [`load_video_dataset`].
         processing_class ([`LinVTProcessor`]): of the model.
         data_collator (*optional*): [`LinVTDataCollator`] with the arguments' sampling by default.
@@ -83,6 +86,7 @@ class LinVTSFTTrainer(SFTTrainer):
         inner = unwrap(model)
         peft_config = with_linvt(peft_config) if peft_config is not None else None
         processing_class = _checked(model, inner, args, processing_class)
+        _check_adapter_has_a_model(inner, [peft_config] if peft_config else getattr(inner, "peft_config", {}).values())
         if train_dataset is None:
             raise LinVTInputError("There is no train_dataset.")
         train_dataset, eval_datasets = _read_as_files(args, train_dataset, named_datasets(eval_dataset))
@@ -94,17 +98,21 @@ class LinVTSFTTrainer(SFTTrainer):
         self._saves_to_resume = False
         # TRL asks for a chat template that it knows; here the collator, which is made already, finds the answers
         assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_datasets if isinstance(eval_dataset, Mapping) else eval_datasets.get("eval"),
-            processing_class=processing_class,
-            peft_config=peft_config,
-            callbacks=callbacks,
-            **kwargs,
-        )
+        if peft_config is not None and _is_quantised(inner):
+            set_seed(args.seed)
+            model, peft_config = get_peft_model(model, peft_config), None
+        with _in_full_precision(inner):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_datasets if isinstance(eval_dataset, Mapping) else eval_datasets.get("eval"),
+                processing_class=processing_class,
+                peft_config=peft_config,
+                callbacks=callbacks,
+                **kwargs,
+            )
         args.assistant_only_loss = assistant_only_loss
         # Whatever the base's own forward takes: the loss is computed and divided outside of it. Without, the loss of
         # accumulated batches would be a mean of means, in which a word of a short answer counts more.
@@ -143,6 +151,23 @@ class LinVTSFTTrainer(SFTTrainer):
             _split_group(optimizer, names, _SCORER_PARAMETER, scorer_rate)
             _split_group(optimizer, names, _LINVT_PARAMETER, rate, spare=_SCORER_PARAMETER)
         return optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As in transformers, with lengths of ours where batches are to have examples of like length."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return self._by_length(dataset, batch) or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """See `_get_train_sampler`."""
+        return self._by_length(eval_dataset, self.args.eval_batch_size) or super()._get_eval_sampler(eval_dataset)
+
+    def _by_length(self, dataset: Any, batch: int) -> LengthGroupedSampler | None:
+        has_column = self.args.length_column_name in (getattr(dataset, "column_names", None) or ())
+        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset) or has_column:
+            return None
+        lengths = lengths_of(dataset, unwrap(self.model).config.num_video_tokens, self.args.video_root)
+        return LengthGroupedSampler(batch, lengths=lengths)
 
     # -- steps --
 
@@ -262,7 +287,12 @@ class LinVTSFTTrainer(SFTTrainer):
             raise token_refused(error, self.args.hub_model_id or self.args.output_dir) from error
 
     def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        license: str | None = None,
+        language: str | list[str] | None = None,
     ) -> None:
         """Write `README.md`: base, stage, data, settings, figures, how to load it. See [`training.card.create`]."""
         if not self.is_world_process_zero():
@@ -275,6 +305,8 @@ class LinVTSFTTrainer(SFTTrainer):
             datasets=dataset_name,
             log_history=self.state.log_history,
             tags=[*self._tag_names, *tags],
+            license=license,
+            language=language,
         )
         os.makedirs(self.args.output_dir, exist_ok=True)
         card.save(os.path.join(self.args.output_dir, "README.md"))
@@ -283,15 +315,40 @@ class LinVTSFTTrainer(SFTTrainer):
         """
         Save and upload LinVT with its adapter, the processor and a model card, as transformers' trainer does it.
 
+        The card takes `dataset_name`, `tags`, `language` and `license`; the licence of the base by default.
+
         Raises:
             `CheckpointError`: the base is a folder of this machine, so nobody else could load the result; or the Hub
                 refused the token.
         """
-        unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).check_can_be_pushed()
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        unwrap(model).check_can_be_pushed()
+        if kwargs.get("license") is None and self.is_world_process_zero():
+            kwargs["license"] = training_card.license_of_base(model)
         try:
             return super().push_to_hub(*args, **kwargs)
         except HfHubHTTPError as error:
             raise token_refused(error, self.hub_model_id) from error
+
+
+_QUANTISED = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # how PEFT and TRL are told
+
+
+def _is_quantised(inner: LinVTForVideoQA) -> bool:
+    return any(getattr(inner, name, False) for name in _QUANTISED)
+
+
+@contextmanager
+def _in_full_precision(inner: LinVTForVideoQA) -> Iterator[None]:
+    """For TRL as if no base were quantised: it would round all that trains to bfloat16, a trained LinVT as well."""
+    flags = {name: getattr(inner, name) for name in _QUANTISED if getattr(inner, name, False)}
+    try:
+        for name in flags:
+            setattr(inner, name, False)
+        yield
+    finally:
+        for name, value in flags.items():
+            setattr(inner, name, value)
 
 
 def _checked(model: Any, inner: LinVTForVideoQA, args: LinVTSFTConfig, processor: Any) -> Any:
@@ -312,9 +369,25 @@ def _checked(model: Any, inner: LinVTForVideoQA, args: LinVTSFTConfig, processor
     if args.push_to_hub:
         inner.check_can_be_pushed()
     if processor is None:
+        if not inner.config.name_or_path:
+            raise LinVTInputError(
+                "The model was not loaded from a checkpoint, so its processor is not known. Pass processing_class="
+                "LinVTProcessor.from_base(...) of the same base."
+            )
         processor = LinVTProcessor.from_pretrained(inner.config.name_or_path)
     check_agreement(inner, processor)
     return processor
+
+
+def _check_adapter_has_a_model(inner: LinVTForVideoQA, adapters: Collection[PeftConfig]) -> None:
+    """An adapter that is not LoRA is saved in PEFT's own folder, which names the model that it belongs to."""
+    kinds = [one.peft_type.value for one in adapters if one.peft_type != PeftType.LORA]
+    if kinds and not inner.name_or_path:
+        raise LinVTInputError(
+            f"The result of training with {', '.join(kinds)} is an adapter of PEFT's, which names the model that it "
+            "belongs to, and this one was never saved. Save it and load it from there first: "
+            "model.save_pretrained(folder), LinVTForVideoQA.from_pretrained(folder)."
+        )
 
 
 def _read_as_files(

@@ -15,6 +15,8 @@ from .limits import VideoLimits, check_frame_size
 
 logger = logging.getLogger(__name__)
 
+CHANNELS = 3
+
 
 class Album:
     """The returned frames, one array made when the first frame shows its size; a second copy is never held."""
@@ -58,11 +60,21 @@ class Album:
         self.put(place, image if matrix is None else upright(image, matrix, self.name))
 
 
-class NoAlbum(Album):
-    """Takes frames and keeps none: for decoding that only looks for damage."""
+class Sketch(Album):
+    """Takes frames and keeps none: for decoding that only looks for damage, at the size and turn of the pictures."""
+
+    shape: tuple[int, ...] | None = None
+    is_mirrored = False
 
     def put_frame(self, place: int, frame: Any) -> None:
+        """Check the size of a decoded frame, and note that of the first as it is shown."""
         check_frame_size(self.name, frame.height, frame.width, self.limits)
+        if self.shape is not None:
+            return
+        matrix = display_matrix(frame) or (65536, 0, 0, 65536)
+        self.is_mirrored = matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0
+        outline = np.broadcast_to(np.uint8(0), (frame.height, frame.width, CHANNELS))
+        self.shape = upright(outline, matrix, self.name).shape
 
 
 def differs_in_size(image_shape: Sequence[int], shape: Sequence[int]) -> str | None:
@@ -89,14 +101,15 @@ def finish(
     num_broken = 0 if damage is None else len(damage.broken)
     if num_broken:
         logger.warning(
-            f"{name}: {num_broken} broken packets; {num_damaged} of its {len(seconds)} frames are damaged by them and "
-            "were left out, the frames returned are intact. Copy or download the file again to see all of it."
+            f"{name}: {num_broken} broken or lost packets; {num_damaged} of its {len(seconds)} frames are damaged by "
+            "them and were left out. In the others no damage was found, which decoders do not always find. Copy or "
+            "download the file again to see all of it."
         )
     return VideoFrames(
         frames=album.frames,
         timestamps=seconds[chosen],
         source=name,
-        backend=backend,
+        video_backend=backend,
         duration=duration,
         total_frames=len(seconds),
         average_fps=len(seconds) / duration if duration > 0 else None,

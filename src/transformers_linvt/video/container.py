@@ -8,7 +8,7 @@ from typing import Any
 import av
 
 from ..errors import VideoReadError
-from .limits import Clock
+from .limits import Clock, VideoLimits
 from .source import VideoSource
 
 
@@ -19,6 +19,11 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mpegvideo,h264,hevc,m4v,ivf,obu,mxf,nut,rm,"
     "dv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff"
 )
+# Decoders with other names than the codings they are for, and those of the sound that is found beside a video.
+_FURTHER_DECODERS = (
+    "libdav1d", "libaom-av1", "libvpx", "libvpx-vp9", "msmpeg4", "flv", "mpegvideo", "aac", "mp3", "mp3float", "mp2",
+    "ac3", "eac3", "opus", "libopus", "vorbis", "flac", "alac", "pcm_s16le", "pcm_s16be", "pcm_u8", "wmav2",
+)  # fmt: skip
 # AVI stores no time stamps: a frame is shown at the place of its chunk among all chunks, the empty ones counted. What
 # FFmpeg makes of that is wrong where B frames are packed together, and late by the delay of the decoder with H.264.
 FORMATS_WITHOUT_TIME_STAMPS = {"avi"}
@@ -29,25 +34,33 @@ _PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "gif", "tiff", "jpeg2000", "li
 class VideoFile:
     """One opened video file: its video stream, its packets, and an end to both."""
 
-    def __init__(self, source: VideoSource, clock: Clock, num_threads: int = 1, **options: str) -> None:
+    def __init__(
+        self, source: VideoSource, clock: Clock, limits: VideoLimits, num_threads: int = 1, **options: str
+    ) -> None:
         self.source, self.clock = source, clock
         try:
-            self.container = _open_container(source.for_reading(), **options)
+            self.container = _open_container(source.for_reading(), **_whitelist(limits), **options)
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.") from error
+            raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source, clock)}.") from error
         try:
             self.stream = self._video_stream()
             context = self.stream.codec_context
-            declared = declared_num_bytes(source) if context is None else None
+            declared = declared_num_bytes(source, clock) if context is None else None
             if declared is not None and declared > source.num_bytes:
-                raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source)}.")
+                raise VideoReadError(f"{source.name} cannot be read: {_describe_non_video(source, clock)}.")
             if context is None:
                 raise VideoReadError(
                     f"{source.name}: its video is in a codec that this build of FFmpeg does not know. Re-encode it, "
                     "for example to H.264."
                 )
-            if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise
-                context.options = {"err_detect": "explode"}
+            if limits.allowed_codecs is not None and self.codec not in limits.allowed_codecs:
+                raise VideoReadError(
+                    f"{source.name}: its video is coded as {self.codec}, which is not among the codings that are "
+                    f"decoded. Re-encode it, for example to H.264, or, if you trust where it comes from, pass "
+                    f"limits=VideoLimits(allowed_codecs=({self.codec!r},))."
+                )
+            if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise, and looks at no checksum
+                context.options = {"err_detect": "explode+crccheck"}
             context.thread_count = num_threads
             context.thread_type = "AUTO" if num_threads > 1 else "SLICE"
         except BaseException:
@@ -131,16 +144,23 @@ def _open_container(file: str | io.BytesIO, **options: str) -> Any:
         return av.open(file, container_options=container_options)
 
 
+def _whitelist(limits: VideoLimits) -> dict[str, str]:
+    """Options that keep FFmpeg from decoding what is not allowed while it looks for the streams."""
+    if limits.allowed_codecs is None:
+        return {}
+    return {"codec_whitelist": ",".join([*limits.allowed_codecs, *_FURTHER_DECODERS])}
+
+
 def _is_thumbnail(stream: Any) -> bool:
     """Whether a video stream is likely to be a single picture: in a coding of pictures, and not said to hold more."""
     context = stream.codec_context
     return context is not None and context.name in _PICTURE_CODECS and stream.frames <= 1
 
 
-def _describe_non_video(source: VideoSource) -> str:
+def _describe_non_video(source: VideoSource, clock: Clock) -> str:
     """What a file that no demuxer takes looks like, and what to do about it."""
     head = source.head.lstrip().lower()
-    declared = declared_num_bytes(source)
+    declared = declared_num_bytes(source, clock)
     if declared is not None and declared > source.num_bytes:
         return f"it is cut off, only {source.num_bytes} of its {declared} bytes are there. Download it again"
     if head.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
@@ -159,7 +179,7 @@ def _describe_non_video(source: VideoSource) -> str:
     return "its content is not that of a video file, or it is damaged at the very beginning. Check where it comes from"
 
 
-def declared_num_bytes(source: VideoSource) -> int | None:
+def declared_num_bytes(source: VideoSource, clock: Clock) -> int | None:
     """
     How long the file says it is: the end of its last MP4 box, Matroska segment or RIFF chunk; `None` if it does not.
 
@@ -173,6 +193,7 @@ def declared_num_bytes(source: VideoSource) -> int | None:
             return None
         position = 0
         while position < source.num_bytes:
+            clock.check()  # a file may be made of nothing but empty boxes
             file.seek(position)
             header = file.read(16)
             if is_riff:

@@ -65,19 +65,17 @@ def _is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def _resolve(host: str, port: int, url: str, limits: VideoLimits) -> list[str]:
+def _resolve(host: str, port: int, name: str, limits: VideoLimits) -> list[str]:
     """IP addresses of a host, all of them allowed; one that is not refuses the whole host."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise VideoReadError(
-            f"{_shown(url)}: the host {shorten_name(host)!r} was not found. Check the address."
-        ) from error
+        raise VideoReadError(f"{name}: its host was not found. Check the address.") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
         if not limits.allow_private_addresses and not _is_public(address):
             raise VideoReadError(
-                f"{_shown(url)} leads to {address}, which is private, local or reserved, and such addresses are not "
+                f"{name} leads to {address}, which is private, local or reserved, and such addresses are not "
                 "opened. Download the file, or pass limits=VideoLimits(allow_private_addresses=True)."
             )
     return addresses
@@ -86,8 +84,8 @@ def _resolve(host: str, port: int, url: str, limits: VideoLimits) -> list[str]:
 class _Download:
     """One download with an end: `max_download_seconds` for everything, redirects, headers and body together."""
 
-    def __init__(self, limits: VideoLimits) -> None:
-        self.limits = limits
+    def __init__(self, name: str, limits: VideoLimits) -> None:
+        self.name, self.limits = name, limits  # the name is the caller's: what a server says is never repeated
         self.seconds = limits.max_download_seconds
         self.deadline = math.inf if self.seconds is None else time.monotonic() + self.seconds
         self.is_over = False
@@ -108,13 +106,15 @@ class _Download:
         """Connect to an address that was checked; the name is only sent along, so it cannot be resolved to another."""
         parts = urllib.parse.urlsplit(url)
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError as error:
-            raise VideoReadError(f"{_shown(url)}: its port is not a number from 1 to 65535.") from error
+            port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+        except ValueError:
+            port = 0
+        if port == 0:
+            raise VideoReadError(f"{self.name}: its port is not a number from 1 to 65535.")
         if not parts.hostname or parts.username is not None or parts.password is not None:
-            raise VideoReadError(f"{_shown(url)}: an address needs a host, and must not hold a user or password.")
+            raise VideoReadError(f"{self.name}: an address needs a host, and must not hold a user or password.")
         refused: OSError | None = None
-        for address in _resolve(parts.hostname, port, url, self.limits):
+        for address in _resolve(parts.hostname, port, self.name, self.limits):
             try:
                 plain = socket.create_connection((address, port), timeout=self.left())
                 self.socket = plain
@@ -129,19 +129,19 @@ class _Download:
             except OSError as error:
                 refused = error
         else:
-            raise VideoReadError(f"{_shown(url)}: no connection ({refused}). Check the address.") from refused
+            raise VideoReadError(f"{self.name}: no connection ({refused}). Check the address.") from refused
         connection = http.client.HTTPConnection(parts.hostname, port, timeout=self.left())
         connection.default_port = 443 if parts.scheme == "https" else 80  # decides whether Host names the port
         connection.sock = self.socket
         return connection
 
-    def save(self, response: http.client.HTTPResponse, path: str, url: str) -> None:
+    def save(self, response: http.client.HTTPResponse, path: str) -> None:
         """Write the body to `path`, never more of it than the limit, whatever length was announced."""
         limit = self.limits.max_bytes
         announced = response.length
         if limit is not None and announced is not None and announced > limit:
             raise VideoReadError(
-                f"{_shown(url)} announces {announced} bytes, over the limit of {limit}. Pass "
+                f"{self.name} announces {announced} bytes, over the limit of {limit}. Pass "
                 "limits=VideoLimits(max_bytes=...) to allow it."
             )
         num_bytes = 0
@@ -150,7 +150,7 @@ class _Download:
                 num_bytes += len(chunk)
                 if limit is not None and num_bytes > limit:
                     raise VideoReadError(
-                        f"{_shown(url)} delivers more than the limit of {limit} bytes. Pass "
+                        f"{self.name} delivers more than the limit of {limit} bytes. Pass "
                         "limits=VideoLimits(max_bytes=...) to allow it."
                     )
                 if time.monotonic() > self.deadline:
@@ -159,7 +159,7 @@ class _Download:
         if self.is_over:  # the connection was cut by the timer, which looks like the end of a body of unknown length
             raise TimeoutError
         if announced is not None and num_bytes < announced:
-            raise VideoReadError(f"{_shown(url)} broke off after {num_bytes} of {announced} bytes. Try again.")
+            raise VideoReadError(f"{self.name} broke off after {num_bytes} of {announced} bytes. Try again.")
 
     def fetch(self, url: str, path: str) -> str | None:
         """Save what the address answers, or return the address it redirects to."""
@@ -175,14 +175,14 @@ class _Download:
                 if response.status in (301, 302, 303, 307, 308):
                     location = response.getheader("Location")
                     if not location:
-                        raise VideoReadError(f"{_shown(url)} redirects without saying where to. Check the address.")
+                        raise VideoReadError(f"{self.name} redirects without saying where to. Check the address.")
                     return urllib.parse.urljoin(url, location)
                 if response.status != 200:
                     raise VideoReadError(
-                        f"{_shown(url)} answered {response.status} {response.reason[:100]}. Check that it can be "
-                        "opened without logging in."
+                        f"{self.name} answered {response.status} {http.client.responses.get(response.status, '')}. "
+                        "Check that it can be opened without logging in."
                     )
-                self.save(response, path, url)
+                self.save(response, path)
             return None
         finally:
             connection.close()
@@ -207,7 +207,8 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
     Raises:
         [`VideoReadError`]: if the address may not be opened, does not answer with a file, or goes over a limit.
     """
-    name, download = _shown(url), _Download(limits)
+    name = _shown(url)
+    download = _Download(name, limits)
     timer = None
     if download.seconds is not None:
         timer = threading.Timer(download.seconds, download.cut)
@@ -219,7 +220,11 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
             address = download.fetch(address, path)
             if address is None:
                 return _without_secrets(url)
-            check_url_allowed(address, urllib.parse.urlsplit(address).scheme.lower(), allow_urls=True)
+            download.name = f"{name}, where it redirects to"
+            if not address.lower().startswith(("http://", "https://")):
+                raise VideoReadError(
+                    f"{name} redirects to an address that is neither http nor https. Check the address."
+                )
         raise VideoReadError(f"{name} redirects more than {_MAX_REDIRECTS} times. Give the final address.")
     except VideoReadError as error:
         if download.is_over:
@@ -228,7 +233,9 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
     except (OSError, ValueError, http.client.HTTPException) as error:
         if download.is_over or isinstance(error, TimeoutError):
             raise VideoReadError(_too_slow(name, limits)) from error
-        raise VideoReadError(f"{name} could not be downloaded: {error or type(error).__name__}. Try again.") from error
+        # of http.client's errors only the kind: their text is the server's
+        reason = str(error) if isinstance(error, OSError) and str(error) else type(error).__name__
+        raise VideoReadError(f"{name} could not be downloaded: {reason}. Try again.") from error
     finally:
         if timer is not None:
             timer.cancel()

@@ -26,12 +26,13 @@ class VideoFrames:
         timestamps (`np.ndarray` of shape `(num_frames,)`):
             Seconds, `float64`, increasing, counted from the first frame of the video.
         source (`str`): Path or address, or `"<frames in memory>"`, `"<bytes in memory>"`, `"<file object>"`.
-        backend (`str`): `"pyav"`, `"decord"`, `"torchcodec"` or `"memory"`.
+        video_backend (`str`): `"pyav"`, `"decord"`, `"torchcodec"` or `"memory"`.
         duration (`float`): Seconds from the first frame to the end of the last, of the whole video.
         total_frames (`int`): Frames of the whole video.
         average_fps (`float`, *optional*): `total_frames / duration`; `None` where the duration is 0.
         num_broken_packets (`int`, defaults to 0):
-            Damaged packets met while reading. Those outside of what had to be read are not seen, so not counted.
+            Broken and lost packets seen while reading. Those outside of what had to be read are not seen, and not all
+            damage that decodes to a picture is, so 0 does not say that there is none.
         num_guessed_timestamps (`int`, defaults to 0):
             Frames of the whole video whose time the file does not say: their time stamp is missing, repeated or goes
             back. They are placed between their neighbours, whose times are the file's own.
@@ -40,7 +41,7 @@ class VideoFrames:
     frames: np.ndarray
     timestamps: np.ndarray
     source: str
-    backend: str
+    video_backend: str
     duration: float
     total_frames: int
     average_fps: float | None

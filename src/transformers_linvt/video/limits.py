@@ -1,13 +1,26 @@
-"""What a video may cost at most, and how long its name may be in a message."""
+"""What a video, and all videos of one request, may cost at most, and how long a name may be in a message."""
 
 import math
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 
 from ..errors import VideoReadError
 
 
 _MAX_NAME_LENGTH = 200
+
+# Codings in which people have videos, by the names that FFmpeg has for them. It knows more than 200 others, mostly of
+# games and of single programs: hardly anybody has them and hardly anybody looks after them, and a file that writes
+# into memory where it must not needs only one that is wrong (that of MagicYUV was, in 2026).
+ALLOWED_CODECS = (
+    "h264", "hevc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3",
+    "h261", "h263", "h263p", "flv1", "vp6", "vp6a", "vp6f", "wmv1", "wmv2", "wmv3", "vc1", "theora", "rv30", "rv40",
+    "svq1", "svq3", "cinepak", "qtrle", "mjpeg", "png", "gif", "tiff", "bmp", "prores", "dnxhd", "dvvideo", "ffv1",
+    "ffvhuff", "huffyuv", "utvideo", "rawvideo", "v210",
+)  # fmt: skip
 
 
 def shorten_name(name: str) -> str:
@@ -71,11 +84,17 @@ class VideoLimits:
         max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
         max_decode_seconds (`float`, defaults to 120): Wall time for reading and decoding, looked at between packets.
         max_download_seconds (`float`, defaults to 120): Wall time for fetching a URL.
+        max_request_bytes, max_request_frames, max_request_output_bytes, max_request_decode_seconds (*optional*):
+            The same for all videos of one request (a conversation, an example of a data set) together: 4 GiB, 4096
+            frames, 4 GiB, 240 seconds. A read of its own is a request of one video.
+        allowed_codecs (`tuple[str, ...]`, *optional*):
+            Codings that are decoded, by FFmpeg's names. By default those in which people have videos, and not the
+            further 200 and more that FFmpeg has decoders for.
         allow_private_addresses (`bool`, defaults to `False`):
             Whether a URL may lead to loopback, private, link-local or reserved addresses.
 
     Raises:
-        [`VideoReadError`]: if a limit is not a positive number or `None`.
+        [`VideoReadError`]: if a limit is not a positive number or `None`, or the codings are not a tuple of names.
 
     Example:
 
@@ -90,12 +109,20 @@ class VideoLimits:
     max_output_bytes: int | None = 4 << 30
     max_decode_seconds: float | None = 120.0
     max_download_seconds: float | None = 120.0
+    max_request_bytes: int | None = 4 << 30
+    max_request_frames: int | None = 4096
+    max_request_output_bytes: int | None = 4 << 30
+    max_request_decode_seconds: float | None = 240.0
+    allowed_codecs: tuple[str, ...] | None = ALLOWED_CODECS
     allow_private_addresses: bool = False
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name == "allow_private_addresses" or value is None:
+                continue
+            if entry.name == "allowed_codecs":
+                self._check_codecs(value)
                 continue
             number = as_number(value)
             if number is None or not number > 0:
@@ -104,6 +131,77 @@ class VideoLimits:
                 )
             if not isinstance(value, int | float):  # a Fraction cannot be added to a float's clock or formatted as one
                 object.__setattr__(self, entry.name, number)
+
+    @staticmethod
+    def _check_codecs(value: object) -> None:
+        if not isinstance(value, tuple | list) or not value or not all(isinstance(name, str) for name in value):
+            raise VideoReadError(
+                f"VideoLimits(allowed_codecs={value!r:.100}): give a tuple of names as FFmpeg has them, like "
+                "('h264', 'hevc'), or None for all."
+            )
+
+
+class Spending:
+    """
+    What the videos of one request have cost so far.
+
+    Args:
+        num_bytes, num_frames, output_bytes (`int`): Of the files, and of the frames returned.
+        decode_seconds (`float`): Wall time for reading and decoding, that of refused videos included.
+    """
+
+    _NAMES = ("bytes", "frames", "output_bytes", "decode_seconds")
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(self._NAMES, 0)
+
+    def add(self, **cost: float) -> None:
+        """Count what a video cost."""
+        for name, value in cost.items():
+            self.spent[name] += value
+
+    def left_of(self, limits: VideoLimits) -> tuple[VideoLimits, dict[str, float]]:
+        """
+        The limits of the next video, lowered to what is left, and the limits of the request that did it with that.
+
+        Raises:
+            [`VideoReadError`]: nothing is left.
+        """
+        lowered, because = {}, {}
+        for name in self._NAMES:
+            most, of_request = getattr(limits, f"max_{name}"), getattr(limits, f"max_request_{name}")
+            if of_request is None or not self.spent[name] and most is not None and most <= of_request:
+                continue
+            left = of_request - self.spent[name]
+            if left <= 0:
+                raise VideoReadError(
+                    f"The videos of one request are over the limit of {of_request} {name.replace('_', ' ')} together. "
+                    f"Give fewer or shorter videos, or pass limits=VideoLimits(max_request_{name}=...)."
+                )
+            if most is None or left < most:
+                lowered[f"max_{name}"] = because[f"max_request_{name}"] = left
+        return replace(limits, **lowered), because
+
+
+_SPENDING: ContextVar[Spending | None] = ContextVar("videos of one request", default=None)
+
+
+@contextmanager
+def one_request() -> Iterator[Spending]:
+    """
+    Everything that is read inside belongs to one request, and its videos share the limits `max_request_...`.
+
+    Inside of another request it is part of that.
+    """
+    outer = _SPENDING.get()
+    if outer is not None:
+        yield outer
+        return
+    token = _SPENDING.set(Spending())
+    try:
+        yield _SPENDING.get()
+    finally:
+        _SPENDING.reset(token)
 
 
 def check_num_bytes(name: str, num_bytes: int, limits: VideoLimits) -> None:

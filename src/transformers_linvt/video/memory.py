@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import VideoReadError
-from .album import Album, finish
+from .album import CHANNELS, Album, finish
 from .frames import Request, VideoFrames
 from .limits import check_duration, check_frame_size
 
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 
 _IN_MEMORY = "<frames in memory>"
-_CHANNELS = 3
 
 
 def is_frames(video: Any) -> bool:
@@ -64,7 +63,7 @@ def _picture(image: PIL.Image.Image) -> np.ndarray:
     """
     try:
         if image.mode == "F" or image.mode.startswith("I"):
-            return np.repeat(np.asarray(image)[..., None], _CHANNELS, axis=-1)
+            return np.repeat(np.asarray(image)[..., None], CHANNELS, axis=-1)
         return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise VideoReadError(
@@ -107,7 +106,12 @@ def _memory_timestamps(
                 "seconds, or fps=... if they are evenly spaced."
             )
         return np.arange(count) / (1.0 if fps is None else fps), fps
-    seconds = np.asarray(_as_array(timestamps), dtype=np.float64)
+    try:
+        seconds = np.asarray(_as_array(timestamps), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VideoReadError(
+            f"timestamps={timestamps!r:.100} are not numbers. Give one number of seconds per frame."
+        ) from error
     if seconds.shape != (count,):
         raise VideoReadError(
             f"timestamps have the shape {seconds.shape} for {count} frames. Give one number of seconds per frame."
@@ -136,11 +140,11 @@ def _as_array(value: Any) -> np.ndarray:
 
 def channels_last(frames: np.ndarray, name: str = _IN_MEMORY) -> np.ndarray:
     """Bring frames of shape `(T, H, W, 3)` or `(T, 3, H, W)` to the former; any other shape is an error."""
-    if frames.ndim == 4 and frames.shape[-1] == _CHANNELS and frames.shape[1] != _CHANNELS:
+    if frames.ndim == 4 and frames.shape[-1] == CHANNELS and frames.shape[1] != CHANNELS:
         return frames
-    if frames.ndim == 4 and frames.shape[1] == _CHANNELS and frames.shape[-1] != _CHANNELS:
+    if frames.ndim == 4 and frames.shape[1] == CHANNELS and frames.shape[-1] != CHANNELS:
         return np.moveaxis(frames, 1, -1)
-    if frames.ndim == 4 and frames.shape[-1] == _CHANNELS:
+    if frames.ndim == 4 and frames.shape[-1] == CHANNELS:
         raise VideoReadError(
             f"{name} of shape {frames.shape} could be (frames, height, width, 3) or (frames, 3, height, width). "
             "Frames three pixels high or wide are not accepted in an array; give a list of PIL images."

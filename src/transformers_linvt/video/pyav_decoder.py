@@ -37,9 +37,10 @@ class PyAVReader:
         self.follows = dict(zip(table.pts, table.pts[1:], strict=False))
         self.key_pts = {pts for pts, _ in table.keys}
         self.damage = Damage()
+        self.sought: int | None = None  # time stamp of the key frame that the file was last moved to
 
     def open(self) -> VideoFile:
-        return VideoFile(self.source, self.clock, self.num_threads)
+        return VideoFile(self.source, self.clock, self.request.limits, self.num_threads)
 
     def may_begin_with(self, frame: Any) -> bool:
         """Whether decoding rightly began at this frame, the first after a seek."""
@@ -62,6 +63,8 @@ class PyAVReader:
             if frame.pts is None or (is_first and not self.may_begin_with(frame)):
                 return False
             if previous is not None and follows.get(previous) != frame.pts:  # one is missing, or not in its order
+                return False
+            if frame.pts == self.sought and not is_intra(frame):  # intra-refresh: this is no whole picture
                 return False
             is_first, previous = False, frame.pts
             is_intact, revoked = self.damage.frame_came(frame)
@@ -92,8 +95,9 @@ class PyAVReader:
         with self.open() as file:
             for position, group in groups.items():
                 self.damage.restart()
+                self.sought = table.keys[position][0]
                 try:
-                    file.container.seek(table.keys[position][0], stream=file.stream)
+                    file.container.seek(self.sought, stream=file.stream)
                 except (av.error.FFmpegError, OSError):
                     return False
                 if not self.collect(file, group, album, has_sought=True):
@@ -102,6 +106,7 @@ class PyAVReader:
 
     def from_start(self, wanted: dict[int, int], album: Album) -> bool:
         self.damage.restart()
+        self.sought = None
         with self.open() as file:
             return self.collect(file, wanted, album, has_sought=False)
 
@@ -119,6 +124,8 @@ class PyAVReader:
                 stamps.append(frame.pts)
                 intact.append(is_intact)
                 kinds.append("I" if is_intra(frame) else "B" if frame.pict_type == B_FRAME else "P")
+            num_revoked = len(self.damage.revoked())
+            intact[len(intact) - num_revoked :] = [False] * num_revoked
         if None not in stamps and stamps == sorted(stamps):
             self._doubt_neighbours_of_missing(stamps, intact, kinds)
         return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0

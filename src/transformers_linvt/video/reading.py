@@ -6,6 +6,7 @@ are decoded by PyAV (`pyav_decoder`) or by one of the `other_decoders`. Everythi
 how its videos were read.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..errors import VideoReadError
 from .frames import Request, VideoFrames
-from .limits import Clock, VideoLimits
+from .limits import Clock, Spending, VideoLimits, one_request
 from .memory import is_frames, read_memory
 from .other_decoders import read_other
 from .pyav_decoder import read_pyav
@@ -22,6 +23,7 @@ from .table import scan
 from .torchcodec_decoder import read_decoder_object
 
 
+_MAX_THREADS = 1024
 VIDEO_BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 
 
@@ -33,7 +35,7 @@ def read_video(
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
-    backend: str = "auto",
+    video_backend: str = "auto",
     limits: VideoLimits | None = None,
     allow_urls: bool = False,
     timestamps: Sequence[float] | np.ndarray | None = None,
@@ -49,7 +51,7 @@ def read_video(
     and `num_guessed_timestamps` say so.
 
     A damaged file is read around the damage: a frame that is broken, or depends on a broken one, is taken out of the
-    choice, the frames are sampled among the intact ones with their true time stamps, and a warning and
+    choice, the frames are sampled among the others with their true time stamps, and a warning and
     `num_broken_packets` say so. The first frame of the file stays second 0 where it cannot be shown itself, so that
     `start` and `end` mean what they mean on the whole file. If nothing in the window is intact, or the file is cut off
     before the end of the window, that is an error.
@@ -70,7 +72,7 @@ def read_video(
         start (`float`, *optional*): Beginning of the window in seconds; the frame on screen then is its first.
         end (`float`, *optional*): End of the window in seconds, inclusive; at most one second behind the video's end.
         max_frames (`int`, *optional*): Most frames that sampling by `fps` returns. `limits.max_frames` if not given.
-        backend (`str`, defaults to `"auto"`):
+        video_backend (`str`, defaults to `"auto"`):
             `"pyav"` (what `"auto"` means), `"decord"` or `"torchcodec"`. The other two return the frames that
             `"pyav"` returns or refuse. They do not tell of damage, so PyAV decodes what is wanted before them: they
             are slower than `"pyav"`, by about the time that they take themselves.
@@ -97,11 +99,43 @@ def read_video(
     limits = VideoLimits() if limits is None else limits
     if not isinstance(limits, VideoLimits):
         raise VideoReadError(f"limits={limits!r:.100} is no VideoLimits; pass limits=VideoLimits(max_duration=...).")
-    request = Request(num_frames, fps, start, end, max_frames, limits)
-    if backend not in VIDEO_BACKENDS:
-        raise VideoReadError(f"backend={backend!r} is not known; choose one of {', '.join(VIDEO_BACKENDS)}.")
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-        raise VideoReadError(f"num_threads={num_threads!r}: give a whole number of threads, 1 or more.")
+    if video_backend not in VIDEO_BACKENDS:
+        raise VideoReadError(
+            f"video_backend={video_backend!r:.100} is not known; choose one of {', '.join(VIDEO_BACKENDS)}."
+        )
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= _MAX_THREADS:
+        raise VideoReadError(f"num_threads={num_threads!r:.40}: give a whole number of threads, 1 to {_MAX_THREADS}.")
+    sampling = (num_frames, fps, start, end, max_frames)
+    Request(*sampling, limits)  # what makes no sense is no matter of what is left
+    with one_request() as spending:
+        limits, of_request = spending.left_of(limits)
+        began = time.monotonic()
+        try:
+            result = _read(
+                video, Request(*sampling, limits), video_backend, allow_urls, timestamps, num_threads, spending
+            )
+        except VideoReadError as error:
+            reasons = [name for name, left in of_request.items() if f"limit of {left}" in str(error)]
+            if reasons:
+                raise VideoReadError(
+                    f"{error} (Other videos of the request leave no more of VideoLimits({', '.join(reasons)}).)"
+                ) from error
+            raise
+        finally:
+            spending.add(decode_seconds=time.monotonic() - began)
+        spending.add(frames=len(result), output_bytes=result.frames.nbytes)
+        return result
+
+
+def _read(
+    video: Any,
+    request: Request,
+    video_backend: str,
+    allow_urls: bool,
+    timestamps: Sequence[float] | np.ndarray | None,
+    num_threads: int,
+    spending: Spending,
+) -> VideoFrames:
     if is_frames(video):
         return read_memory(video, request, timestamps)
     if timestamps is not None:
@@ -109,10 +143,11 @@ def read_video(
             "timestamps were given together with a video file. A file brings its own time stamps; leave the argument "
             "out, or hand over decoded frames."
         )
-    with opened_source(video, limits, allow_urls) as source:
+    with opened_source(video, request.limits, allow_urls) as source:
         if not isinstance(source, VideoSource):
             return read_decoder_object(source, request)
-        return _read_source(source, request, "pyav" if backend == "auto" else backend, num_threads)
+        spending.add(bytes=source.num_bytes)
+        return _read_source(source, request, "pyav" if video_backend == "auto" else video_backend, num_threads)
 
 
 def _read_source(source: VideoSource, request: Request, backend: str, num_threads: int) -> VideoFrames:

@@ -119,6 +119,8 @@ def _source_from_path(path: str, limits: VideoLimits, name: str | None = None) -
         ) from error
     except OSError as error:
         raise VideoReadError(f"{name} cannot be opened: {error.strerror or error}.") from error
+    except UnicodeError as error:  # half of a surrogate pair, as from a name that was decoded wrongly
+        raise VideoReadError(f"{name!a} holds a character that no file name can. How was it decoded?") from error
     check_num_bytes(name, status.st_size, limits)
     return VideoSource(full_name=full_name, path=path, head=head, num_bytes=status.st_size)
 
@@ -132,7 +134,12 @@ def _source_from_bytes(data: Any, limits: VideoLimits, name: str) -> VideoSource
 @contextmanager
 def _temporary_path() -> Iterator[str]:
     """Path of an empty file that is gone afterwards, whatever happens. Not open: Windows opens a file only once."""
-    handle, path = tempfile.mkstemp(prefix="linvt_video_")
+    try:
+        handle, path = tempfile.mkstemp(prefix="linvt_video_")
+    except OSError as error:
+        raise VideoReadError(
+            f"No temporary file can be made for a video ({error.strerror or error}). Set TMPDIR to a folder with room."
+        ) from error
     os.close(handle)
     try:
         yield path
@@ -144,9 +151,19 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
     num_bytes = 0
     with open(path, "wb") as file:
         while True:
-            chunk = reader.read(_COPY_CHUNK)
+            try:
+                chunk = reader.read(_COPY_CHUNK)
+            except Exception as error:  # a reader from anywhere may raise anything
+                raise VideoReadError(
+                    f"{name} broke off after {num_bytes} bytes ({type(error).__name__}: {str(error)[:100]}). Look at "
+                    "where it reads from."
+                ) from error
             if isinstance(chunk, str):
                 raise VideoReadError(f"{name} delivers text, not bytes. Open the file in binary mode ('rb').")
+            if chunk is not None and not isinstance(chunk, bytes | bytearray | memoryview):
+                raise VideoReadError(
+                    f"{name} delivers {type(chunk).__name__}, not bytes. Give an object whose read(n) returns bytes."
+                )
             if not chunk:
                 _check_position(reader, name, num_bytes)
                 return
@@ -156,7 +173,13 @@ def _copy_file_object(reader: Any, path: str, name: str, limits: VideoLimits) ->
                     f"{name} delivers more than the limit of {limits.max_bytes} bytes. Cut or re-encode the video, or "
                     "pass limits=VideoLimits(max_bytes=...)."
                 )
-            file.write(chunk)
+            try:
+                file.write(chunk)
+            except OSError as error:
+                raise VideoReadError(
+                    f"{name} cannot be copied to a temporary file ({error.strerror or error}). Make room, set TMPDIR "
+                    "to a folder with room, or give a path."
+                ) from error
 
 
 def _check_position(reader: Any, name: str, num_bytes: int) -> None:

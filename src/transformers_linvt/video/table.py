@@ -1,7 +1,7 @@
 """The table of all frames of a file, made from its packets: no picture is decoded for it."""
 
 import bisect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ class Tally:
 
 def scan(source: VideoSource, clock: Clock, limits: VideoLimits) -> FrameTable:
     """Read all packets once, without decoding, and lay out the frames they will give."""
-    with VideoFile(source, clock) as file:
+    with VideoFile(source, clock, limits) as file:
         context = file.stream.codec_context
         check_frame_size(source.name, context.height or 0, context.width or 0, limits)
         tally = read_packets(file, limits)
@@ -146,7 +146,7 @@ def scan(source: VideoSource, clock: Clock, limits: VideoLimits) -> FrameTable:
             codec=file.codec,
             stream_index=file.stream.index,
             num_video_streams=len(file.container.streams.video),
-            cut_off=missing_part(source, file, tally, clock),
+            cut_off=missing_part(source, file, tally, clock, limits),
         )
 
 
@@ -173,14 +173,14 @@ def read_packets(file: VideoFile, limits: VideoLimits) -> Tally:
     return tally
 
 
-def missing_part(source: VideoSource, file: VideoFile, tally: Tally, clock: Clock) -> str | None:
+def missing_part(source: VideoSource, file: VideoFile, tally: Tally, clock: Clock, limits: VideoLimits) -> str | None:
     """What a file lacks that stops too early, in words; `None` if it is whole or says nothing about its length."""
     expected = file.stream.frames if file.format == "mov" else 0
-    declared = declared_num_bytes(source)
+    declared = declared_num_bytes(source, clock)
     is_short = declared is not None and declared > source.num_bytes
     if expected and tally.num_read < expected:  # the header counts what an edit list keeps from being shown, too
-        with VideoFile(source, clock, ignore_editlist="1") as whole:
-            tally = read_packets(whole, VideoLimits(max_duration=None))
+        with VideoFile(source, clock, limits, ignore_editlist="1") as whole:
+            tally = read_packets(whole, replace(limits, max_duration=None))
     num_intact = tally.num_read - tally.num_corrupt
     if expected and num_intact < expected and (is_short or tally.num_errors or tally.num_read < expected):
         return f"only {num_intact} of its {expected} frames are there"

@@ -564,7 +564,7 @@ SPECS: dict[str, BaseSpec] = {
             "<|video|>",
         ),
         one_tile={"max_crops": 1},
-        tokens_per_frame=8,
+        tokens_per_frame=4,  # of the view of the whole; the crop would be the same again
         token_grid=(2, 2),
         type_ids="mm_token_type_ids",
     ),

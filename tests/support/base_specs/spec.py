@@ -52,8 +52,8 @@ class BaseSpec:
         one_tile (`dict`): Options of the image processor that give exactly one tile per frame.
         frame_nesting (`str`): How the frames of one video are handed to the image processor: `"flat"` ([f1, f2]),
             `"per_video"` ([[f1, f2]]) or `"per_frame"` ([[f1], [f2]]).
-        tokens_per_frame (`int`): Feature rows of one frame of `frame_size` with `one_tile`.
-        token_grid (`tuple[int, int]`): Rows and columns of those tokens (of the first view for Molmo2).
+        tokens_per_frame (`int`): Visual tokens that LinVT gets of one frame of `frame_size`.
+        token_grid (`tuple[int, int]`): Rows and columns of those tokens.
         type_ids (`str`, *optional*): Name of the type-id input of the model.
         answer_type_id (`int`): Type id of text that is generated.
         parts (`dict[str, tuple[str, dict]]`): Further parts of the processor: name of the argument, class in

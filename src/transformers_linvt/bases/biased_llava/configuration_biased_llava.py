@@ -38,6 +38,8 @@ class BiasedLlavaConfig(PreTrainedConfig):
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False
 
+    head_bias: bool = True
+    feature_scale: float | None = None  # of a picture's tokens, where the language model scales its words alone
     num_latents: int | None = None  # tokens of a picture behind a Perceiver; None: LLaVA's own projector
     perceiver_depth: int = 6  # blocks; this and the next two as in the code of xGen-MM
     perceiver_heads: int = 16

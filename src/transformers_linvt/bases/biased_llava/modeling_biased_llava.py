@@ -88,10 +88,16 @@ class BiasedLlavaModel(LlavaModel):
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Pictures `(pictures, channels, height, width)` -> a tensor `(tokens, D)` of each in `pooler_output`."""
         if not self.config.num_latents:
-            return super().get_image_features(pixel_values, **kwargs)
+            output = super().get_image_features(pixel_values, **kwargs)
+            if self.config.feature_scale is not None:
+                output.pooler_output = [self._scaled(tokens) for tokens in output.pooler_output]
+            return output
         patches = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
         tokens = list(self.multi_modal_projector(patches))
         return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=tokens)
+
+    def _scaled(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens * torch.tensor(self.config.feature_scale, dtype=tokens.dtype, device=tokens.device)
 
 
 class BiasedLlavaForConditionalGeneration(LlavaForConditionalGeneration):
@@ -107,7 +113,8 @@ class BiasedLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: BiasedLlavaConfig) -> None:
         super().__init__(config)
         self.model = BiasedLlavaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
+        width, num_words = config.text_config.hidden_size, config.text_config.vocab_size
+        self.lm_head = nn.Linear(width, num_words, bias=config.head_bias)
         self.post_init()
 
 

@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import ModelOutput
 
+from ...errors import UnsupportedBaseError
 from ..base import EmbeddingsBridge, built_in
 from ..chat_templates import WORDS_ALONE
-from ..families import Family
+from ..families import ENCODER_DECODER, Family
 from ..markers import VisualMarkers
 
 
@@ -22,6 +23,17 @@ class BlipBridge(EmbeddingsBridge):
     InstructBLIP's Q-Former reads the question too. Frames, and pictures beside a video, are encoded without one, so
     that a video can be asked often.
     """
+
+    def check(self, base: Any) -> None:
+        """Also for a language model that is an encoder-decoder; InstructBLIP's config does not say that it is one."""
+        text = getattr(getattr(base, "config", None), "text_config", None)
+        if getattr(text, "is_encoder_decoder", False):
+            raise UnsupportedBaseError(
+                f"{base.config.model_type} with a {text.model_type} (Flan-T5) is not supported: {ENCODER_DECODER}. "
+                "Use one with a language model that is a decoder: Salesforce/blip2-opt-2.7b, "
+                "Salesforce/instructblip-vicuna-7b."
+            )
+        super().check(base)
 
     def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
         """With an instruction of no words, where the Q-Former takes one and none is given."""
@@ -78,7 +90,14 @@ def _without_instruction(prepared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 built_in(
-    BlipBridge(Family(prepends_visuals=True, behind_visuals="bos_token", chat_template=WORDS_ALONE)),
+    BlipBridge(
+        Family(
+            prepends_visuals=True,
+            behind_visuals="bos_token",
+            chat_template=WORDS_ALONE,
+            notes=("with a decoder such as OPT or Vicuna; those with Flan-T5 are refused",),
+        )
+    ),
     "blip-2",
     "instructblip",
 )

@@ -7,6 +7,7 @@ from transformers import ProcessorMixin
 
 from ..base import BaseBridge, built_in
 from ..families import Family
+from ..frame_size import FrameBudget
 from ..layouts import PatchGrid
 
 
@@ -25,6 +26,7 @@ built_in(
         Family(
             layout=PatchGrid(),
             video_type_id=0,
+            frame_budget=FrameBudget(1196),
             notes=("generate() fails with use_cache=False, with and without LinVT",),
         )
     ),

@@ -149,6 +149,12 @@ class Kosmos2Bridge(EmbeddingsBridge):
         """As its `forward` does: its head has no `get_image_features`."""
         return encode_pictures(base, inputs["pixel_values"]), [], "tensor"
 
+    def hand_over(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As the common kind, without positions: its own begin elsewhere, and [`run_text`] counts them."""
+        prepared = super().hand_over(*args, **kwargs)
+        prepared.pop("position_ids", None)
+        return prepared
+
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
         """Of the language model without a picture: the base insists on one."""
         prepared = self._embedded(base, prepared)

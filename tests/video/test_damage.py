@@ -1,0 +1,162 @@
+"""Damage: what is broken or lost is seen where a bitstream lets one see it, and no frame built on it is returned."""
+
+import logging
+import random
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from transformers_linvt.errors import VideoReadError
+from transformers_linvt.video.continuity import H264Continuity
+from transformers_linvt.video.reading import read_video
+from zoo import NUM_FRAMES, RECIPES, Exhibit, Recipe, build_damaged_zoo, encode, read_numbers, rewrite
+
+
+pytestmark = pytest.mark.timeout(60)
+
+DAMAGED = [
+    "first_key_broken_h264.mp4", "first_key_broken_hevc.mp4", "first_key_broken_mpegts.ts", "first_key_broken_av1.mp4",
+    "packet_lost_h264.mp4", "packet_lost_mpegts.ts", "packet_lost_h264.flv", "packet_lost_open_gop.mp4",
+    "not_coded_mpeg4.mp4", "shown_again_av1.mp4", "called_key_frame_av1.mp4", "packet_lost_short_gop.mp4",
+    "group_end_lost_open_gop.mp4", "half_key_broken_av1.mp4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def damaged_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exhibit]:
+    return build_damaged_zoo(tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_frames_beside_damage_are_right_and_at_their_times(name: str, damaged_zoo: dict[str, Exhibit]) -> None:
+    exhibit = damaged_zoo[name]
+    for arguments in ({"num_frames": 100}, {"num_frames": 7}, {"start": 1.3, "end": 2.5, "num_frames": 40}):
+        video = read_video(exhibit.path, **arguments)
+        numbers = read_numbers(video.frames)
+        np.testing.assert_allclose(video.timestamps, [number / 25 for number in numbers], atol=1e-3)
+    whole = read_numbers(read_video(exhibit.path, num_frames=100).frames)
+    assert set(range(NUM_FRAMES)) - set(exhibit.lost) <= set(whole) < set(range(NUM_FRAMES))
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGED if not name.endswith("broken_mpegts.ts")])
+def test_damage_is_counted_and_nothing_is_called_intact(
+    name: str, damaged_zoo: dict[str, Exhibit], caplog: pytest.LogCaptureFixture
+) -> None:
+    video = read_video(damaged_zoo[name].path, num_frames=100)
+    assert video.num_broken_packets > 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{video.num_broken_packets} broken or lost packets" in warning and "intact" not in warning
+
+
+def test_every_lost_packet_of_h264_that_others_need_is_seen(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", Recipe(gop=12))
+    num_seen = 0
+    for lost in range(1, 40, 4):
+        path = tmp_path / "lost.mp4"
+        rewrite(tmp_path / "whole.mp4", path, lambda at, data, lost=lost: None if at == lost else data)
+        video = read_video(path, num_frames=100)
+        numbers = read_numbers(video.frames)
+        assert -1 not in numbers and numbers == sorted(numbers)
+        num_seen += video.num_broken_packets > 0
+        # of a picture that no other refers to nothing else is lost
+        assert video.num_broken_packets > 0 or len(numbers) == NUM_FRAMES - 1
+    assert 0 < num_seen < 10
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "h264.flv", "mpegts.ts", "h264.mkv", "h264_10bit.mp4", "intra_refresh.mp4"]
+)
+def test_numbers_of_whole_files_of_h264_have_no_hole(name: str, tmp_path: Path) -> None:
+    """With parameter sets in front of the file (MP4, Matroska, FLV) and among the packets (MPEG-TS)."""
+    encode(tmp_path / name, RECIPES[name])
+    with av.open(str(tmp_path / name)) as container:
+        stream = container.streams.video[0]
+        follower = H264Continuity(stream.codec_context.extradata)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+    assert not any(follower.has_hole(packet)[0] for packet in packets)
+    assert follower.reference is not None  # it did read them
+
+
+def test_broken_parameter_sets_and_slices_of_h264_are_left_to_the_decoder() -> None:
+    noise = random.Random(3)
+    for _ in range(300):
+        follower = H264Continuity(b"\x01\x64\x00\x0a\xff\xe1" + noise.randbytes(noise.randrange(60)))
+        for _ in range(4):
+            packet = noise.randbytes(3) + bytes([noise.choice([1, 5, 7, 8, 0x65, 0x41])]) + noise.randbytes(40)
+            follower.has_hole(packet)
+            H264Continuity(b"").has_hole(b"\0\0\1" + packet[3:])
+
+
+def test_an_old_picture_of_av1_is_not_shown_for_the_one_that_is_lost(damaged_zoo: dict[str, Exhibit]) -> None:
+    """One by one: the decoder complains only later, when what is wanted has come out."""
+    num_refused = 0
+    for number in range(15, 26):
+        try:
+            video = read_video(
+                damaged_zoo["shown_again_av1.mp4"].path, start=number / 25 + 0.01, end=number / 25 + 0.02
+            )
+        except VideoReadError:
+            num_refused += 1
+        else:
+            assert read_numbers(video.frames) == [round(25 * video.timestamps[0])]
+    assert num_refused > 0
+
+
+def test_a_complaint_at_the_end_of_the_file_is_one_about_all_since_the_key_frame(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", RECIPES["av1.mp4"])
+    rewrite(
+        tmp_path / "whole.mp4",
+        tmp_path / "hurt.mp4",
+        lambda at, data: data[:2] + bytes(len(data) - 2) if at == NUM_FRAMES - 1 else data,
+    )
+    video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+    assert video.num_broken_packets > 0 and read_numbers(video.frames) == list(range(48))
+
+
+def spoil(source: Path, target: Path, number: int, filling: bytes) -> None:
+    """Overwrite the last two thirds of one packet."""
+    rewrite(
+        source,
+        target,
+        lambda at, data: data[: len(data) // 3] + filling[len(data) // 3 : len(data)] if at == number else data,
+    )
+
+
+def test_slices_of_hevc_that_stop_early_are_seen(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", RECIPES["hevc.mp4"])
+    seen = 0
+    for number in (10, 13, 25, 40):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, bytes(10**5))
+        seen += read_video(tmp_path / "hurt.mp4", num_frames=100).num_broken_packets > 0
+    assert seen >= 2
+
+
+def test_all_damage_of_hevc_is_seen_where_the_stream_has_checksums(tmp_path: Path) -> None:
+    settings = "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1:hash=1"
+    encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
+    filling = random.Random(0).randbytes(10**5)
+    for number in (10, 13, 25, 40):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, filling)
+        video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+        numbers = read_numbers(video.frames)
+        assert video.num_broken_packets > 0 and -1 not in numbers and numbers == sorted(numbers)
+
+
+def test_a_last_frame_is_certain_only_when_what_it_may_refer_to_came_out(tmp_path: Path) -> None:
+    """B frames come out before the frame behind them, which went into the decoder first and may be broken."""
+    encode(tmp_path / "whole.mp4", Recipe())
+    with av.open(str(tmp_path / "whole.mp4")) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        numbers = [round(float(packet.pts * packet.time_base) * 25) for packet in packets]
+    hurt = next(at for at in range(30, 40) if numbers[at] > numbers[at + 1])  # a frame with B frames in front of it
+    rewrite(
+        tmp_path / "whole.mp4",
+        tmp_path / "hurt.mp4",
+        lambda at, data: data[: len(data) // 2].ljust(len(data), b"\0") if at == hurt else data,
+    )
+    before = numbers[hurt] - 1
+    with pytest.raises(VideoReadError, match="are damaged"):
+        read_video(tmp_path / "hurt.mp4", start=before / 25 + 0.01, end=before / 25 + 0.02)
+    assert read_numbers(read_video(tmp_path / "whole.mp4", start=before / 25 + 0.01, end=before / 25 + 0.02).frames)
