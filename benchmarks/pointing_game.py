@@ -86,7 +86,7 @@ class Game:
         prompts = self.processor.question_inputs(questions).to(model.device)
         prepared, condensed = model.model.prepare(**prompts, video_features=[features] * len(questions))
         model.base_vlm.generation_config = model.generation_config
-        generated = model.model.adapter.generate(model.base_vlm, **prepared, max_new_tokens=8)
+        generated = model.model.bridge.generate(model.base_vlm, **prepared, max_new_tokens=8)
         answers = generated[:, prompts["input_ids"].shape[1] :]
         texts = [text.strip().lower() for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
         words = words_of_answer(answers, model.generation_config.eos_token_id, model.generation_config.pad_token_id)

@@ -1,7 +1,8 @@
 """Errors of the package: one family, so that one `except LinVTError` catches every expected failure."""
 
+import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 
@@ -66,3 +67,50 @@ def in_our_words(complaint: str, function: Callable[..., Any], *args: Any, **kwa
         raise
     except Exception as error:  # a template or a processor from anywhere may raise anything
         raise LinVTInputError(f"{complaint}: {first_line(error)}") from error
+
+
+# Names that other packages use for the same thing; too far from ours to be found by likeness.
+_OTHER_NAMES = {
+    "backend": "video_backend",
+    "do_sample_frames": "num_frames",
+    "end_time": "end",
+    "frames": "num_frames",
+    "nframes": "num_frames",
+    "start_time": "start",
+    "video_end": "end",
+    "video_fps": "fps",
+    "video_metadata": "timestamps",
+    "video_start": "start",
+}
+
+
+def nearest_name(name: Any, known: Collection[str], least_likeness: float = 0.75) -> str | None:
+    """
+    The known name that was meant, where one is near; `None` otherwise.
+
+    Args:
+        name: what was given.
+        known: the names to choose from.
+        least_likeness (`float`, defaults to 0.75): from 0 to 1, as `difflib` counts it; ours.
+
+    Example:
+
+    >>> nearest_name("nframes", ("num_frames", "fps")), nearest_name("colour", ("num_frames", "fps"))
+    ('num_frames', None)
+    """
+    if not isinstance(name, str):
+        return None
+    if (other := _OTHER_NAMES.get(name)) in known:
+        return other
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=least_likeness)), None)
+
+
+def unknown_argument(name: str, known: Collection[str]) -> str:
+    """The sentence that refuses an argument: with the name that was meant, or with all that are known."""
+    return f"There is no argument {name!r} here. {advice(name, known)}"
+
+
+def advice(name: Any, known: Collection[str]) -> str:
+    """What to do about a name that is not known: the one that was meant, or all that are known."""
+    meant = nearest_name(name, known)
+    return f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(known)}."

@@ -1,6 +1,5 @@
 """What a base will cost with LinVT around it and without, before a single weight is downloaded."""
 
-import difflib
 import math
 import os
 import time
@@ -18,7 +17,7 @@ from .bases.loading import context_length, image_text_config, no_known_architect
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_at, bridge_of
 from .bases.video_tokens import COMMON_FRAME, tokens_of_common_frame
-from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder, first_line
+from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, advice, check_folder, first_line
 from .model.configuration_linvt import LinVTConfig
 from .model.processing_linvt import LinVTProcessor
 from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -180,7 +179,7 @@ def plan_wrap(
 def _tokens_of_frame(base: str, processor: LinVTProcessor, num_frames: int, frame_size: tuple[int, int]) -> int:
     frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
     try:
-        return processor.adapter.tokens_of_frame(processor.base_processor, frame, processor.frame_options(num_frames))
+        return processor.bridge.tokens_of_frame(processor.base_processor, frame, processor.frame_options(num_frames))
     except LinVTInputError:
         raise
     except ValueError as error:  # of the base's image processor: a frame too small, or too narrow
@@ -225,9 +224,9 @@ def _inputs_of_frames(
     """What the vision tower gets of frames of noise, and the frames; sized as in a video of the plan's length."""
     frames = np.random.default_rng(0).integers(0, 255, (count, *plan.frame_size, 3), dtype=np.uint8)
     options = processor.frame_options(plan.num_frames)
-    made = processor.adapter.frame_inputs(processor.base_processor, list(frames), options)
+    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options)
     if processor.frames_per_step > 1:
-        made = processor.adapter.merge_frames(processor.base_processor, made)
+        made = processor.bridge.merge_frames(processor.base_processor, made)
     return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}, frames
 
 
@@ -297,9 +296,7 @@ def check_wrap(
     """
     for name in fields:
         if name not in _FIELDS:
-            close = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(_FIELDS)}."
-            raise LinVTInputError(f"{name!r} is no field of LinVTConfig. {hint}")
+            raise LinVTInputError(f"{name!r} is no field of LinVTConfig. {advice(name, _FIELDS)}")
     if dtype != "auto" and not isinstance(dtype if isinstance(dtype, torch.dtype) else _dtype(dtype), torch.dtype):
         raise LinVTInputError(f"dtype={dtype!r} is no precision: give 'auto', 'bfloat16', 'float16' or 'float32'.")
     _linvt_config(fields)  # refuses bad numbers before anything is downloaded
@@ -315,7 +312,7 @@ def check_wrap(
     processor = LinVTProcessor.from_base(base, **shared, **hub)
     fields = {**fields, "num_video_tokens": processor.num_video_tokens}
     config = _linvt_config({**fields, "base_config": base_config})
-    placeholder = processor.adapter.image_token_id(config.base_config)
+    placeholder = processor.bridge.image_token_id(config.base_config)
     if processor.markers.token_id != placeholder:
         raise LinVTInputError(
             f"The processor and the config of {base!r} disagree: to the processor the image token "

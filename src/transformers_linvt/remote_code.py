@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .files import replacing
+
 
 CODE_FOLDER = "code"
 
@@ -67,11 +69,10 @@ def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
     has_model = (target / f"{_MODEL}.py").exists() or any(path.stem == _MODEL for path in paths)
     for path in paths:
         destination = target / f"{_flat_name(path)}.py"
-        unfinished = destination.with_suffix(".tmp")
         source = _flat_source(path).replace(_NAMES_THE_MODEL, "")
         source += _NAMES_THE_MODEL if has_model and path.stem == _CONFIGURATION else ""
-        unfinished.write_text(source, encoding="utf-8")
-        unfinished.replace(destination)
+        with replacing(destination) as partial:
+            partial.write_text(source, encoding="utf-8")
         written.append(str(destination))
     return written
 

@@ -175,7 +175,7 @@ def test_the_order_of_the_frames_changes_the_logits(family: Wrapped, one: dict[s
 
 def test_a_video_is_written_into_the_prompt_as_a_picture_is(family: Wrapped, one: dict[str, Any]):
     """Character by character what the base's processor writes, but for the number of tokens."""
-    processor = family.processor.adapter.load_processor(str(family.base_folder))
+    processor = family.processor.bridge.load_processor(str(family.base_folder))
     template = family.processor.chat_template
     prompt = user(PIL.Image.new("RGB", (224, 224)), QUESTION)  # Emu3 writes the size of a picture before it
     options = {"processor_kwargs": {**ALL_BASES[family.name].one_tile, **ALL_BASES[family.name].chat}}
@@ -233,7 +233,7 @@ def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_oth
     family: Wrapped, record_property: Callable[[str, Any], None]
 ):
     spec, processor = ALL_BASES[family.name], family.processor
-    before = processor.adapter.tokens_of_frame(processor.base_processor, family.clip(1).frames[0])
+    before = processor.bridge.tokens_of_frame(processor.base_processor, family.clip(1).frames[0])
     record_property("tokens_per_frame", before)
     assert before == spec.tokens_per_frame
     for num_frames in (1, 4):
@@ -284,7 +284,7 @@ def test_a_picture_beside_a_video_keeps_its_place_and_its_tokens(family: Wrapped
     # InstructBLIP's Q-Former reads the words beside a picture alone, and none beside a video
     alone = family.inputs(user(picture, QUESTION))
     alone = {name: value for name, value in alone.items() if not name.startswith("qformer_")}
-    pictures = flat_rows(family.model.model.adapter.encode(family.base, alone)[0])
+    pictures = flat_rows(family.model.model.bridge.encode(family.base, alone)[0])
     tokens = video_tokens(family, video, prompt)
     expected = torch.cat([pictures, tokens] if picture_first else [tokens, pictures])
     assert rows.shape == expected.shape
@@ -336,7 +336,7 @@ def pictures_and_text(family: Wrapped) -> dict[str, list[list[dict[str, Any]]]]:
 def test_pictures_and_text_are_bit_identical_to_the_base(family: Wrapped, what: str):
     """Through both processors and both models: the inputs key by key, the logits and the generated text."""
     conversations = pictures_and_text(family)[what]
-    base, processor = build_model(family.name), family.processor.adapter.load_processor(str(family.base_folder))
+    base, processor = build_model(family.name), family.processor.bridge.load_processor(str(family.base_folder))
     # As LinVT's base: torch's own attention layer (Aria) rounds differently for weights that train.
     base.requires_grad_(False)
     ours = family.inputs(*conversations)

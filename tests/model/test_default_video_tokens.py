@@ -75,11 +75,11 @@ def test_a_video_has_as_many_tokens_as_one_frame_gives_when_run(name: str, tmp_p
 def test_loaded_parts_have_the_number_of_named_ones(name: str):
     folder = base_folder(name)
     named = LinVTProcessor.from_base(folder)
-    loaded = named.adapter.load_processor(str(folder))
+    loaded = named.bridge.load_processor(str(folder))
     assert LinVTProcessor.from_base(loaded, base_model_type=named.base_model_type).num_video_tokens == (
         named.num_video_tokens
     )
-    base = named.adapter.load(str(folder))
+    base = named.bridge.load(str(folder))
     assert LinVTForVideoQA.from_base(base, **WITHOUT_M).config.num_video_tokens == named.num_video_tokens
 
 
@@ -87,7 +87,7 @@ def test_a_base_whose_frames_differ_takes_a_common_one():
     model = LinVTForVideoQA.from_base(base_folder(GRID), **WITHOUT_M)
     processor = LinVTProcessor.from_base(base_folder(GRID))
     assert model.config.num_video_tokens == processor.num_video_tokens == TOKENS
-    small = processor.adapter.tokens_of_frame(processor.base_processor, np.zeros((48, 80, 3), np.uint8))
+    small = processor.bridge.tokens_of_frame(processor.base_processor, np.zeros((48, 80, 3), np.uint8))
     assert small == TOKENS_OF_SMALL
 
 

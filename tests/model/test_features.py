@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from promises import Wrapped, check_refused, wrapped
-from transformers_linvt import LinVTInputError, VideoFeatures
+from promises import FAMILIES, LINVT, QUESTION, Wrapped, check_refused, stir, wrapped
+from transformers_linvt import LinVTForVideoQA, LinVTInputError, VideoFeatures
 
 
 @pytest.fixture
@@ -138,3 +138,94 @@ def test_a_file_of_the_version_before_runs_is_refused_and_says_what_to_do(featur
     save_file(tensors, path, {"format": "linvt-video-features-1", "container": "tuple", "grid_size": "3x5"})
     words = ("'linvt-video-features-1'", "expected 'linvt-video-features-3'", "Encode the video again")
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), *words)
+
+
+# --- where features are from -----------------------------------------------------------------------------------------
+
+
+def test_features_of_another_model_are_refused_and_of_the_same_one_taken(
+    family: Wrapped, features: VideoFeatures, tmp_path: Path
+):
+    features.save(tmp_path / "clip.safetensors")
+    loaded = VideoFeatures.load(tmp_path / "clip.safetensors")
+    assert loaded.origin == features.origin is not None
+    expected = family.model.answer(features, QUESTION, family.processor, max_new_tokens=3)
+    assert family.model.answer(loaded, QUESTION, family.processor, max_new_tokens=3) == expected
+    family.model.save_pretrained(tmp_path / "model")
+    again = LinVTForVideoQA.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    again.answer(loaded, QUESTION, family.processor, max_new_tokens=3)  # the same weights, in another precision
+    other = stir(LinVTForVideoQA.from_base(family.base, **LINVT), seed=7)
+    words = ("made by another model", "trained further")
+    check_refused(lambda: other.answer(loaded, QUESTION, family.processor), LinVTInputError, *words)
+    tower = next(p for n, p in again.base_vlm.named_parameters() if "visual" in n and n.endswith("weight"))
+    with torch.no_grad():
+        tower.view(-1)[0] += 1.0
+    check_refused(lambda: again.answer(loaded, QUESTION, family.processor), LinVTInputError, *words)
+
+
+def test_the_digest_of_a_video_tells_frames_and_times_apart(family: Wrapped, features: VideoFeatures):
+    def digest(num_frames: int = 5, seed: int = 0, **changed: torch.Tensor) -> str:
+        inputs = {**family.processor.video_inputs(family.clip(num_frames, seed)), **changed}
+        return family.model.encode_video(inputs).origin.video
+
+    assert digest() == features.origin.video
+    others = [digest(6), digest(seed=1), digest(video_timestamps=torch.arange(5) + 0.5)]
+    assert len({features.origin.video, *others}) == 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_of_every_family_pass_their_own_check(name: str, tmp_path: Path):
+    family = wrapped(name)
+    family.model.encode_video(**family.processor.video_inputs(family.clip(3))).save(tmp_path / "clip.safetensors")
+    assert VideoFeatures.load(tmp_path / "clip.safetensors").num_frames == 3
+
+
+def spoil(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """One thing that no file of ours has, into the tensors of one."""
+    kind, _, what = name.partition(" ")
+    value = tensors[kind]
+    if what == "index":
+        value[0, -1] = 10**6
+    elif what == "negative":
+        value[0, 0] = -1
+    elif what == "nan":
+        value.view(-1)[0] = float("nan")
+    elif what == "range":
+        value.view(-1)[0] = 2.0
+    elif what == "type":
+        tensors[kind] = value.double().to(torch.int32)
+    elif what == "short":
+        tensors[kind] = value[..., :-1].contiguous()
+    elif what == "batch":
+        tensors[kind] = torch.cat([value, value])
+    elif what == "empty":
+        tensors[kind] = value[..., :0].contiguous()
+
+
+@pytest.mark.parametrize("name", [
+    "kept_indices index", "kept_indices negative", "run_slots index", "run_slots negative", "kept_indices type",
+    "kept_tokens nan", "kept_features nan", "log_significance nan", "deepstack.1 nan", "timestamps nan",
+    "significance range", "places range", "mass_positions range", "run_weights range", "run_weights negative",
+    "kept_tokens short", "kept_features batch", "kept_tokens batch", "deepstack.0 short", "timestamps short",
+    "significance short", "significance empty", "kept_mask type", "run_slots short", "kept_tokens empty",
+])  # fmt: skip
+def test_a_file_with_impossible_numbers_is_refused(features: VideoFeatures, tmp_path: Path, name: str):
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    tensors = load_file(path)
+    spoil(name, tensors)
+    save_file(tensors, path, {"format": "linvt-video-features-3", "container": "tuple", "grid_size": "3x5"})
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), "Encode the video again")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"grid_size": "3x400"}, {"grid_size": "0x5"}, {"grid_size": "x"}, {"container": "heap"}]
+)
+def test_a_file_that_does_not_say_how_its_tokens_lie_is_refused(
+    features: VideoFeatures, tmp_path: Path, changed: dict[str, str]
+):
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    metadata = {"format": "linvt-video-features-3", "container": "tuple", "grid_size": "3x5", **changed}
+    save_file(load_file(path), path, metadata)
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), "Encode the video again")

@@ -130,7 +130,7 @@ def test_what_stands_at_tokens_that_are_passed_over_does_not_matter(name: str):
         tokens = torch.where(used.unsqueeze(-1), condensed.tokens, value)
         changed = replace(condensed, tokens=tokens)
         prepared, _ = family.model.model.prepare(**inputs, condensed_videos=changed)
-        logits.append(family.model.model.adapter.forward(family.base, **prepared).logits[:, -1].detach())
+        logits.append(family.model.model.bridge.forward(family.base, **prepared).logits[:, -1].detach())
     assert torch.equal(*logits)
 
 

@@ -537,7 +537,7 @@ def check_attribution(family: Wrapped, features: VideoFeatures, num_tokens: int 
         prompts = processor.question_inputs(questions)
         prepared, condensed = model.model.prepare(**prompts, video_features=[features] * 2)
         model.base_vlm.generation_config = model.generation_config
-        made = model.model.adapter.generate(
+        made = model.model.bridge.generate(
             model.base_vlm, **prepared, **length, output_logits=True, return_dict_in_generate=True
         )
     tokens = made.sequences[:, prompts["input_ids"].shape[1] :]

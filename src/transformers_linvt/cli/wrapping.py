@@ -1,8 +1,6 @@
 """`linvt wrap` and `linvt convert`: an untrained LinVT around a base model, and what it would cost."""
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import transformers_linvt
 
 from ..errors import LinVTInputError
+from ..files import replacing
 from .loading import check_reachable, trusted
 
 
@@ -38,13 +37,9 @@ def wrap(arguments: argparse.Namespace) -> None:
     config, _, processor = planning.check_wrap(arguments.base, **hub, **given)
     given["num_video_tokens"] = config.num_video_tokens
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
-    partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with replacing(output) as partial:
         model.save_pretrained(partial, include_base=arguments.include_base)
         processor.save_pretrained(partial)
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     weights = sum(parameter.numel() for parameter in model.linvt.parameters())
     of_frame = planning.tokens_of_common_frame(processor.base_processor, processor.base_model_type)
     height, width = planning.COMMON_FRAME

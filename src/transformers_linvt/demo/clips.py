@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import LinVTInputError
+from ..files import replacing
 from .drawing import render_pictures
 from .questions import ANSWERS, NUMBERS, PICTURE_KINDS, Question, ask, describe
 from .world import (
@@ -433,16 +434,9 @@ def write_clip(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: int =
         raise LinVTInputError(
             f"A frame of {height} x {width} pixels (times scale={scale}) is odd; H.264 needs even sizes."
         )
-    path = os.fspath(path)
-    partial = f"{path}.{os.getpid()}.partial.mp4"
-    try:
-        with av.open(partial, mode="w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "fast"})
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with replacing(path) as partial, av.open(str(partial), mode="w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "fast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import LinVTInputError
+from ..files import replacing
 from .answer_sheet import AnswerSheet
 from .weights_sheet import WeightsSheet
 
@@ -382,14 +383,11 @@ class VideoEvidence:
             `LinVTInputError`: if no PNG can be written there.
         """
         path = check_picture_path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            self.draw().save(partial, format="PNG")
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                self.draw().save(partial, format="PNG")
         except OSError as error:
             raise LinVTInputError(f"{path} could not be written: {error.strerror or error}.") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def check_picture_path(path: str | os.PathLike) -> Path:

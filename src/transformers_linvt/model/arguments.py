@@ -10,8 +10,8 @@ import PIL.Image
 from transformers.processing_utils import TextKwargs
 
 from ..bases.markers import VisualMarkers
-from ..errors import LinVTInputError
-from .messages import SAMPLING_ARGUMENTS, nearest_name, unknown_argument
+from ..errors import LinVTInputError, nearest_name, unknown_argument
+from .messages import SAMPLING_ARGUMENTS
 from .prompt import VIDEO_TOKEN
 
 

@@ -153,7 +153,7 @@ class AnswerPasses:
         with torch.inference_mode(False), torch.no_grad():
             self.answers, self.counted = _usable(answers), _usable(self.counted)
             prompts = {name: _usable(value) for name, value in inputs.items()}
-            self.given = with_answers(model.model.adapter, prompts, self.answers, _usable(seen))
+            self.given = with_answers(model.model.bridge, prompts, self.answers, _usable(seen))
             self.rows = model.model.rows_of_videos(prompts, len(condensed.tokens))
             self.layers = [_usable(layer) for layer in (condensed.tokens, *condensed.deepstack)]
             self.slots = [_usable(layer) for layer in (outputs.kept_tokens, *condensed.kept_deepstack)]
@@ -204,7 +204,7 @@ class AnswerPasses:
         backbone = self.model.model
         condensed = replace(self.condensed, tokens=layers[0], deepstack=list(layers[1:]))
         prepared, _ = backbone.prepare(**self.given, condensed_videos=condensed)
-        output = backbone.adapter.forward(self.model.base_vlm, **prepared)
+        output = backbone.bridge.forward(self.model.base_vlm, **prepared)
         logits = output.logits[:, -self.answers.shape[1] :].float()
         answers = self.answers.to(logits.device).unsqueeze(-1)
         return logits.log_softmax(-1).gather(-1, answers)[..., 0].masked_fill(~self.counted.to(logits.device), 0.0)

@@ -25,7 +25,7 @@ class HasBaseProcessor(ProcessorMixin):
     added: AddedTexts
 
     @property
-    def adapter(self) -> BaseBridge:
+    def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
         return bridge_of(self.base_model_type)
 
@@ -42,7 +42,7 @@ class HasBaseProcessor(ProcessorMixin):
     @property
     def chat_template(self) -> str | dict[str, str] | None:
         """The base's chat template, or ours where its checkpoints have none; setting it sets the base's."""
-        return self.adapter.chat_template(self.base_processor)
+        return self.bridge.chat_template(self.base_processor)
 
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:

@@ -1,8 +1,8 @@
 """Making and loading a model with LinVT: around a base, from a reference to one, or from a whole checkpoint."""
 
-import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,23 +12,31 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import (
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
 from transformers.utils.hub import resolve_revision
 
 from ..bases.base import BaseBridge
 from ..bases.fingerprint import fingerprint_weights
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
-from ..errors import CheckpointError, LinVTInputError
+from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown
 from .adapter_files import put_adapter
 from .base_reference import base_location, reference_to
-from .configuration_linvt import LinVTConfig
-from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel
+from .configuration_linvt import LINVT_FIELDS, PROCESSOR_SETTINGS, LinVTConfig
+from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
+from .whole_folder import finish_saving
 
-
-logger = logging.get_logger(__name__)
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Arguments of a base's `from_pretrained`, which resemble fields of ours but are meant
+_LOADING_ARGUMENTS = (*_HUB_ARGUMENTS, "config", "max_memory", "num_labels", "trust_remote_code", "variant")
 
 
 class LoadsCheckpoints(LinVTPreTrainedModel):
@@ -57,10 +65,14 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             CheckpointError: the base was not found.
             LinVTInputError: loading arguments together with a loaded model, or a wrong field of [`LinVTConfig`].
         """
-        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in _LINVT_FIELDS}
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in LINVT_FIELDS}
         for name in kwargs:
-            if close := difflib.get_close_matches(name, _LINVT_FIELDS, n=1, cutoff=0.85):
-                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {close[0]!r}?")
+            if name in PROCESSOR_SETTINGS:
+                raise LinVTInputError(
+                    f"{name} is a setting of the processor: LinVTProcessor.from_base(..., {name}=...)."
+                )
+            if name not in _LOADING_ARGUMENTS and (meant := nearest_name(name, LINVT_FIELDS)):
+                raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {meant!r}?")
         if isinstance(base, str | os.PathLike):
             name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
             revision = _commit_of(name, kwargs)
@@ -69,10 +81,10 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
-            _adapter_of_model(base).check(base)
+            _bridge_of_model(base).check(base)
             name, is_known = named or base.name_or_path or None, named is not None
             loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
-        _adapter_of_model(base).check(base)
+        _bridge_of_model(base).check(base)
         if "num_video_tokens" not in fields:
             fields["num_video_tokens"] = default_video_tokens_at(name, loading)
         try:
@@ -125,39 +137,48 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             CheckpointError: weights missing or not fitting, or the base not found. A random base is never put in.
         """
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        source = os.fspath(pretrained_model_name_or_path)
+        if os.path.isdir(source):  # by its whole name, so that an adapter that is trained on it finds it from anywhere
+            pretrained_model_name_or_path = source = os.path.abspath(source)
+            if finish_saving(source) and getattr(config, "name_or_path", None) == source:
+                config = None  # it was read before the save was finished
+        if config is None and (lora := _adapter_alone(source, hub_arguments)) is not None:
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+            adapter_kwargs = {**hub_arguments, "_adapter_model_path": source}
+            return cls.from_pretrained(lora, *model_args, base_vlm=base_vlm, adapter_kwargs=adapter_kwargs, **kwargs)
         # Code that came with a checkpoint may be loaded twice, so the class of the config may be a twin of ours.
         if not isinstance(config, PreTrainedConfig):
             config = _read_config(config or pretrained_model_name_or_path, hub_arguments)
-        for name in _LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
+        for name in LINVT_FIELDS & kwargs.keys():  # as in transformers, a field may be given instead of the saved one
             setattr(config, name, kwargs.pop(name))
+        check_subfolder(config.adapter_subfolder, source)
+        files = _weight_files(source, hub_arguments)
+        generation_config = _read_generation_config(source, hub_arguments)
         if config.includes_base and base_vlm is None:
             return cls._load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
         output_loading_info = kwargs.pop("output_loading_info", False)
-        adapter_path = (kwargs.pop("adapter_kwargs", None) or {}).pop("_adapter_model_path", None)
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        adapter_path = adapter_kwargs.pop("_adapter_model_path", None)
         for name in _HUB_ARGUMENTS:
             if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
                 kwargs.pop(name, None)
-        state_dict = _read_linvt_weights(pretrained_model_name_or_path, hub_arguments)
+        state_dict = _read_linvt_weights(source, files)
         if is_referenced := base_vlm is None:
-            base_vlm = cls._load_referenced_base(config, os.fspath(pretrained_model_name_or_path), kwargs)
+            base_vlm = cls._load_referenced_base(config, source, kwargs)
         _check_same_kind(base_vlm, config)
         config.base_config = base_vlm.config
         model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
         model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
-        model._load_linvt_weights(state_dict, os.fspath(pretrained_model_name_or_path))
-        # The whole path: an adapter that is trained on this model names it, and is loaded from anywhere.
-        name = os.fspath(pretrained_model_name_or_path)
-        model.name_or_path = config.name_or_path = os.path.abspath(name) if os.path.isdir(name) else name
-        model._base_folder = base_location(config.base_model_name_or_path, pretrained_model_name_or_path)
-        try:
-            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
-        except OSError:
-            logger.info("No generation_config.json in the checkpoint: the base's is used.")
+        model._load_linvt_weights(state_dict, source)
+        model.name_or_path = config.name_or_path = source
+        model._base_folder = base_location(config.base_model_name_or_path, source)
+        if generation_config is not None:
+            model.generation_config = generation_config
         if adapter_path is not None:  # an adapter trained on from the checkpoint's own, which it replaces
             config.adapter_subfolder = None
-            model.load_adapter(os.fspath(adapter_path))
+            model.load_adapter(os.fspath(adapter_path), adapter_kwargs=adapter_kwargs)
         model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
         model.eval()
         if not output_loading_info:
@@ -181,6 +202,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
                 f"missing, such as {sorted(info['missing_keys'])[0]!r}. Save it again with include_base=True."
             )
         model.model.freeze_base()
+        _check_finite(dict(model.linvt.named_parameters()), os.fspath(path))
         model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
         if not model._hf_peft_config_loaded:
             model._load_own_adapter(path, hub_arguments)
@@ -222,6 +244,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
                 f"The adapter in {subfolder!r} of {os.fspath(path)!r} does not fit the base: {len(wrong)} weights are "
                 f"missing or unexpected, such as {wrong[0]!r}. Was it trained on another base?"
             )
+        lora = {name: weight for name, weight in self.base_vlm.named_parameters() if ".lora_" in name}
+        _check_finite(lora, os.path.join(os.fspath(path), subfolder))
 
     @classmethod
     def _load_referenced_base(cls, config: LinVTConfig, checkpoint: str, kwargs: dict[str, Any]) -> PreTrainedModel:
@@ -231,6 +255,11 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             raise CheckpointError(
                 "The checkpoint holds LinVT's weights only and does not say which base they belong to "
                 "(base_model_name_or_path is empty). Pass the base with base_vlm=..."
+            )
+        if _is_linvt(name):
+            raise CheckpointError(
+                f"The base of {checkpoint!r} is said to be {name!r}, which holds a LinVT itself. Set "
+                "base_model_name_or_path in config.json to the image-text model, or pass it with base_vlm=..."
             )
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
         if isinstance(device_map := kwargs.get("device_map"), Mapping):  # in our names, or already in the base's
@@ -255,20 +284,13 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
                 f"The LinVT weights in {path!r} do not fit its config: {len(missing)} missing {missing[:2]}, "
                 f"{len(wrong)} of another shape {wrong[:2]}, {len(unexpected)} unexpected {unexpected[:2]}."
             )
+        _check_finite(state_dict, path)
         self.linvt.load_state_dict({name.removeprefix(LINVT_PREFIX): value for name, value in state_dict.items()})
 
 
-def _adapter_of_model(base: Any) -> BaseBridge:
-    """The adapter of a loaded model, whatever it is: one that is none is refused by the common one."""
+def _bridge_of_model(base: Any) -> BaseBridge:
+    """The bridge to a loaded model, whatever it is: what is no base is refused by the common one."""
     return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
-
-
-_LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
-    "base_config",
-    "base_model_name_or_path",
-    "base_revision",
-    "includes_base",
-}
 
 
 def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
@@ -296,12 +318,67 @@ def _commit_of(name: str, kwargs: Mapping[str, Any]) -> str | None:
     return getattr(revision, "resolved", None) or kwargs.get("revision")
 
 
+def _adapter_alone(path: str, hub_arguments: Mapping[str, Any]) -> str | None:
+    """The LinVT checkpoint that a folder with nothing but an adapter belongs to; None where there is more, or none."""
+    adapter = find_adapter_config_file(path, **hub_arguments)
+    if adapter is None or _find(path, CONFIG_NAME, hub_arguments) is not None:
+        return None
+    try:
+        name = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{adapter!r} cannot be read: {first_line(error)}. Save the adapter again.") from error
+    if not name or not isinstance(name, str):
+        raise CheckpointError(
+            f"{path!r} holds an adapter alone and does not say of which LinVT checkpoint (base_model_name_or_path in "
+            "adapter_config.json). Load that checkpoint, then model.load_adapter(...)."
+        )
+    return name
+
+
+def _find(path: str, name: str, hub_arguments: Mapping[str, Any]) -> str | None:
+    """The path of a file of the checkpoint, fetched if need be; None where it has none."""
+    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
+
+
+def _is_linvt(name: str) -> bool:
+    """Whether a folder holds a LinVT, which no base can be: a checkpoint that is its own base would load for ever."""
+    try:
+        settings = json.loads(Path(name, CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") == LinVTConfig.model_type
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse weights that are no numbers: the model would answer nothing, without a word."""
+    wrong = [name for name, value in weights.items() if not value.is_meta and not bool(value.isfinite().all())]
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} weights in {path!r} hold NaN or infinity, such as {wrong[0]!r}: a training that diverged, "
+            "or a damaged file. Take an earlier checkpoint."
+        )
+
+
+def _read_generation_config(path: str, hub_arguments: Mapping[str, Any]) -> GenerationConfig | None:
+    """The settings of generation in a checkpoint; None where it has none, and the base's hold."""
+    if _find(path, GENERATION_CONFIG_NAME, hub_arguments) is None:
+        return None
+    try:
+        return GenerationConfig.from_pretrained(path, **hub_arguments)
+    except Exception as error:  # of any JSON, or of values that no generation has
+        raise CheckpointError(
+            f"The {GENERATION_CONFIG_NAME} of {path!r} cannot be used: {first_line(error)}. Mend or remove the file."
+        ) from error
+
+
 def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinVTConfig:
     """The config of a LinVT checkpoint; that of another model is refused."""
     try:
         settings, _ = LinVTConfig.get_config_dict(path, **hub_arguments)
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
+    except Exception as error:  # of any JSON that is no config
+        raise CheckpointError(f"The config.json of {os.fspath(path)!r} is none: {first_line(error)}") from error
     if (found := settings.get("model_type")) is None:
         raise CheckpointError(f"{os.fspath(path)!r} has no config.json that names a model. Is it a checkpoint?")
     if found != LinVTConfig.model_type:
@@ -309,30 +386,49 @@ def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinV
             f"{os.fspath(path)!r} holds a {found} model, no LinVT checkpoint. Put LinVT around it with "
             "LinVTForVideoQA.from_base."
         )
-    return LinVTConfig.from_dict(settings)
+    try:
+        return LinVTConfig.from_dict(settings)
+    except LinVTInputError as error:
+        raise CheckpointError(f"The config.json of {os.fspath(path)!r} does not work: {error}") from error
 
 
-def _read_linvt_weights(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights below `model.linvt.` of a checkpoint, whole or in shards."""
+def _weight_files(path: str, hub_arguments: dict[str, Any]) -> dict[str, str]:
+    """
+    Where the weights of a checkpoint lie: its file, or its shards by the names that stand in the index.
 
-    def find(name: str) -> str | None:
-        """The path of a file of the checkpoint, fetched if need be; None where it has none."""
-        return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
-
-    if (single := find(SAFE_WEIGHTS_NAME)) is not None:
-        files = [single]
-    elif (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
-        weight_map = json.loads(Path(index).read_text())["weight_map"]
-        files = [find(name) for name in sorted({f for key, f in weight_map.items() if key.startswith(LINVT_PREFIX)})]
-    else:
-        files = []
-    if not files or None in files:
+    Raises:
+        CheckpointError: no weights, an index that is none, or one that leads out of the checkpoint.
+    """
+    missing = CheckpointError(
+        f"{path!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it saved or "
+        "downloaded to the end?"
+    )
+    if (single := _find(path, SAFE_WEIGHTS_NAME, hub_arguments)) is not None:
+        return {SAFE_WEIGHTS_NAME: single}
+    if (index := _find(path, SAFE_WEIGHTS_INDEX_NAME, hub_arguments)) is None:
+        raise missing
+    try:
+        weight_map = dict(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+        names = sorted({file for name, file in weight_map.items() if name.startswith(LINVT_PREFIX)})
+        outside = [file for file in weight_map.values() if re.search(r"[/\\:]", file)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{os.fspath(path)!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it "
-            "saved or downloaded to the end?"
+            f"{index!r} is no index of weights: {first_line(error)}. Download or save the checkpoint again."
+        ) from error
+    if outside:
+        raise CheckpointError(
+            f"{index!r} names {shown(outside[0])}, which is no file of the checkpoint. Do not trust where it is from."
         )
+    files = {name: _find(path, name, hub_arguments) for name in names}
+    if not files or None in files.values():
+        raise missing
+    return files
+
+
+def _read_linvt_weights(path: str, files: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """The weights below `model.linvt.` of a checkpoint, whole or in shards."""
     state_dict: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in files.values():
         try:
             state_dict.update(load_file(file))
         except Exception as error:  # safetensors raises its own kinds for damaged files

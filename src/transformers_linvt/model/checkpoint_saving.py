@@ -1,29 +1,33 @@
 """Saving a model with LinVT: its own weights and a reference to the base, or everything; the adapter; the Hub."""
 
+import contextlib
 import copy
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..bases.fingerprint import changed_weights
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
 from .adapter_files import is_of_base
 from .base_reference import reference_from
 from .model_card import card_for_upload, is_local, make_card
-from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel
+from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
+from .whole_folder import saved_as_one
 
+
+logger = logging.get_logger(__name__)
 
 _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 
@@ -44,27 +48,60 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         Args:
             save_directory: folder, made if missing.
             include_base: write the base's weights too, so that the checkpoint needs nothing else. Do this when the
-                base was changed (a merged adapter), or has no name to load it by. By default as the checkpoint had it
-                that this model was loaded from, and False for a new model.
+                base has no name to load it by. By default as the checkpoint had it that this model was loaded from,
+                and False for a new model; and True, with a warning, where the base was changed (a merged adapter).
             state_dict: weights to save instead of the model's own.
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
         A model with `config.adapter_subfolder` is saved with its LoRA adapter in that folder. Without, an adapter that
-        was loaded with `load_adapter` is saved alone, as transformers does it.
+        was loaded with `load_adapter` is saved alone, as transformers does it. Whatever happens while it is written
+        (a killed process, a full disk), the folder holds the checkpoint it held before or the new one, whole.
 
         Raises:
             CheckpointError: a reference is wanted and the base has no name, may be another one than the name stands
-                for, or was changed; the whole is wanted and the base is quantised; or `save_directory` is a file.
+                for, or was changed; the whole is wanted and the base is quantised; or the folder cannot be written.
         """
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
-        include_base = self.config.includes_base if include_base is None else include_base
+        check_subfolder(self.config.adapter_subfolder, os.fspath(save_directory))
+        push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
+        wants_push, is_main_process = push.pop("push_to_hub", False), kwargs.get("is_main_process", True)
+        is_adapter_alone = self._hf_peft_config_loaded and not self.config.adapter_subfolder
+        if not is_adapter_alone:
+            include_base = self.check_can_be_saved(include_base)
+        if wants_push:
+            self.check_can_be_pushed(include_base)
+        weights = dict(state_dict or self.state_dict())
+        # The other processes of a training take part in gathering the weights and write none of the common files.
+        whole = saved_as_one(save_directory) if is_main_process else contextlib.nullcontext(save_directory)
+        try:
+            with whole as folder:
+                if is_adapter_alone:
+                    super().save_pretrained(folder, state_dict=state_dict, **kwargs)
+                else:
+                    self._save_into(folder, os.fspath(save_directory), include_base, weights, kwargs)
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"The checkpoint cannot be saved into {os.fspath(save_directory)!r}: {first_line(error)}. What was "
+                "there before is still there. Is there enough space, and may you write there?"
+            ) from error
+        if wants_push and is_main_process:
+            repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
+            self.push_to_hub(repo_id, include_base=include_base, **push)
+
+    def _save_into(
+        self,
+        folder: str | os.PathLike,
+        save_directory: str,
+        include_base: bool,
+        trained: dict[str, torch.Tensor],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Write the checkpoint that will lie in `save_directory` into another folder."""
         subfolder, peft_config = self.config.adapter_subfolder, getattr(self, "peft_config", None)
-        if self._hf_peft_config_loaded and not subfolder:
-            return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        self.check_can_be_saved(include_base)
         adapter_name = _only_adapter(peft_config) if subfolder and peft_config else None
-        trained = dict(state_dict or self.state_dict())
         state_dict = _without_peft(trained) if peft_config else trained
         if not include_base:
             state_dict = {name: value for name, value in state_dict.items() if LINVT_PREFIX in name}
@@ -75,36 +112,42 @@ class SavesCheckpoints(LinVTPreTrainedModel):
                 save_directory, self.config.base_model_name_or_path, self._base_folder
             ),
         }
-        push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
-        if wants_push := push.pop("push_to_hub", False):
-            self.check_can_be_pushed(include_base)
-        is_main_process = kwargs.get("is_main_process", True)
         with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
-            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-            if is_main_process:
-                write_code(save_directory, type(self))
-            if is_main_process and not (card := Path(save_directory) / "README.md").exists():
-                make_card(self.config).save(card)
-        if adapter_name and is_main_process:
-            self._save_adapter(os.path.join(save_directory, subfolder), adapter_name, trained)
-        if wants_push and is_main_process:
-            repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
-            self.push_to_hub(repo_id, include_base=include_base, **push)
+            super().save_pretrained(folder, state_dict=state_dict, **kwargs)
+            if not kwargs.get("is_main_process", True):
+                return
+            write_code(folder, type(self))
+            if not (Path(save_directory) / "README.md").exists():
+                make_card(self.config).save(Path(folder) / "README.md")
+        if adapter_name:
+            self._save_adapter(os.path.join(folder, subfolder), adapter_name, trained)
 
-    def check_can_be_saved(self, include_base: bool | None = None) -> None:
+    def check_can_be_saved(self, include_base: bool | None = None) -> bool:
         """
         Refuse what a checkpoint could not bring back. Worth asking before a training and not only after it.
 
         Args:
             include_base: as [`save_pretrained`] is going to be called.
 
+        Returns:
+            Whether the checkpoint will hold the base.
+
         Raises:
             CheckpointError: see [`save_pretrained`].
         """
-        if self.config.includes_base if include_base is None else include_base:
+        wants_base = self.config.includes_base if include_base is None else include_base
+        changed = [] if wants_base else self._changed_weights()
+        if changed and include_base is None and not getattr(self, "peft_config", None):
+            logger.warning(
+                f"{len(changed)} weights of the base have changed since it was loaded, such as {changed[0]!r} (a "
+                "merged adapter, or training), so the checkpoint holds the base as well (include_base=True)."
+            )
+            wants_base = True
+        if wants_base:
             self._check_base_can_be_written()
         else:
-            self._check_reference()
+            self._check_reference(changed)
+        return wants_base
 
     def check_can_be_pushed(self, include_base: bool | None = None) -> None:
         """
@@ -197,7 +240,11 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         }
         save_file(weights, os.path.join(folder, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
 
-    def _check_reference(self) -> None:
+    def _changed_weights(self) -> list[str]:
+        """Names of the base's weights that are not what its name stands for; none where that is not known."""
+        return changed_weights(self.base_vlm, self._base_as_loaded) if self._base_as_loaded is not None else []
+
+    def _check_reference(self, changed: Sequence[str]) -> None:
         """Whether a reference to the base is enough to get this model back."""
         if not self.config.base_model_name_or_path:
             raise CheckpointError(
@@ -210,7 +257,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
                 f"{self.config.base_model_name_or_path!r} stands for, and a reference could lose it. Save with "
                 "include_base=True; or say where it is: from_base(base, base_model_name_or_path=...)."
             )
-        if changed := changed_weights(self.base_vlm, self._base_as_loaded):
+        if changed:
             raise CheckpointError(
                 f"{len(changed)} weights of the base have changed since it was loaded, such as {changed[0]!r} (a "
                 "merged adapter, or training); a reference to it would lose that. Save with include_base=True."
@@ -219,7 +266,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
     def _check_base_can_be_written(self) -> None:
         """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
         model_type = self.config.base_config.model_type
-        if not self.model.adapter.can_be_included:
+        if not self.model.bridge.can_be_included:
             raise CheckpointError(
                 f"The weights of this base ({model_type}) would not load again from a checkpoint that holds them. "
                 "Save a reference to the base: include_base=False."
@@ -253,7 +300,7 @@ def token_refused(error: HfHubHTTPError, repo_id: str) -> Exception:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _temporarily(thing: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
     """Attributes of an object for as long as the block lasts."""
     before = {name: getattr(thing, name) for name in attributes}

@@ -11,7 +11,8 @@ from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
-from .pretrained import LinVTPreTrainedModel
+from .origin import digest_of_model
+from .pretrained import LinVTPreTrainedModel, device_of
 
 
 logger = logging.get_logger(__name__)
@@ -61,9 +62,9 @@ class CondensesVideos(LinVTPreTrainedModel):
                     f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
                     "with num_frames, or raise config.max_frames."
                 )
-        videos = self.adapter.family.layout.split(frame_inputs, frames_per_video)
+        videos = self.bridge.family.layout.split(frame_inputs, frames_per_video)
         return [
-            self.adapter.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
+            self.bridge.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
 
@@ -93,8 +94,8 @@ class CondensesVideos(LinVTPreTrainedModel):
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
         tokens, mask = _pad_videos([video.tokens for video in videos])
-        weight = next(self.linvt.parameters())  # a base spread over devices may leave its tokens on another one
-        device, dtype = weight.device, weight.dtype
+        # a base spread over devices may leave its tokens on another one
+        device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         outputs = self.linvt(
             frame_tokens=tokens.to(device, dtype),
             frame_mask=mask.to(device),
@@ -125,13 +126,18 @@ class CondensesVideos(LinVTPreTrainedModel):
         """Videos that went through SVR before ([`LinVTForVideoQA.encode_video`]) -> their tokens for the questions."""
         for video in features:
             self._warn_of_few_tokens(video.num_frames, video.refined.tokens_per_frame)
-        weight = next(self.linvt.parameters())
-        device, dtype = weight.device, weight.dtype
+        device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         stacked = VideoFeatures.stack(features).to(device, dtype)
-        if stacked.width != (width := self.adapter.width(self.base_vlm)):
+        if stacked.width != (width := self.bridge.width(self.base_vlm)):
             raise LinVTInputError(
                 f"The video features have width {stacked.width}, this model {width}: they were made by another model. "
                 "Encode the video again with this one."
+            )
+        made_by, own = getattr(features[0].origin, "model", None), digest_of_model(self)
+        if made_by is not None and own is not None and made_by != own:
+            raise LinVTInputError(
+                "The video features were made by another model, or by this one before it was trained further. Encode "
+                "the video again with this one."
             )
         if question_embeds is not None:
             question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from ..errors import LinVTInputError
+from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line
 from ..remote_code import class_reference, write_code
 
 
@@ -18,6 +18,9 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": class_reference("modeling_linvt", "LinVTForVideoQA"),
     "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
 }
+
+# What a processor has to set and a model has not
+PROCESSOR_SETTINGS = ("num_frames", "add_timestamps", "base_model_type")
 
 # The tokenizer's numbers: `LinearVideoTokenizer` takes these names as they are.
 TOKENIZER_FIELDS = (
@@ -167,6 +170,25 @@ class LinVTConfig(PreTrainedConfig):
                 "scales, each of which has its own queries. Ask for more video tokens, or set scale_mode='shared'."
             )
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in transformers, with one error for whatever a config.json may hold.
+
+        Raises:
+            CheckpointError: values that no configuration has.
+            LinVTInputError: a number that cannot work.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except LinVTError:
+            raise
+        except Exception as error:  # the checks of transformers and of the base's config raise what they like
+            raise CheckpointError(
+                f"The settings of a LinVT checkpoint (config.json) cannot be used: {first_line(error)}. Save or "
+                "download the checkpoint again."
+            ) from error
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the configuration, with the code that loads it. See [`PreTrainedConfig.save_pretrained`]."""
         self.auto_map = dict(AUTO_MAP)
@@ -184,6 +206,16 @@ class LinVTConfig(PreTrainedConfig):
         return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
 
     @property
+    def text_config(self) -> PreTrainedConfig:
+        """The language model's configuration, under the name that other packages read it by."""
+        return self.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model, by which DeepSpeed sets the sizes that are left to it ("auto")."""
+        return self.get_text_config().hidden_size
+
+    @property
     def image_token_id(self) -> int | None:
         """
         Id of the base's image placeholder, which video tokens stand on as well.
@@ -193,6 +225,15 @@ class LinVTConfig(PreTrainedConfig):
         """
         given = getattr(self.base_config, "image_token_id", None)
         return getattr(self.base_config, "image_placeholder", None) if given is None else given
+
+
+# What a caller may set; the rest is known of the base.
+LINVT_FIELDS = frozenset(LinVTConfig.__annotations__) - {
+    "base_config",
+    "base_model_name_or_path",
+    "base_revision",
+    "includes_base",
+}
 
 
 __all__ = ["LinVTConfig"]

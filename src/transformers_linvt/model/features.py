@@ -1,6 +1,8 @@
 """One video after SVR: everything about it that no question changes, in memory or in a safetensors file."""
 
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +13,30 @@ from torch.nn import functional
 
 from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
+from ..files import replacing
 from ..tokenizer.selection import RefinedVideo
 
 
+FEATURES_SUFFIX = ".safetensors"
+
 _FORMAT = "linvt-video-features-3"
+_CONTAINERS = ("tensor", "list", "tuple")
 _ABOUT = "about."
+_SLACK = 1e-3  # by which a number may leave its range in half precision
+
+
+@dataclass(frozen=True)
+class FeatureOrigin:
+    """
+    What features were made from; see `digest_of_model` and `digest_of_video`.
+
+    Attributes:
+        model (`str`, *optional*): digest of the weights that made them; None where those could not be read.
+        video (`str`): digest of the sampled frames as the processor gave them, and of their times.
+    """
+
+    model: str | None
+    video: str
 
 
 @dataclass
@@ -29,6 +50,7 @@ class VideoFeatures:
         container (`str`): how the base packs visual tokens.
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
+        origin ([`FeatureOrigin`], *optional*): the model and the frames they come from; another model refuses them.
         about (`dict[str, str]`, *optional*): what else is to be known of the video; kept in its file.
     """
 
@@ -37,11 +59,16 @@ class VideoFeatures:
     container: str
     grid_size: tuple[int, int]
     timestamps: torch.Tensor | None = None
+    origin: FeatureOrigin | None = None
     about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_refined(
-        cls, refined: RefinedVideo, video: EncodedFrames, timestamps: torch.Tensor | None
+        cls,
+        refined: RefinedVideo,
+        video: EncodedFrames,
+        timestamps: torch.Tensor | None,
+        origin: FeatureOrigin | None = None,
     ) -> "VideoFeatures":
         """Of one video: what SVR kept, and the deeper tokens at the same places."""
         return cls(
@@ -50,6 +77,7 @@ class VideoFeatures:
             container=video.container,
             timestamps=timestamps,
             grid_size=video.grid_size,
+            origin=origin,
         )
 
     @property
@@ -122,9 +150,12 @@ class VideoFeatures:
             tensors["timestamps"] = self.timestamps.contiguous()
         rows, columns = self.grid_size
         metadata = {"format": _FORMAT, "container": self.container, "grid_size": f"{rows}x{columns}"}
+        if self.origin is not None:
+            metadata |= {"video": self.origin.video} | ({"model": self.origin.model} if self.origin.model else {})
         metadata |= {_ABOUT + name: value for name, value in self.about.items()}
         try:
-            save_file(tensors, path, metadata=metadata)
+            with replacing(path) as partial:
+                save_file(tensors, partial, metadata=metadata)
         except (OSError, SafetensorError) as error:
             raise LinVTInputError(f"{os.fspath(path)!r} cannot be written: {error}. Does its folder exist?") from error
 
@@ -134,7 +165,7 @@ class VideoFeatures:
         Read a file that `save` wrote.
 
         Raises:
-            LinVTInputError: no such file, or not one of ours.
+            LinVTInputError: no such file, not one of ours, or one whose numbers no encoded video has.
         """
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
@@ -148,15 +179,67 @@ class VideoFeatures:
                 f"expected {_FORMAT!r}). Encode the video again with model.encode_video."
             )
         layers = sum(name.startswith("deepstack.") for name in tensors)
-        rows, columns = metadata["grid_size"].split("x")
-        return cls(
+        grid = re.fullmatch(r"(\d{1,6})x(\d{1,6})", metadata.get("grid_size", ""))
+        if grid is None or metadata.get("container") not in _CONTAINERS:
+            raise LinVTInputError(f"{os.fspath(path)!r} does not say how its tokens lie. Encode the video again.")
+        features = cls(
             refined=RefinedVideo.from_tensors(tensors),
-            deepstack=[tensors[f"deepstack.{i}"] for i in range(layers)],
+            deepstack=[tensors.get(f"deepstack.{i}", torch.empty(0)) for i in range(layers)],
             container=metadata["container"],
             timestamps=tensors.get("timestamps"),
-            grid_size=(int(rows), int(columns)),
+            grid_size=(int(grid[1]), int(grid[2])),
+            origin=FeatureOrigin(metadata.get("model"), metadata["video"]) if "video" in metadata else None,
             about={name.removeprefix(_ABOUT): text for name, text in metadata.items() if name.startswith(_ABOUT)},
         )
+        features._check(os.fspath(path))
+        return features
+
+    def _check(self, path: str) -> None:
+        """Refuse tensors that do not belong together or hold what no video has: on a GPU a wrong index is a crash."""
+        refined = self.refined
+        shape = refined.significance.shape
+        frames, places = shape[1:] if len(shape) == 3 else (0, 0)
+        num_kept, width = refined.kept_tokens.shape[-2:] if refined.kept_tokens.ndim == 3 else (0, 0)
+        shapes = {
+            "significance": (1, frames, places),
+            "kept_tokens": (1, num_kept, width),
+            "kept_features": (1, num_kept, refined.kept_features.shape[-1] if refined.kept_features.ndim else 0),
+            "places": (1, num_kept, 3),
+            **dict.fromkeys(("kept_indices", "kept_mask", "log_significance", "mass_positions"), (1, num_kept)),
+            **dict.fromkeys(("run_slots", "run_weights"), (1, frames * places)),
+        }
+        ranges = {
+            "kept_indices": (0, frames * places - 1),
+            "run_slots": (0, num_kept - 1),
+            **dict.fromkeys(("places", "mass_positions", "significance", "run_weights"), (-_SLACK, 1 + _SLACK)),
+        }
+        named = {name: getattr(refined, name) for name in shapes}
+        for i, layer in enumerate(self.deepstack):
+            named[f"deepstack.{i}"], shapes[f"deepstack.{i}"] = layer, (1, num_kept, width)
+        if self.timestamps is not None:
+            named["timestamps"], shapes["timestamps"] = self.timestamps, (frames,)
+        # a base may put tokens between rows (LLaVA-OneVision), so places are not always rows times columns
+        is_grid = all(1 <= size <= places for size in self.grid_size)
+        wrong = "grid_size" if not frames or not num_kept or not is_grid else None
+        for name, tensor in named.items():
+            low, high = ranges.get(name, (-math.inf, math.inf))
+            kind = _KINDS.get(name, torch.Tensor.is_floating_point)
+            if tuple(tensor.shape) != shapes[name] or not kind(tensor) or not tensor.numel():
+                wrong = f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}"
+            elif not bool(tensor.isfinite().all()) or tensor.min() < low or tensor.max() > high:
+                wrong = f"{name} between {tensor.min().item()} and {tensor.max().item()}"
+        if wrong is not None:
+            raise LinVTInputError(
+                f"{path!r} holds no encoded video: {wrong} does not fit the rest. Encode the video again."
+            )
 
 
-__all__ = ["VideoFeatures"]
+# What the tensors hold that are no real numbers
+_KINDS = {
+    "kept_indices": lambda tensor: tensor.dtype is torch.long,
+    "run_slots": lambda tensor: tensor.dtype is torch.long,
+    "kept_mask": lambda tensor: tensor.dtype is torch.bool,
+}
+
+
+__all__ = ["FEATURES_SUFFIX", "FeatureOrigin", "VideoFeatures"]

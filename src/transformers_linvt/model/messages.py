@@ -16,12 +16,11 @@ What `path`, `video` and `image` name is the caller's own and opened wherever it
 this machine is opened by them only below a folder that the caller names (`video_root`).
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import LinVTInputError, VideoReadError, shown
+from ..errors import LinVTInputError, VideoReadError, advice, nearest_name, shown
 from ..video.media_address import is_address, is_data_url, path_below, path_of_file_url, scheme_of
 
 
@@ -49,19 +48,7 @@ _PART_KEYS = {
 }
 # What stands inside of {"image_url": {...}}; OpenAI's `detail` is taken where it asks for nothing.
 _ADDRESS_KEYS = {"image_url": ("url", "detail"), "video_url": ("url",)}
-# Names that other packages use for the same thing; too far from ours to be found by likeness.
-_OTHER_NAMES = {
-    "backend": "video_backend",
-    "do_sample_frames": "num_frames",
-    "end_time": "end",
-    "frames": "num_frames",
-    "nframes": "num_frames",
-    "start_time": "start",
-    "video_end": "end",
-    "video_fps": "fps",
-    "video_metadata": "timestamps",
-    "video_start": "start",
-}
+
 
 Messages = list[dict[str, Any]]
 
@@ -69,32 +56,6 @@ Messages = list[dict[str, Any]]
 # ---------------------------------------------------------------------------------------------------------------------
 # Names that nobody knows
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def nearest_name(name: Any, known: Sequence[str], least_likeness: float = 0.75) -> str | None:
-    """
-    The known name that was meant, where one is near; `None` otherwise.
-
-    Args:
-        name: what was given.
-        known: the names to choose from.
-        least_likeness (`float`, defaults to 0.75): from 0 to 1, as `difflib` counts it; ours.
-
-    Example:
-
-    >>> nearest_name("nframes", ("num_frames", "fps")), nearest_name("colour", ("num_frames", "fps"))
-    ('num_frames', None)
-    """
-    if not isinstance(name, str):
-        return None
-    if (other := _OTHER_NAMES.get(name)) in known:
-        return other
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=least_likeness)), None)
-
-
-def unknown_argument(name: str, known: Sequence[str]) -> str:
-    """The sentence that refuses an argument: with the name that was meant, or with all that are known."""
-    return f"There is no argument {name!r} here. {_advice(name, known)}"
 
 
 def check_keys(entry: Mapping[str, Any], known: Sequence[str], what: str) -> None:
@@ -111,12 +72,7 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], what: str) -> Non
     """
     for key in entry:
         if key not in known:
-            raise LinVTInputError(f"{what} has the key {key!r}, which is not known. {_advice(key, known)}")
-
-
-def _advice(name: Any, known: Sequence[str]) -> str:
-    meant = nearest_name(name, known)
-    return f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(known)}."
+            raise LinVTInputError(f"{what} has the key {key!r}, which is not known. {advice(key, known)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

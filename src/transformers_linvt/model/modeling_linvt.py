@@ -5,10 +5,11 @@ LinVT around an image-text model: frames -> frame tokens -> M video tokens -> th
 trainers call the backbone directly (TRL does), and a wrapper that condensed in its head would train without LinVT.
 """
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, go_on_from, has_grid_positions
 from ..bases.registry import bridge_of
-from ..errors import AttributionError, LinVTInputError
+from ..errors import AttributionError, LinVTInputError, shown, unknown_argument
 from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE, ContrastiveHead
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -32,12 +33,16 @@ from .checkpoint_loading import LoadsCheckpoints
 from .checkpoint_saving import SavesCheckpoints
 from .condensing import CondensedVideos, CondensesVideos
 from .configuration_linvt import LinVTConfig
-from .features import VideoFeatures
+from .features import FEATURES_SUFFIX, FeatureOrigin, VideoFeatures
+from .messages import SAMPLING_ARGUMENTS
+from .origin import digest_of_model, digest_of_video
 from .placing import PlacesVideos
-from .pretrained import LinVTPreTrainedModel
+from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, device_of, with_named_inputs
 
 
 logger = logging.get_logger(__name__)
+
+_TIMES = "video_timestamps"
 
 
 @dataclass
@@ -77,21 +82,21 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        adapter = bridge_of(config.base_config.model_type)
+        bridge = bridge_of(config.base_config.model_type)
         if base_vlm is None:
-            base_vlm = adapter.build(config.base_config)
+            base_vlm = bridge.build(config.base_config)
         else:
             # post_init below would draw the weights of a base again that was not loaded by transformers
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
-        adapter.check(base_vlm)
+        bridge.check(base_vlm)
         if config.video_positions == "grid":
             check_grid_positions(base_vlm)
         if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_placeholder = adapter.image_token_id(config.base_config)
+            config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
         self.base_vlm = base_vlm
-        self.linvt = LinearVideoTokenizer(adapter.width(base_vlm), **config.tokenizer_kwargs)
-        self.linvt.aggregator.uses_all_queries = not adapter.passes_tokens_over(base_vlm)
+        self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
+        self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
         self._has_warned_of_few_tokens = False
         self.freeze_base()
         self.post_init()
@@ -103,7 +108,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
 
     @property
-    def adapter(self) -> BaseBridge:
+    def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
         return bridge_of(self.config.base_config.model_type)
 
@@ -151,17 +156,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
-        own = (
-            "frames_per_video",
-            "video_timestamps",
-            "video_mask",
-            "question_mask",
-            "video_features",
-            "encoded_frames",
-            "condensed_videos",
-            "caption_mask",
-        )
-        given = {name: inputs.pop(name, None) for name in own}
+        given = {name: inputs.pop(name, None) for name in OWN_INPUTS}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
         }
@@ -173,12 +168,16 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 )
             cache = inputs.get("past_key_values")
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
+                self._check_no_placeholders(input_ids, given["video_mask"], inputs)
                 forget_positions(self.base_vlm)
             elif (seen := getattr(cache, _SEEN, None)) is not None and input_ids is not None:
-                inputs |= go_on_from(self.base_vlm, input_ids, seen, inputs, self.adapter.takes_positions)
+                inputs |= go_on_from(self.base_vlm, input_ids, seen, inputs, self.bridge.takes_positions)
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
-            raise LinVTInputError("A video needs input_ids with placeholders; inputs_embeds alone cannot hold one.")
+            raise LinVTInputError(
+                "A video needs input_ids with placeholders; inputs_embeds alone cannot hold one. Pass both. (PEFT's "
+                "prompt, prefix and P-tuning pass embeddings alone: train LinVT with LoRA instead.)"
+            )
 
         self._check_length(input_ids)
         video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
@@ -221,6 +220,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             )
         return self.get_input_embeddings()(input_ids[rows]), caption_mask[rows]
 
+    @with_named_inputs()
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
         """
         Hidden states of the base's backbone, with videos condensed.
@@ -233,7 +233,8 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
         """
         prepared, condensed = self.prepare(input_ids, **inputs)
-        return remember_seen(self.adapter.backbone(self.base_vlm, **prepared), prepared, condensed)
+        outputs = self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
+        return remember_seen(outputs, prepared, condensed)
 
 
 def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
@@ -259,9 +260,10 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.model = LinVTModel(config, base_vlm)
-        # How the loss is scaled under gradient accumulation is the base's business.
-        self.accepts_loss_kwargs = getattr(self.model.base_vlm, "accepts_loss_kwargs", None)
-        self.generation_config = self.model.adapter.generation_config(self.model.base_vlm)
+        # How the loss is counted and scaled under gradient accumulation is the base's business; trainers ask for it.
+        self.accepts_loss_kwargs = _accepts_loss_kwargs(self.model.base_vlm)
+        self.loss_type = getattr(self.model.base_vlm, "loss_type", None)
+        self.generation_config = self.model.bridge.generation_config(self.model.base_vlm)
         for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these PEFT knows which layers of its own fit
             if getattr(self.model.base_vlm, name, False):
                 setattr(self, name, True)
@@ -281,7 +283,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The base's language head."""
-        return self.model.adapter.head(self.base_vlm)
+        return self.model.bridge.head(self.base_vlm)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base's language head."""
@@ -289,10 +291,11 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
     def get_decoder(self) -> nn.Module:
         """The base's language model."""
-        return self.model.adapter.decoder(self.base_vlm)
+        return self.model.bridge.decoder(self.base_vlm)
 
     # -- use --
 
+    @with_named_inputs("labels", "logits_to_keep")
     def forward(
         self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **inputs: Any
     ) -> ModelOutput:
@@ -309,7 +312,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.adapter.forward(self.base_vlm, labels=labels, **prepared)
+        outputs = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
@@ -324,7 +327,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     def add_contrastive_head(self, size: int = 256, temperature: float = INITIAL_TEMPERATURE) -> None:
         """A new head for stage 1, which compares videos and captions in a space of `size` dimensions."""
         weight = next(self.linvt.parameters())
-        self.linvt.contrastive_head = ContrastiveHead(self.model.adapter.width(self.base_vlm), size)
+        self.linvt.contrastive_head = ContrastiveHead(self.model.bridge.width(self.base_vlm), size)
         self.linvt.contrastive_head.init_weights(temperature)
         self.linvt.contrastive_head.to(weight.device, weight.dtype)
         self.config.contrastive_size = size
@@ -335,20 +338,58 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         if inputs is not None:
             kwargs["input_ids"] = inputs
         prepared, _ = self.model.prepare(**kwargs)
+        return self.generate_prepared(prepared)
+
+    def generate_prepared(self, prepared: Mapping[str, Any], **kwargs: Any) -> Any:
+        """
+        The base's `generate()` on what [`LinVTModel.prepare`] returned.
+
+        Args:
+            prepared: the base's inputs.
+            kwargs: arguments of `generate()`; without a `generation_config` among them, this model's holds.
+
+        Raises:
+            LinVTInputError: PEFT put prompt learning around this model, which would have no effect.
+        """
+        if "prepare_inputs_for_generation" in vars(self):  # put there by PEFT; the base below would never call it
+            raise LinVTInputError(
+                "Prompt, prefix and P-tuning have no effect on a LinVT, whose base generates by itself. Use LoRA "
+                "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
+            )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.adapter.generate(self.base_vlm, **prepared)
+        return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
 
     @torch.no_grad()
-    def encode_video(self, frames_per_video: Any = None, video_timestamps: Any = None, **inputs: Any) -> VideoFeatures:
+    def encode_video(
+        self,
+        video: Any = None,
+        processor: Any = None,
+        *,
+        frames_per_video: Any = None,
+        video_timestamps: Any = None,
+        **inputs: Any,
+    ) -> VideoFeatures:
         """
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
 
         Args:
-            frames_per_video, video_timestamps, inputs: what [`LinVTProcessor.video_inputs`] returns.
+            video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever
+                that reads: a path, [`VideoFrames`], frames in memory.
+            processor ([`LinVTProcessor`], *optional*).
+            frames_per_video, video_timestamps: of the processor's output, when it is given with `**`.
+            inputs: the rest of it; or, beside a processor, sampling arguments (`num_frames`, `fps`, `start` ...).
 
         Raises:
-            LinVTInputError: not exactly one video, or inputs that belong to a prompt.
+            LinVTInputError: not exactly one video, inputs that belong to a prompt, or a video without a processor.
+            VideoReadError: the video cannot be read.
         """
+        if video is not None and not isinstance(video, Mapping):
+            return self.encode_video(_read_by(processor, video, inputs))
+        if video is not None:
+            if inputs or frames_per_video is not None or video_timestamps is not None:
+                raise LinVTInputError("The processor's output was given twice. Pass it whole, or with **, not both.")
+            inputs = dict(video)
+            frames_per_video, video_timestamps = (inputs.pop(name, None) for name in ("frames_per_video", _TIMES))
         counts = torch.as_tensor(frames_per_video if frames_per_video is not None else []).tolist()
         if len(counts) != 1:
             raise LinVTInputError(f"encode_video takes one video, {len(counts)} were given. Call it once per video.")
@@ -357,42 +398,57 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"encode_video takes what processor.video_inputs(video) returns; {', '.join(foreign)} belongs to a "
                 "prompt."
             )
-        frame_inputs = {name.removeprefix(FRAME_PREFIX): value.to(self.device) for name, value in inputs.items()}
-        video = self.model.encode_videos(counts, frame_inputs)[0]
-        weight = next(self.linvt.parameters())
-        tokens = video.tokens[None].to(weight.device, weight.dtype)
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
+        origin = FeatureOrigin(digest_of_model(self.model), digest_of_video(inputs, seconds))
+        frame_inputs = {
+            name.removeprefix(FRAME_PREFIX): torch.as_tensor(value).to(self.working_device)
+            for name, value in inputs.items()
+        }
+        encoded = self.model.encode_videos(counts, frame_inputs)[0]
+        tokens = encoded.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
         refined = self.linvt.refine(
             tokens,
             timestamps=seconds[None].to(tokens.device) if seconds is not None else None,
-            grid_sizes=[video.grid_size],
+            grid_sizes=[encoded.grid_size],
         )
-        return VideoFeatures.from_refined(refined, video, seconds)
+        return VideoFeatures.from_refined(refined, encoded, seconds, origin)
+
+    @overload
+    def answer(self, features: Any, question: str, processor: Any = None, **generate_kwargs: Any) -> str: ...
+
+    @overload
+    def answer(
+        self, features: Any, question: Sequence[str], processor: Any = None, **generate_kwargs: Any
+    ) -> list[str]: ...
 
     @torch.no_grad()
     def answer(
-        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, **generate_kwargs: Any
+        self, features: Any, question: str | Sequence[str], processor: Any = None, **generate_kwargs: Any
     ) -> str | list[str]:
         """
-        Answer one or several questions about an encoded video, all in one batch.
+        Answer one or several questions about a video, all in one batch.
 
         Args:
-            features: of [`encode_video`], maybe loaded from a file.
+            features ([`VideoFeatures`]): of [`encode_video`], or the path of a file that holds them
+                (`.safetensors`). Whatever [`encode_video`] takes is encoded first, and again at the next call.
             question: one question, or a list of them.
-            processor ([`LinVTProcessor`]): of the same base.
+            processor ([`LinVTProcessor`]): the model's.
             generate_kwargs: arguments of `generate()`.
 
         Returns:
             The answer, or one per question.
+
+        Raises:
+            LinVTInputError: no processor, that of another model, or features that another model made.
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
 
     @torch.no_grad()
     def answer_with_evidence(
         self,
-        features: VideoFeatures,
+        features: Any,
         question: str | Sequence[str],
-        processor: Any,
+        processor: Any = None,
         video: VideoFrames | None = None,
         **generate_kwargs: Any,
     ) -> tuple[str | list[str], VideoEvidence | list[VideoEvidence]]:
@@ -433,17 +489,53 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         return texts, evidence[0] if is_one else evidence
 
     def _answer(
-        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
+        self, features: Any, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
     ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
+        if not hasattr(processor, "question_inputs"):
+            raise LinVTInputError(
+                f"The questions are written by the processor, and {shown(processor)} is none. Pass processor=..., the "
+                "LinVTProcessor of this model."
+            )
+        processor.check_fits(self.config)
+        if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):
+            features = VideoFeatures.load(features)
+        if not isinstance(features, VideoFeatures):
+            features = self.encode_video(features, processor)
         questions = [question] if isinstance(question, str) else list(question)
-        inputs = processor.question_inputs(questions).to(self.device)
+        inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
-        self.base_vlm.generation_config = self.generation_config
-        generated = self.model.adapter.generate(self.base_vlm, **prepared, **generate_kwargs)
+        generated = self.generate_prepared(prepared, **generate_kwargs)
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
+
+
+def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs that a processor makes of a video."""
+    if not hasattr(processor, "video_inputs"):
+        raise LinVTInputError(
+            f"A video ({shown(video)}) is read by the processor. Pass processor=..., the LinVTProcessor of this "
+            "model; or encode_video(**processor.video_inputs(video))."
+        )
+    for name in sampling:
+        if name not in SAMPLING_ARGUMENTS:
+            raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
+    return processor.video_inputs(video, **sampling)
+
+
+def _embedded_once(prepared: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A base takes ids or embeddings: where both are given, the ids have served to find the placeholders."""
+    if given.get("inputs_embeds") is None:
+        return prepared
+    return {name: value for name, value in prepared.items() if name != "input_ids"}
+
+
+def _accepts_loss_kwargs(base: PreTrainedModel) -> bool:
+    """Whether a base divides its loss by `num_items_in_batch`; where it does not say, whether it lets that through."""
+    given = getattr(base, "accepts_loss_kwargs", None)
+    parameters = inspect.signature(base.forward).parameters.values()
+    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters) if given is None else given
 
 
 __all__ = ["LinVTForVideoQA", "LinVTModel", "LinVTPreTrainedModel"]

@@ -36,7 +36,7 @@ class PlacesVideos(LinVTPreTrainedModel):
     ) -> torch.Tensor:
         placeholders = input_ids == self.config.image_token_id
         if video_mask is None:
-            if self.adapter.picture_inputs_of(self.base_vlm, inputs):
+            if self.bridge.picture_inputs_of(self.base_vlm, inputs):
                 raise LinVTInputError(
                     "Pictures and videos were given without video_mask, so it is unknown which placeholders belong to "
                     "the video. LinVTProcessor returns it."
@@ -50,6 +50,22 @@ class PlacesVideos(LinVTPreTrainedModel):
                 "after the processor, or does the processor belong to another base?"
             )
         return video_mask
+
+    def _check_no_placeholders(
+        self, input_ids: torch.Tensor | None, video_mask: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> None:
+        """Refuse a new prompt with placeholders that nothing stands for: something on the way here dropped it."""
+        if input_ids is None or inputs.get("inputs_embeds") is not None or self.config.image_token_id is None:
+            return
+        has_pictures = "mm_encoder_outputs" in inputs or self.bridge.picture_inputs_of(self.base_vlm, inputs)
+        of_videos = 0 if video_mask is None else int(video_mask.sum())
+        found = int((input_ids == self.config.image_token_id).sum())
+        if of_videos or (found and not has_pictures):
+            raise LinVTInputError(
+                f"The prompts have {of_videos or found} placeholders of {'videos' if of_videos else 'visual tokens'} "
+                "and no video was given. Pass everything that LinVTProcessor returned; a trainer or collator may have "
+                "dropped frames_per_video and the frames (remove_unused_columns=False keeps them)."
+            )
 
     def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
         """Of a batch of prompts: the row that each video stands in."""
@@ -76,9 +92,9 @@ class PlacesVideos(LinVTPreTrainedModel):
         is_video = video_mask[placeholders]  # row after row, as the base scatters
         container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
-        of_pictures = self.adapter.picture_inputs_of(self.base_vlm, inputs)
+        of_pictures = self.bridge.picture_inputs_of(self.base_vlm, inputs)
         if of_pictures.keys() & PICTURES:
-            features, layers, container = self.adapter.encode(self.base_vlm, of_pictures)
+            features, layers, container = self.bridge.encode(self.base_vlm, of_pictures)
             pictures = flat_rows(features)
             if len(pictures) != int((~is_video).sum()):
                 raise LinVTInputError(
@@ -95,18 +111,18 @@ class PlacesVideos(LinVTPreTrainedModel):
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
-        grid = self.adapter.family.layout.grid_input
+        grid = self.bridge.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
         used = condensed.outputs.weights.used
-        inputs = self.adapter.place_videos(self.base_vlm, is_video, used, inputs)
+        inputs = self.bridge.place_videos(self.base_vlm, is_video, used, inputs)
         inputs |= pass_over(input_ids, video_mask, used, inputs.get("attention_mask"))
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
-            inputs = {**positions_of_what_is_seen(self.adapter.family, input_ids, video_mask, mask), **inputs}
+            inputs = {**positions_of_what_is_seen(self.bridge.family, input_ids, video_mask, mask), **inputs}
         lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
-        prepared = self.adapter.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
+        prepared = self.bridge.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
         if self.has_video_grid:
             cells = self._cells(condensed)
             prepared["position_ids"] = lay_out_positions(self.base_vlm, input_ids, video_mask, cells, inputs)

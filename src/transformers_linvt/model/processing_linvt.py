@@ -88,11 +88,11 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
         self.add_timestamps = bool(add_timestamps)
-        self.adapter.check_processor(base_processor)
+        self.bridge.check_processor(base_processor)
         if frame_path not in ("image", "video"):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
-        self.frames_per_step = self.adapter.frames_per_step(base_processor) if frame_path == "video" else 1
+        self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
         for name, value in (
             ("max_frame_tokens", max_frame_tokens),
             ("max_total_frame_tokens", max_total_frame_tokens),
@@ -100,9 +100,9 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
         self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
-        self.adapter.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
-        self.markers = self.adapter.markers(base_processor)
-        self.added = self.adapter.added_texts(base_processor)
+        self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
+        self.markers = self.bridge.markers(base_processor)
+        self.added = self.bridge.added_texts(base_processor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -136,7 +136,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
                 f"The processor has frame_path={self.frame_path!r}, the model {config.frame_path!r}. Make both with "
                 "the same."
             )
-        image_token_id = self.adapter.image_token_id(config.base_config)
+        image_token_id = self.bridge.image_token_id(config.base_config)
         if self.markers.token_id != image_token_id:
             raise LinVTInputError(
                 f"The processor is of another base ({self.base_model_type or 'unknown'}): its image token "
@@ -447,7 +447,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
         made, replacements = in_our_words(
             "The base's processor refused the pictures",
-            self.adapter.picture_inputs,
+            self.bridge.picture_inputs,
             self.base_processor,
             [row for row in pictures if row],
             arguments.pictures,

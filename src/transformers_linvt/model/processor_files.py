@@ -10,11 +10,11 @@ from transformers.utils import PROCESSOR_NAME
 
 from ..bases.registry import bridge_of, load_processor_at
 from ..bases.video_tokens import default_video_tokens
-from ..errors import CheckpointError, LinVTInputError
+from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown, unknown_argument
 from ..remote_code import write_code
 from .base_parts import HasBaseProcessor
-from .configuration_linvt import AUTO_MAP
-from .messages import nearest_name, unknown_argument
+from .configuration_linvt import AUTO_MAP, LINVT_FIELDS
+from .whole_folder import finish_saving, saved_as_one
 
 
 _SETTINGS = (
@@ -65,7 +65,7 @@ class SavesProcessors(HasBaseProcessor):
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
         """
-        Save the base's processor and our settings into one folder, with the code that loads them.
+        Save the base's processor and our settings into one folder, with the code that loads them: all files or none.
 
         Args:
             save_directory: folder, made if missing.
@@ -76,21 +76,23 @@ class SavesProcessors(HasBaseProcessor):
             CheckpointError: the folder cannot be written.
         """
         settings, folder = self.to_dict(), Path(save_directory)
-        path = folder / PROCESSOR_NAME
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            files = list(self.base_processor.save_pretrained(folder) or [])
-            files += write_code(folder, type(self))
-            saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            whole = json.dumps({**saved, **settings}, indent=2, sort_keys=True) + "\n"
-            unfinished = path.with_suffix(".tmp")
-            unfinished.write_text(whole, encoding="utf-8")
-            unfinished.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"The processor cannot be saved into {str(folder)!r}: {error}") from error
+            with saved_as_one(folder) as staged:
+                path = staged / PROCESSOR_NAME
+                files = [*(self.base_processor.save_pretrained(staged) or []), *write_code(staged, type(self)), path]
+                saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+                path.write_text(json.dumps({**saved, **settings}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                names = [Path(file).relative_to(staged) for file in files]
+        except CheckpointError:
+            raise
+        except Exception as error:  # tokenizers raise a bare Exception on a full disk
+            raise CheckpointError(
+                f"The processor cannot be saved into {str(folder)!r}: {first_line(error)}. What was there before is "
+                "still there. Is there enough space, and may you write there?"
+            ) from error
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
-        return list(dict.fromkeys([*map(str, files), str(path)]))
+        return list(dict.fromkeys(str(folder / name) for name in names))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -114,20 +116,33 @@ class SavesProcessors(HasBaseProcessor):
                 raise LinVTInputError(unknown_argument(name, _SETTINGS))
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         parts = {name: kwargs[name] for name in _PART_ARGUMENTS if name in kwargs}
+        if os.path.isdir(source):
+            finish_saving(source)
         try:
             settings, _ = cls.get_processor_dict(source, **hub)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"No processor found at {source!r}: {error}") from error
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # of any JSON that is no dict
+            raise CheckpointError(f"No processor found at {source!r}: {first_line(error)}") from error
         if "linvt" not in settings:
             found = settings.get("processor_class")
             raise CheckpointError(
                 f"{source!r} holds {'a ' + found if found else 'no processor_config.json, or one'} without LinVT "
                 "settings. For a base model use LinVTProcessor.from_base."
             )
-        saved = {name: value for name, value in settings["linvt"].items() if name in _SETTINGS}
-        settings = {**saved, **own}
-        adapter = bridge_of(settings.get("base_model_type") or "")
-        return cls(adapter.load_processor(source, **hub, **parts), **settings)
+        saved = settings["linvt"]
+        if not isinstance(saved, dict) or not isinstance(saved.get("base_model_type"), str | None):
+            raise CheckpointError(
+                f"The processor_config.json of {source!r} has the LinVT settings {shown(saved)}, which are none. Save "
+                "or download the processor again."
+            )
+        settings = {**{name: value for name, value in saved.items() if name in _SETTINGS}, **own}
+        bridge = bridge_of(settings.get("base_model_type") or "")
+        return cls(bridge.load_processor(source, **hub, **parts), **settings)
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> Self:
@@ -149,7 +164,9 @@ class SavesProcessors(HasBaseProcessor):
         own = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
         is_loaded = not isinstance(base, str | os.PathLike)
         for name in kwargs:
-            if is_loaded or nearest_name(name, _SETTINGS):
+            if name in LINVT_FIELDS:
+                raise LinVTInputError(f"{name} is set in the model: LinVTForVideoQA.from_base(..., {name}=...).")
+            if is_loaded or (name not in _HUB_ARGUMENTS and nearest_name(name, _SETTINGS)):
                 raise LinVTInputError(unknown_argument(name, _SETTINGS))
         if not is_loaded:
             base, found = load_processor_at(os.fspath(base), kwargs, own.get("base_model_type"))

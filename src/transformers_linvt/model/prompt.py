@@ -178,7 +178,7 @@ class WritesPrompts(HasBaseProcessor):
                 logger.warning_once("The chat template changes the text of the question, so its tokens are not known.")
                 spans = [(0, len(text))] if flags.get("add_generation_prompt") else []
         assistant = self._assistant_spans(conversation, template, flags, text) if with_assistant_spans else None
-        if self.adapter.family.prepends_visuals:
+        if self.bridge.family.prepends_visuals:
             front = self.markers.placeholder * len(conversation.visuals)
             text, spans = front + text, [(start + len(front), stop + len(front)) for start, stop in spans]
             if assistant is not None:

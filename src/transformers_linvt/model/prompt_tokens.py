@@ -148,7 +148,7 @@ class WritesTokens(HasBaseProcessor):
         self, ids: Sequence[Sequence[int]], masks: Mapping[str, Sequence[Sequence[int]]], kwargs: Mapping[str, Any]
     ) -> dict[str, list[list[int]]]:
         """The base's type ids under its own name for them; at videos what the family needs there."""
-        return self.adapter.type_ids(
+        return self.bridge.type_ids(
             self.base_processor,
             ids,
             masks["video_mask"],

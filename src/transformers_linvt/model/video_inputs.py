@@ -11,12 +11,12 @@ import torch
 from transformers import BatchFeature
 
 from ..bases.layouts import FRAME_PREFIX
-from ..errors import LinVTInputError, in_our_words, shown
+from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
 from .base_parts import HasBaseProcessor
-from .messages import SAMPLING_ARGUMENTS, resolved, unknown_argument
+from .messages import SAMPLING_ARGUMENTS, resolved
 
 
 _SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
@@ -98,10 +98,10 @@ class ReadsVideos(HasBaseProcessor):
         each = []
         for video in videos:
             refused = f"The base's image processor refused the frames of {shown(video.source)}"
-            make, frames = self.adapter.frame_inputs, list(video.frames)
+            make, frames = self.bridge.frame_inputs, list(video.frames)
             made = in_our_words(refused, make, self.base_processor, frames, self.frame_options(len(frames), options))
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
-            each.append(made if self.frames_per_step == 1 else self.adapter.merge_frames(self.base_processor, made))
+            each.append(made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
@@ -114,7 +114,7 @@ class ReadsVideos(HasBaseProcessor):
         if given.keys() & _SIZES:
             return given
         limits = (self.max_frame_tokens, self.max_total_frame_tokens)
-        return {**self.adapter.frame_size(self.base_processor, num_frames, *limits), **given}
+        return {**self.bridge.frame_size(self.base_processor, num_frames, *limits), **given}
 
     def steps_of(self, video: VideoFrames) -> VideoFrames:
         """
@@ -132,7 +132,7 @@ class ReadsVideos(HasBaseProcessor):
     @cached_property
     def _frame_input_names(self) -> frozenset[str]:
         """What the model takes of the image processor's output; some of it only serves to write the prompt."""
-        return self.adapter.frame_input_names(self.base_processor)
+        return self.bridge.frame_input_names(self.base_processor)
 
 
 def _check_frames(video: VideoFrames) -> None:

@@ -190,8 +190,7 @@ class Answerer:
     def _generate(self, prepared: Mapping[str, Any], how: Generation) -> Generated:
         """Texts of the rows, `num_return_sequences` for each, and how probable they were."""
         model = self.model
-        model.base_vlm.generation_config = model.generation_config
-        output = model.model.adapter.generate(model.base_vlm, **prepared, **how.kwargs)
+        output = model.generate_prepared(prepared, **how.kwargs)
         new_tokens = output.sequences[:, prepared["input_ids"].shape[1] :]
         texts = [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
         words = words_of_answer(new_tokens, how.ends, how.pad)

@@ -323,7 +323,7 @@ def digest_of_weights(model: Any) -> str:
 
 def _weights_of_frames(model: Any) -> Mapping[str, torch.Tensor]:
     """All but the layers of the language model, which frames do not go through."""
-    decoder = model.model.adapter.decoder(model.base_vlm)
+    decoder = model.model.bridge.decoder(model.base_vlm)
     layers = getattr(decoder, "layers", None)
     behind = {id(weight) for weight in layers.parameters()} if layers is not None else set()
     found = dict(model.named_parameters()) | dict(model.named_buffers())

@@ -7,11 +7,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..errors import LinVTInputError
+from ..errors import LinVTInputError, nearest_name
 from ..model.messages import (
     SAMPLING_ARGUMENTS,
     check_keys,
-    nearest_name,
     parse_messages,
     parts_of,
     sampling_of,

@@ -296,4 +296,10 @@ class SignificanceScorer(nn.Module):
         return scores if learned is None else scores + learned
 
     def _gain(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.novelty_gain.to(dtype).clamp(min=1.0)  # a gate that training turned round would let nothing in
+        hook = getattr(self, "_hf_hook", None) if self.novelty_gain.is_meta else None
+        if hook is not None:  # accelerate fetches offloaded weights for a forward, and this is outside of one
+            hook.pre_forward(self)
+        gain = self.novelty_gain.to(dtype).clamp(min=1.0)  # a gate that training turned round would let nothing in
+        if hook is not None:
+            hook.post_forward(self, None)
+        return gain
