@@ -394,7 +394,9 @@ def test_the_question_decides_the_weights_and_not_what_is_kept(video, question, 
     if init == "keyframes":  # untrained, the axis of mass decides alone: not one weight depends on the question
         assert torch.equal(tokenizer(video, question_embeds=question).video_tokens, tokenizer(video).video_tokens)
         torch.nn.init.xavier_uniform_(tokenizer.aggregator.aggregation_query.weight)
-        torch.nn.init.zeros_(tokenizer.aggregator.stretch_log_softness)  # what is new fits: each has a token of its own
+        torch.nn.init.zeros_(
+            tokenizer.aggregator.stretch_log_softness
+        )  # what is new fits: each has a token of its own
     without, asked, otherwise = (
         tokenizer(video, question_embeds=words) for words in (None, question, question.flip(0))
     )

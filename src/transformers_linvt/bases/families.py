@@ -149,8 +149,8 @@ ENCODER_DECODER = (
     "models that do both in one sequence"
 )
 _CROSS_ATTENTION = (
-    "it sees pictures through cross-attention, and LinVT hands a video over as tokens among those of the prompt, where "
-    "it has no place for any"
+    "it sees pictures through cross-attention, and LinVT hands a video over as tokens among those of the prompt, "
+    "where it has no place for any"
 )
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {
