@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from promises import LINVT, base_folder, check_refused
 from refused_bases import audio, encoder_decoder, text_only
@@ -207,3 +209,79 @@ def test_nothing_there_and_wrong_numbers_are_refused(tmp_path: Path, without_wei
         check_refused(lambda given=given: plan_wrap(str(without_weights), **given), LinVTInputError, words)
     narrow = lambda: plan_wrap(str(base_folder("qwen2_vl")), frame_size=(1, 1000))  # noqa: E731
     check_refused(narrow, LinVTInputError, "frame_size=(1, 1000)", "aspect ratio")
+
+
+# ---- what frames cost before the language model
+
+
+def counted_with_weights(name: str, num_frames: int) -> int:
+    """FLOPs of the vision tower over frames of a base that has its weights."""
+    base, processor = build_model(name), LinVTProcessor.from_base(str(base_folder(name)), num_video_tokens=6)
+    base.set_attn_implementation("eager")  # the CPU's own kernel of attention is not counted
+    frames = np.random.default_rng(1).integers(0, 255, (num_frames, *SIZE, 3), dtype=np.uint8)
+    inputs = processor.adapter.frame_inputs(
+        processor.base_processor, list(frames), processor.frame_options(num_frames)
+    )
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        processor.adapter.encode(base, inputs)
+    return counter.get_total_flops()
+
+
+def test_the_vision_tower_is_counted_as_it_runs(without_weights: Path):
+    plan = plan_wrap(str(without_weights), FRAMES, SIZE, **LINVT)
+    assert plan.vision_flops == plan.vision_flops_before == counted_with_weights("llava_phi", FRAMES)
+    assert plan.linvt_flops == 2 * plan.parameters_added * 25 * FRAMES
+
+
+def test_a_tower_that_looks_at_sizes_is_estimated_and_its_own_path_merges_frames():
+    plan = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **LINVT)
+    assert plan.own_step == 2 and plan.frame_tokens_before == 3 * 15 == plan.frame_tokens // 2
+    assert plan.vision_flops == pytest.approx(counted_with_weights("qwen2_vl", 6), rel=0.35)
+    assert plan.vision_flops_before == plan.vision_flops // 2
+    merged = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **LINVT, frame_path="video")
+    assert merged.vision_flops == merged.vision_flops_before == plan.vision_flops_before
+    assert any("vision tower is estimated" in note for note in plan.notes)
+
+
+def test_memory_grows_with_frames_and_holds_the_weights(without_weights: Path):
+    few, many = (plan_wrap(str(without_weights), count, SIZE, **LINVT) for count in (8, 16))
+    weights = 4 * (few.parameters_of_base + few.parameters_added)
+    frame = 48 * 80 * 3 + 2 * 3 * 30 * 30 * 4 + 2 * 25 * 64 * 4  # pixels, what is made of them twice, tokens
+    assert many.peak_bytes - few.peak_bytes == 8 * frame
+    assert few.peak_bytes == weights + 8 * frame + few.cache_bytes
+
+
+def test_seconds_are_those_of_this_machine_and_only_on_request(without_weights: Path, capsys):
+    assert plan_wrap(str(without_weights), FRAMES, SIZE, **LINVT).seconds is None
+    plan = plan_wrap(str(without_weights), FRAMES, SIZE, **LINVT, measure=True)
+    assert set(plan.seconds) == {"preprocessing", "vision tower", "LinVT", "prefill"}
+    assert all(0 < seconds < 60 for seconds in plan.seconds.values())
+    ratio = plan.seconds["vision tower"] / plan.seconds["prefill"]
+    assert ratio == pytest.approx(plan.vision_flops / plan.prefill_flops)
+    words = [
+        "wrap",
+        str(without_weights),
+        "--dry-run",
+        "--measure",
+        "--frame-size",
+        "48x80",
+        "--num-video-tokens",
+        "6",
+    ]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "preprocessing:" in printed and "s here (measured)" in printed and "vision tower" in printed
+    assert cli.main(["wrap", str(without_weights), "out", "--measure"]) == 1
+    assert "belongs to --dry-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("include", [[], ["--include-base"]])
+def test_a_precision_given_to_wrap_holds_at_loading(tmp_path: Path, include: list[str]):
+    """A base that is referred to came back in the precision that it was saved in."""
+    folder = str(tmp_path / "wrapped")
+    words = ["--dtype", "bfloat16", "--num-video-tokens", "6", "--num-heads", "2", "--bottleneck-size", "8"]
+    assert cli.main(["wrap", str(base_folder("llava_phi")), folder, *words, *include]) == 0
+    model = LinVTForVideoQA.from_pretrained(folder)
+    assert model.dtype == model.base_vlm.dtype == next(model.linvt.parameters()).dtype == torch.bfloat16
+    assert LinVTForVideoQA.from_pretrained(folder, dtype="auto").dtype == torch.bfloat16
+    assert LinVTForVideoQA.from_pretrained(folder, dtype=torch.float32).dtype == torch.float32

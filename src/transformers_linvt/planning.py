@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from .bases.loading import context_length, image_text_config, no_known_architect
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_at, bridge_of
 from .bases.video_tokens import COMMON_FRAME, tokens_of_common_frame
-from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder
+from .errors import CheckpointError, LinVTInputError, UnsupportedBaseError, check_folder, first_line
 from .model.configuration_linvt import LinVTConfig
 from .model.processing_linvt import LinVTProcessor
 from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -25,6 +26,8 @@ from .video.limits import VideoLimits
 
 
 logger = logging.get_logger(__name__)
+
+_MEASURED_FRAMES, _MEASURED_WIDTH = 8, 1024  # of measure=True: frames that are prepared, side of a matrix
 
 # What may be asked for; the base is given by its name.
 _FIELDS = [name for name in LinVTConfig.__annotations__ if name != "includes_base" and not name.startswith("base_")]
@@ -47,6 +50,17 @@ class WrapPlan:
         cache_bytes, cache_bytes_before (`int`, *optional*): keys and values of those tokens, likewise.
         parameters_added (`int`): LinVT's.
         parameters_of_base (`int`): the base's own.
+        own_step (`int`): frames that the base's own video path makes one step; 1 where every frame is a picture to it.
+        vision_flops, vision_flops_before (`int`, *optional*):
+            Of the vision tower and projector for all frames, as LinVT's frames go through it and on the base's own
+            video path. None where they can neither be counted nor estimated; `notes` say why.
+        linvt_flops (`int`): of LinVT, at most: every one of its parameters for every frame token.
+        peak_bytes (`int`):
+            Memory at the peak of answering, about: weights, frames, twice what the image processor makes of them (it
+            holds its input and its output), frame tokens, and the cache.
+        seconds (`dict[str, float]`, *optional*):
+            What `measure=True` found: `"preprocessing"` as it was measured here, `"vision tower"`, `"LinVT"` and
+            `"prefill"` at least, at the rate that this machine multiplies matrices.
         notes (`tuple[str, ...]`): what is special about the family, and what will not fit.
         frames_per_step (`int`): frames that the base's vision tower sees as one; 1 but for `frame_path="video"`.
     """
@@ -65,6 +79,17 @@ class WrapPlan:
     parameters_of_base: int
     notes: tuple[str, ...]
     frames_per_step: int = 1
+    own_step: int = 1
+    vision_flops: int | None = None
+    vision_flops_before: int | None = None
+    linvt_flops: int = 0
+    peak_bytes: int = 0
+    seconds: dict[str, float] | None = None
+
+    @property
+    def frame_tokens_before(self) -> int:
+        """Visual tokens that the language model gets from the base's own video path."""
+        return -(-self.num_frames // self.own_step) * self.tokens_per_frame
 
     @property
     def num_steps(self) -> int:
@@ -73,7 +98,7 @@ class WrapPlan:
 
     @property
     def frame_tokens(self) -> int:
-        """Visual tokens of all frames, or steps: what LinVT condenses, and the language model would get without it."""
+        """Visual tokens of all frames, or steps: what LinVT condenses."""
         return self.num_steps * self.tokens_per_frame
 
 
@@ -84,10 +109,11 @@ def plan_wrap(
     dtype: torch.dtype | str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    measure: bool = False,
     **fields: Any,
 ) -> WrapPlan:
     """
-    Compare a video in the language model of a base with and without LinVT. Reads the base's configs, not its weights.
+    Compare a video with LinVT and on the base's own video path. Reads the base's configs, not its weights.
 
     Args:
         base: repository id or folder of an image-text model.
@@ -97,6 +123,7 @@ def plan_wrap(
             in.
         revision: of the base.
         trust_remote_code: run the code that the base's repository brings.
+        measure: take some seconds to find out how fast this machine prepares frames and multiplies matrices.
         fields: of [`LinVTConfig`]. Without `num_video_tokens` as many as one frame of the base has, see
             [`LinVTForVideoQA.from_base`].
 
@@ -114,23 +141,11 @@ def plan_wrap(
     """
     _check_video(num_frames, frame_size)
     config, model, processor = check_wrap(base, dtype, revision, trust_remote_code, **fields)
-    adapter = bridge_of(model.config.model_type)
-    frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
-    try:
-        tokens_per_frame = adapter.tokens_of_frame(
-            processor.base_processor, frame, processor.frame_options(num_frames)
-        )
-    except LinVTInputError:
-        raise
-    except ValueError as error:  # of the base's image processor: a frame too small, or too narrow
-        raise LinVTInputError(
-            f"frame_size={tuple(frame_size)} (height, width) cannot be prepared for {base!r}: {error}. Give the size "
-            "of your videos, such as (360, 640)."
-        ) from error
+    bridge = bridge_of(model.config.model_type)
+    tokens_per_frame = _tokens_of_frame(base, processor, num_frames, frame_size)
     with torch.device("meta"):
-        linvt = LinearVideoTokenizer(adapter.width(model), **config.tokenizer_kwargs)
+        linvt = LinearVideoTokenizer(bridge.width(model), **config.tokenizer_kwargs)
     flops, cache = _cost_of_tokens(model, config.num_video_tokens)
-    flops_before, cache_before = _cost_of_tokens(model, -(-num_frames // processor.frames_per_step) * tokens_per_frame)
     plan = WrapPlan(
         base=base,
         architecture=model.config.model_type,
@@ -139,21 +154,132 @@ def plan_wrap(
         tokens_per_frame=tokens_per_frame,
         num_video_tokens=config.num_video_tokens,
         prefill_flops=flops,
-        prefill_flops_before=flops_before,
+        prefill_flops_before=None,
         cache_bytes=cache,
-        cache_bytes_before=cache_before,
+        cache_bytes_before=None,
         parameters_added=sum(parameter.numel() for parameter in linvt.parameters()),
         parameters_of_base=sum(parameter.numel() for parameter in model.parameters()),
         notes=(),
         frames_per_step=processor.frames_per_step,
+        own_step=_own_step(bridge, processor.base_processor),
     )
-    plan.notes = tuple(_notes(plan, config, model))
+    plan.prefill_flops_before, plan.cache_bytes_before = _cost_of_tokens(model, plan.frame_tokens_before)
+    plan.linvt_flops = 2 * plan.parameters_added * plan.frame_tokens
+    notes = _add_cost_of_frames(plan, model, processor)
+    if measure:
+        plan.seconds = _measured(plan, model.dtype, processor)
+    plan.notes = (*_notes(plan, config, model), *notes)
     common = tokens_of_common_frame(processor.base_processor, processor.base_model_type)
     if "num_video_tokens" not in fields and common == plan.num_video_tokens:
         height, width = COMMON_FRAME
         default = f"{common} video tokens by default: as many as one frame of {height} x {width} pixels has"
         plan.notes = (default, *plan.notes)
     return plan
+
+
+def _tokens_of_frame(base: str, processor: LinVTProcessor, num_frames: int, frame_size: tuple[int, int]) -> int:
+    frame = np.full((*frame_size, 3), 128, dtype=np.uint8)
+    try:
+        return processor.adapter.tokens_of_frame(processor.base_processor, frame, processor.frame_options(num_frames))
+    except LinVTInputError:
+        raise
+    except ValueError as error:  # of the base's image processor: a frame too small, or too narrow
+        raise LinVTInputError(
+            f"frame_size={tuple(frame_size)} (height, width) cannot be prepared for {base!r}: {error}. Give the size "
+            "of your videos, such as (360, 640)."
+        ) from error
+
+
+def _own_step(bridge: Any, base_processor: Any) -> int:
+    try:
+        return bridge.frames_per_step(base_processor)
+    except LinVTInputError:  # it has no path of its own that merges frames
+        return 1
+
+
+def _add_cost_of_frames(plan: WrapPlan, model: PreTrainedModel, processor: LinVTProcessor) -> list[str]:
+    """Vision tower and memory of a plan; returns what is to be said of the figures."""
+    count = min(plan.num_frames, 2 * plan.own_step)  # whole steps on either path
+    inputs, frames = _inputs_of_frames(processor, plan, count)
+    per_step, how = _cost_of_frames(model, inputs)
+    steps = -(-count // plan.frames_per_step)
+    if per_step is not None:
+        plan.vision_flops = per_step * plan.num_steps // steps
+        # where two frames become one step, they cost the tower what one frame costs as a picture
+        plan.vision_flops_before = per_step * -(-plan.num_frames // plan.own_step) // steps
+    prepared = sum(value.numel() * value.element_size() for value in inputs.values())
+    width = bridge_of(plan.architecture).width(model)
+    bytes_each = torch.finfo(model.dtype).bits // 8
+    plan.peak_bytes = (
+        (plan.parameters_of_base + plan.parameters_added) * bytes_each
+        + plan.num_frames * (frames[0].nbytes + 2 * prepared // count)
+        + 2 * plan.frame_tokens * width * bytes_each
+        + (plan.cache_bytes or 0)
+    )
+    return [how] if how else []
+
+
+def _inputs_of_frames(
+    processor: LinVTProcessor, plan: WrapPlan, count: int
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What the vision tower gets of frames of noise, and the frames; sized as in a video of the plan's length."""
+    frames = np.random.default_rng(0).integers(0, 255, (count, *plan.frame_size, 3), dtype=np.uint8)
+    options = processor.frame_options(plan.num_frames)
+    made = processor.adapter.frame_inputs(processor.base_processor, list(frames), options)
+    if processor.frames_per_step > 1:
+        made = processor.adapter.merge_frames(processor.base_processor, made)
+    return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}, frames
+
+
+def _cost_of_frames(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[int | None, str]:
+    """FLOPs of vision tower and projector for these inputs, and how they are known where they were not counted."""
+    bridge = bridge_of(model.config.model_type)
+    shapes = {name: value.to("meta") if value.is_floating_point() else value for name, value in inputs.items()}
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            bridge.encode(model, shapes)
+        return counter.get_total_flops(), ""
+    except Exception as error:  # a tower that looks at values, such as the sizes of frames
+        reason = first_line(error)
+    vision = getattr(model.config, "vision_config", None)
+    depth, width = getattr(vision, "depth", None), getattr(vision, "embed_dim", getattr(vision, "hidden_size", None))
+    grids = [value for name, value in inputs.items() if name.endswith("grid_thw")]
+    if not grids or not depth or not width:
+        return None, f"the vision tower is not counted: it does not run without weights ({reason})"
+    language = {id(weight) for weight in bridge.decoder(model).parameters()}
+    if (head := model.get_output_embeddings()) is not None:
+        language.add(id(head.weight))
+    own = {name: weight.numel() for name, weight in model.named_parameters() if id(weight) not in language}
+    per_patch = sum(count for name, count in own.items() if ".blocks." in name or "patch_embed" in name)
+    per_token = (sum(own.values()) - per_patch) / getattr(vision, "spatial_merge_size", 1) ** 2
+    patches = [int(grid.prod()) for grid in grids[0]]
+    flops = sum(2 * (per_patch + per_token) * count + 4 * depth * width * count**2 for count in patches)
+    return int(flops), (
+        "the vision tower is estimated, as it does not run without weights: two FLOP per parameter and patch, and "
+        "attention over a whole frame"
+    )
+
+
+def _measured(plan: WrapPlan, dtype: torch.dtype, processor: LinVTProcessor) -> dict[str, float]:
+    """Seconds on this machine: preprocessing as it takes, the rest as long as its matrix products would."""
+    count = min(plan.num_frames, _MEASURED_FRAMES)
+    began = time.perf_counter()
+    _inputs_of_frames(processor, plan, count)
+    found = {"preprocessing": (time.perf_counter() - began) * plan.num_frames / count}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.ones(_MEASURED_WIDTH, _MEASURED_WIDTH, dtype=dtype, device=device)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading a value waits for the device
+        times.append(time.perf_counter() - began)
+    rate = 2 * _MEASURED_WIDTH**3 / min(times)
+    for name, flops in (
+        ("vision tower", plan.vision_flops), ("LinVT", plan.linvt_flops), ("prefill", plan.prefill_flops),
+    ):  # fmt: skip
+        if flops is not None:
+            found[name] = flops / rate
+    return found
 
 
 def check_wrap(
@@ -313,7 +439,11 @@ def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[
     limit = context_length(model)
     if limit is not None and plan.num_video_tokens >= limit:
         notes.append(f"{plan.num_video_tokens} video tokens do not fit into the {limit} positions of the base")
-    if limit is not None and plan.frame_tokens >= limit:
+    if plan.prefill_flops is None:
+        notes.append(
+            "prefill and KV cache are not counted: the language model looks at values, and there are no weights"
+        )
+    if limit is not None and plan.frame_tokens_before >= limit:
         notes.append(f"without LinVT the frames would not fit into the {limit} positions of the base")
     if plan.frame_tokens <= plan.num_video_tokens:
         notes.append(

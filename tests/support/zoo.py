@@ -464,7 +464,7 @@ def build_damaged_zoo(folder: Path) -> dict[str, Exhibit]:
         lambda at, data: data[: len(data) // 2] + noise[: len(data) - len(data) // 2] if at == 0 else data,
     )
     # what goes in behind the hole comes out late, behind a key frame that is whole
-    add("packet_lost_short_gop.mp4", "short_gop.mp4", range(15, 30), lambda at, data: None if at == 17 else data)
+    add("packet_lost_short_gop.mp4", "short_gop.mp4", range(15, 30), lambda at, data: None if 17 <= at < 20 else data)
     # the hole is in front of a key frame that begins no new count
     add("group_end_lost_open_gop.mp4", "open_gop.mp4", range(13, 24), lambda at, data: None if 17 <= at < 21 else data)
     # the pictures that were to be in the store are not there: what is shown out of it is an older one

@@ -25,7 +25,7 @@ ROUNDING = 1e-4
 # What is given to lora_config -> a part of the name of what trains because of it.
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA": ({"use_dora": True, "use_rslora": True}, "lora_magnitude_vector"),
-    "rows of tokens": ({"trainable_token_indices": [5, 6]}, "trainable_tokens_delta"),
+    "rows of tokens": ({"trainable_token_indices": list(range(60, 300))}, "trainable_tokens_delta"),
     "the head": ({"modules_to_save": ["linvt", "lm_head"]}, "lm_head.modules_to_save"),
     "LoRA on embeddings": ({"target_modules": ["q_proj", "embed_tokens"]}, "lora_embedding_A"),
 }

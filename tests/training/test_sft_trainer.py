@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Video
 from peft import IA3Config
-from transformers import AutoModel
+from transformers import AutoModel, TrainerCallback
 
 from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, snapshot, user, wrapped
 from training_runs import CAPTIONS, FRAMES, ROUNDING, examples, relative_error, step, stream
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, VideoReadError
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.training.lora import load_for_training, lora_config
-from transformers_linvt.training.resume import find_whole_checkpoint
+from transformers_linvt.training.resume import find_checkpoint, find_whole_checkpoint
 from transformers_linvt.training.sft_config import LinVTSFTConfig
 from transformers_linvt.training.sft_trainer import LinVTSFTTrainer
-from transformers_linvt.training.stages import STAGES, Stage, apply_stage
+from transformers_linvt.training.stages import apply_stage, what_moves
 
 
 # peft 0.21 asks whether checkpointing is on by the old name.
@@ -197,16 +197,125 @@ def test_the_result_is_one_folder_that_loads_as_it_is(family: Wrapped, tmp_path:
     assert step(trainer, examples(family))[0] > 0 and any("lora_A" in name for name, _ in more.named_parameters())
 
 
-def test_an_adapter_of_another_kind_is_left_to_peft(family: Wrapped, tmp_path: Path):
-    ia3 = IA3Config(target_modules=["q_proj"], feedforward_modules=[], modules_to_save=["linvt"])
-    stage = Stage("ia3", (*STAGES["linvt"].trainable, "ia3_"))
-    trainer = LinVTSFTTrainer(
-        family.model, config(tmp_path), train_dataset=stream(examples(family)), peft_config=ia3,
-        processing_class=family.processor,
-    )  # fmt: skip
-    apply_stage(trainer.model, stage)
+def test_an_adapter_of_another_kind_is_left_to_peft_and_names_its_model(family: Wrapped, tmp_path: Path):
+    ia3 = IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+
+    def trainer_around(model: LinVTForVideoQA) -> LinVTSFTTrainer:
+        return LinVTSFTTrainer(
+            model, config(tmp_path / "out", learning_rate=0.01), train_dataset=stream(examples(family), 9),
+            peft_config=ia3, processing_class=family.processor,
+        )  # fmt: skip
+
+    check_refused(lambda: trainer_around(family.model), LinVTInputError, "IA3", "never saved", "save_pretrained")
+    family.model.save_pretrained(tmp_path / "model")
+    trainer = trainer_around(LinVTForVideoQA.from_pretrained(tmp_path / "model"))
+    assert {"LinVT", "ia3_l"} == set(trainer.parameter_counts["kinds"])
+    trainer.train()
     trainer.save_model()
-    assert (tmp_path / "adapter_model.safetensors").exists() and not (tmp_path / "lora").exists()
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists() and not (tmp_path / "out" / "lora").exists()
+    inputs = family.inputs(user(family.clip(5), "What?"))
+    with torch.no_grad():
+        again = AutoModel.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(again(**inputs).logits, trainer.model.eval()(**inputs).logits)
+
+
+# --- what reaches nothing --------------------------------------------------------------------------------------------
+
+
+def files(folder: Path, number: int, **kwargs: Any) -> Dataset:
+    """Rows of clips in files that can be read."""
+    write_clip(folder / "clip.mp4", make_clip("scenes", 1, 5)[0], scale=1)
+    rows = [{"video": str(folder / "clip.mp4"), "prompt": "What?", "completion": f"{i} cats"} for i in range(number)]
+    return Dataset.from_list(rows)
+
+
+def test_fewer_examples_than_a_batch_are_refused_with_both_numbers(family: Wrapped, tmp_path: Path):
+    few, enough = files(tmp_path, 3), files(tmp_path, 5)
+    given = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "dataloader_drop_last": True}
+    check_refused(
+        lambda: trainer_of(family, tmp_path, few, **given), LinVTInputError, "3 examples", "batch has 4", "at most 3"
+    )
+    check_refused(
+        lambda: trainer_of(family, tmp_path, enough, eval_dataset={"small": few}, **given),
+        LinVTInputError, "'small'", "3 examples", "batch has 4", "at most 3",
+    )  # fmt: skip
+    trainer_of(family, tmp_path, few, per_device_train_batch_size=4).train()  # a smaller batch is one, too
+
+
+def test_data_that_end_before_a_batch_are_not_taken_for_a_training(family: Wrapped, tmp_path: Path):
+    trainer = trainer_of(family, tmp_path, stream(examples(family)), eval_dataset=stream(examples(family)))
+    trainer.train_dataset = trainer.eval_dataset = stream([])  # as a stream that can be read once
+    check_refused(trainer.train, LinVTInputError, "before the first step", "5 examples")
+    check_refused(trainer.evaluate, LinVTInputError, "no figures", "per_device_eval_batch_size")
+    other = wrapped("llava_phi")
+    check_refused(lambda: trainer_of(other, tmp_path, max_steps=-1), LinVTInputError, "max_steps")
+
+
+def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path):
+    def check(change: Any, *words: str) -> None:
+        family = wrapped("llava_phi")
+        change(family.model)
+        check_refused(lambda: trainer_of(family, tmp_path), CheckpointError, *words)
+
+    def come_from_memory(model: LinVTForVideoQA) -> None:
+        model._base_as_loaded = None
+
+    check(lambda model: model.resize_token_embeddings(400), "changed since it was loaded", "include_base=True")
+    check(come_from_memory, "came as a loaded model", "include_base=True")
+    family = wrapped("llava_phi")
+    come_from_memory(family.model)
+    family.model.config.includes_base = True  # then the base is saved, too
+    trainer_of(family, tmp_path / "checkpoint-10").save_model()  # and a result is one, whatever its folder is called
+    assert AutoModel.from_pretrained(tmp_path / "checkpoint-10").config.includes_base
+
+
+def test_the_start_of_a_run_says_what_moves(family: Wrapped, tmp_path: Path):
+    counts = trainer_of(family, tmp_path).parameter_counts
+    assert (
+        set(counts["kinds"]) == {"LinVT", "lora_A", "lora_B"} and sum(counts["kinds"].values()) == counts["trainable"]
+    )
+    line = what_moves("instruct", counts)
+    assert f"LinVT {counts['kinds']['LinVT']:,}" in line and f"{counts['total']:,}" in line
+
+
+def test_batches_of_like_length_need_no_column(family: Wrapped, tmp_path: Path):
+    rows = Dataset.from_list(
+        [{**row, "completion": "cat " * (1 + 40 * (i % 2))} for i, row in enumerate(files(tmp_path, 40))]
+    )
+    trainer = trainer_of(
+        family, tmp_path, rows, per_device_train_batch_size=4, train_sampling_strategy="group_by_length"
+    )
+    words = [[len(rows[i]["completion"]) for i in batch] for batch in trainer.get_train_dataloader().batch_sampler]
+    # transformers sorts every two batches by length: at most one of the two is mixed, and the first has the longest
+    assert len(words) == 10 and sum(len(set(batch)) > 1 for batch in words) <= 6
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_videos_are_left_to_the_collator(family: Wrapped, tmp_path: Path, streaming: bool):
+    rows = files(tmp_path, 4).cast_column("video", Video())
+    trainer = trainer_of(family, tmp_path, rows.to_iterable_dataset() if streaming else rows, num_frames=4)
+    trainer.train()
+    assert trainer.state.log_history[0]["frames_per_video"] == 4
+
+
+def test_the_best_step_is_brought_back_whole_and_older_ones_are_deleted(family: Wrapped, tmp_path: Path):
+    seen = []
+
+    class Score(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, model: Any = None, **_: Any):
+            seen.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
+            metrics["eval_mine"] = [9, 1, 5][len(seen) - 1]
+
+    trainer = trainer_of(
+        family, tmp_path, eval_dataset=stream(examples(family)[:2]), callbacks=[Score()], learning_rate=1e-2,
+        max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=1,
+        load_best_model_at_end=True, metric_for_best_model="mine", greater_is_better=False,
+    )  # fmt: skip
+    trainer.train()
+    now = dict(trainer.model.named_parameters())
+    assert all(torch.equal(now[name], value) for name, value in seen[1].items())  # LinVT and LoRA of the same step
+    assert not all(torch.equal(now[name], value) for name, value in seen[2].items())
+    assert not (tmp_path / "checkpoint-1").exists() and (tmp_path / "checkpoint-2").exists()
 
 
 # --- stopped and resumed ---------------------------------------------------------------------------------------------
@@ -303,6 +412,10 @@ def test_a_half_written_checkpoint_is_named(tmp_path: Path):
         named = str(tmp_path / f"checkpoint-{number}")
         check_refused(lambda named=named: find_whole_checkpoint(str(tmp_path), named), CheckpointError, "checkpoint-4")
     check_refused(lambda: find_whole_checkpoint(str(tmp_path / "new"), True), CheckpointError, "no whole checkpoint")
+    for said in (True, "true", "True", "yes"):  # as Python, a YAML file and a command line say it
+        assert find_checkpoint(str(tmp_path), said).endswith("checkpoint-4")
+    for said in (None, False, "false", "no"):
+        assert find_checkpoint(str(tmp_path), said) is None
 
 
 # --- unreadable videos -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import logging
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from transformers_linvt.errors import VideoReadError
 from transformers_linvt.video.continuity import H264Continuity
+from transformers_linvt.video.damage import Damage
 from transformers_linvt.video.reading import read_video
 from zoo import NUM_FRAMES, RECIPES, Exhibit, Recipe, build_damaged_zoo, encode, read_numbers, rewrite
 
@@ -46,8 +48,9 @@ def test_damage_is_counted_and_nothing_is_called_intact(
 ) -> None:
     video = read_video(damaged_zoo[name].path, num_frames=100)
     assert video.num_broken_packets > 0
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"{video.num_broken_packets} broken or lost packets" in warning and "intact" not in warning
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum(f"{video.num_broken_packets} broken or lost packets" in warning for warning in warnings) == 1
+    assert not any("intact" in warning for warning in warnings)
 
 
 def test_every_lost_packet_of_h264_that_others_need_is_seen(tmp_path: Path) -> None:
@@ -133,12 +136,19 @@ def test_slices_of_hevc_that_stop_early_are_seen(tmp_path: Path) -> None:
     assert seen >= 2
 
 
+def flip_a_bit(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
+
+
 def test_all_damage_of_hevc_is_seen_where_the_stream_has_checksums(tmp_path: Path) -> None:
     settings = "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1:hash=1"
     encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
-    filling = random.Random(0).randbytes(10**5)
     for number in (10, 13, 25, 40):
-        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, filling)
+        rewrite(
+            tmp_path / "whole.mp4",
+            tmp_path / "hurt.mp4",
+            lambda at, data, number=number: flip_a_bit(data, len(data) // 2) if at == number else data,
+        )
         video = read_video(tmp_path / "hurt.mp4", num_frames=100)
         numbers = read_numbers(video.frames)
         assert video.num_broken_packets > 0 and -1 not in numbers and numbers == sorted(numbers)
@@ -160,3 +170,23 @@ def test_a_last_frame_is_certain_only_when_what_it_may_refer_to_came_out(tmp_pat
     with pytest.raises(VideoReadError, match="are damaged"):
         read_video(tmp_path / "hurt.mp4", start=before / 25 + 0.01, end=before / 25 + 0.02)
     assert read_numbers(read_video(tmp_path / "whole.mp4", start=before / 25 + 0.01, end=before / 25 + 0.02).frames)
+
+
+def test_a_picture_ends_doubt_only_if_its_packet_is_marked_as_a_key_frame_too() -> None:
+    def packet(pts: int, is_keyframe: bool) -> SimpleNamespace:
+        return SimpleNamespace(pts=pts, dts=pts, is_keyframe=is_keyframe, is_corrupt=False)
+
+    def picture(pts: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            pts=pts, key_frame=True, pict_type=av.video.frame.PictureType.I, is_corrupt=False, planes=[]
+        )
+
+    damage = Damage()
+    shown = []
+    for pts, is_keyframe in ((0, True), (1, False), (2, False), (3, True)):
+        damage.feed(packet(pts, is_keyframe))
+        if pts == 1:
+            damage.packet_broke(pts)
+        else:
+            shown.append(damage.frame_came(picture(pts))[0])
+    assert shown == [True, False, True]

@@ -117,6 +117,7 @@ def _add_wrap(commands: Any) -> None:
     wrap.add_argument("--dry-run", action="store_true", help="say what it would cost; no weights are read or written")
     wrap.add_argument("--frames", type=_positive_integer, default=64, metavar="N", help="of --dry-run (%(default)s)")
     wrap.add_argument("--frame-size", type=_size, default=(360, 640), metavar="HxW", help="of --dry-run (360x640)")
+    wrap.add_argument("--measure", action="store_true", help="of --dry-run: seconds on this machine, which it tries")
     wrap.add_argument("--include-base", action="store_true", help="save the base's weights too, not only a reference")
     wrap.add_argument("--revision", help="of the base: branch, tag or commit")
     wrap.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base (Molmo)")

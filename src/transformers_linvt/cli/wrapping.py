@@ -18,6 +18,8 @@ def wrap(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: options[name] for name in transformers_linvt.LinVTConfig.__annotations__ if name in options}
     hub = {**({"revision": arguments.revision} if arguments.revision else {}), **trusted(arguments)}
+    if arguments.measure and not arguments.dry_run:
+        raise LinVTInputError("--measure belongs to --dry-run: linvt wrap BASE --dry-run --measure.")
     if arguments.dry_run:
         check_reachable(arguments.base, arguments.revision)
         _print_plan(_plan(arguments, given, hub))
@@ -68,6 +70,7 @@ def _plan(arguments: argparse.Namespace, given: dict[str, Any], hub: dict[str, A
         num_frames=arguments.frames,
         frame_size=arguments.frame_size,
         dtype=arguments.dtype,
+        measure=arguments.measure,
         **hub,
         **given,
     )
@@ -84,9 +87,10 @@ def _print_plan(plan: Any) -> None:
     else:
         step = f"a step of {plan.frames_per_step} frames of {size}"
         print(f"  {step} is {plan.tokens_per_frame} tokens, {frames} are {plan.num_steps} steps:")
-    rows = [("", "frame by frame" if plan.frames_per_step == 1 else "step by step", "with LinVT", "")]
+    rows = [("", "own video path" if plan.own_step > 1 else "frame by frame", "with LinVT", "")]
     for name, before, after, unit in (
-        ("visual tokens", plan.frame_tokens, plan.num_video_tokens, ""),
+        ("visual tokens", plan.frame_tokens_before, plan.num_video_tokens, ""),
+        ("vision tower", plan.vision_flops_before, plan.vision_flops, "FLOP"),
         ("prefill", plan.prefill_flops_before, plan.prefill_flops, "FLOP"),
         ("KV cache", plan.cache_bytes_before, plan.cache_bytes, "B"),
     ):
@@ -96,6 +100,10 @@ def _print_plan(plan: Any) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(f"  LinVT itself takes at most {_figure(plan.linvt_flops, 'FLOP')}")
+    print(f"  memory at the peak of answering, with weights: about {_figure(plan.peak_bytes, 'B')}")
+    for what, seconds in (plan.seconds or {}).items():
+        print(f"  {what}: {seconds:.2g} s here" + (" (measured)" if what == "preprocessing" else " at least"))
     for note in plan.notes:
         print(f"  note: {note}")
 

@@ -239,6 +239,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
                 for key, place in device_map.items()
                 if not f"{key}.".startswith(LINVT_PREFIX)
             }
+        if config.dtype is not None and kwargs.get("dtype", "auto") == "auto":  # as it was when it was saved
+            kwargs["dtype"] = config.dtype
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
         return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)

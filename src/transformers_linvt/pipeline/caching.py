@@ -199,7 +199,7 @@ def _no_pixels(num_frames: int) -> np.ndarray:
 
 def with_about(features: VideoFeatures, video: VideoFrames, **more: str) -> VideoFeatures:
     """An encoded video that knows what it was read from."""
-    told = {name: getattr(video, name) for name in ("backend", "duration", "total_frames", "average_fps")}
+    told = {name: getattr(video, name) for name in ("video_backend", "duration", "total_frames", "average_fps")}
     told |= {"timestamps": [float(time) for time in video.timestamps]}
     return replace(features, about={**features.about, "video": json.dumps(told), **more})
 
@@ -298,7 +298,8 @@ def digest_of_processor(processor: Any) -> str:
     prepares = getattr(processor.base_processor, "image_processor", processor.base_processor)
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())
-    return digest_of(type(prepares).__name__, names, processor.frames_per_step, processor.base_model_type)
+    sizes = processor.max_frame_tokens, processor.max_total_frame_tokens
+    return digest_of(type(prepares).__name__, names, sizes, processor.frames_per_step, processor.base_model_type)
 
 
 def state_of_weights(model: Any) -> tuple:

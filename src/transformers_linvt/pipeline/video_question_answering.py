@@ -138,6 +138,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "LinVTProcessor.from_base(...), and pass it as processor=..."
             )
         self.processor.check_fits(self._linvt.config)
+        if self.device.type == "cpu" and self.dtype == torch.float16:
+            logger.warning(
+                "The model is in float16 on a CPU, which computes that slowly, or not at all. Load it with "
+                'dtype="bfloat16" or dtype="float32".'
+            )
         self._keys = Keys(self._linvt, self.processor, for_files=cache_dir is not None)
         if (pad := self.processor.tokenizer.pad_token_id) is not None:
             self._generation_defaults.setdefault("pad_token_id", pad)

@@ -241,6 +241,11 @@ def merge(model: nn.Module) -> LinVTForVideoQA:
     linvt_model = unwrap(model)
     if not getattr(linvt_model, "peft_config", None):
         raise CheckpointError("The model has no adapter to merge.")
+    if any(getattr(linvt_model, name, False) for name in ("is_loaded_in_4bit", "is_loaded_in_8bit")):
+        logger.warning(
+            "The base is quantised, so what is merged is rounded again and answers change. Save the adapter, load it "
+            "without quantization_config, and merge that."
+        )
     linvt_model = model.merge_and_unload() if isinstance(model, PeftModel) else _merge_layers(linvt_model)
     linvt_model.config.adapter_subfolder, linvt_model.config.includes_base = None, True
     return linvt_model
