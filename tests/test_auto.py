@@ -4,6 +4,7 @@ Importing the package makes LinVT known to transformers, whichever comes first, 
 Every test is a process of its own: what is in `sys.modules` is the point.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -114,3 +115,16 @@ def test_every_public_name_exists_and_other_architectures_stay_as_they_were():
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.splitlines()[-1] == "all there"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("transformers_linvt.shapes", "transformers_linvt.demo.shapes", "make_clip"),
+        ("transformers_linvt.training.adapters", "transformers_linvt.training.lora", "merge"),
+    ],
+)
+def test_a_module_that_moved_is_found_under_its_old_name_with_a_warning(old: str, new: str, name: str):
+    with pytest.warns(FutureWarning, match=f"{old} is {new} now"):
+        found = getattr(importlib.import_module(old), name)
+    assert found is getattr(importlib.import_module(new), name)

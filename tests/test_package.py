@@ -37,7 +37,7 @@ LAYERS = (
     {"bases"},
     {"model"},
     {"demo", "planning"},
-    {"pipeline"},
+    {"pipeline", "shapes"},
     {"training", "evaluation", "serving"},
     {"auto"},
     {"__init__"},
