@@ -219,11 +219,9 @@ def counted_with_weights(name: str, num_frames: int) -> int:
     base, processor = build_model(name), LinVTProcessor.from_base(str(base_folder(name)), num_video_tokens=6)
     base.set_attn_implementation("eager")  # the CPU's own kernel of attention is not counted
     frames = np.random.default_rng(1).integers(0, 255, (num_frames, *SIZE, 3), dtype=np.uint8)
-    inputs = processor.adapter.frame_inputs(
-        processor.base_processor, list(frames), processor.frame_options(num_frames)
-    )
+    inputs = processor.bridge.frame_inputs(processor.base_processor, list(frames), processor.frame_options(num_frames))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        processor.adapter.encode(base, inputs)
+        processor.bridge.encode(base, inputs)
     return counter.get_total_flops()
 
 

@@ -76,6 +76,7 @@ _OTHER_NAMES = {
     "end_time": "end",
     "frames": "num_frames",
     "nframes": "num_frames",
+    "num_tokens": "num_video_tokens",
     "start_time": "start",
     "video_end": "end",
     "video_fps": "fps",

@@ -59,6 +59,7 @@ from transformers_linvt import (
     VideoFeatures,
     VideoFrames,
 )
+from transformers_linvt.bases.base import BaseBridge
 from transformers_linvt.bases.loading import load_base_processor
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import flat_rows
@@ -827,8 +828,8 @@ def test_cost_that_grows_faster_than_the_frames_is_noticed(plain: Wrapped):
 
 
 def test_frames_that_are_encoded_all_at_once_are_noticed(plain: Wrapped, monkeypatch: pytest.MonkeyPatch):
-    encode = condensing.encode_frames
-    monkeypatch.setattr(condensing, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
+    encode = BaseBridge.encode_frames
+    monkeypatch.setattr(BaseBridge, "encode_frames", lambda *args: encode(*args[:-1], args[-2]))
     with noticed("frames per call of the vision tower"):
         check_cost(plain.model, lambda n: plain.inputs(user(plain.clip(n), QUESTION)))
 

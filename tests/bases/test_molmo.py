@@ -404,7 +404,7 @@ def _weights(base_folder: Path) -> list[torch.Tensor]:
 def test_the_command_line_wraps_it_if_its_code_is_trusted(base_folder: Path, tmp_path: Path, capsys: Any):
     command = ["wrap", str(base_folder), str(tmp_path / "out"), "--num-video-tokens", "6"]
     assert cli.main(command) == 1
-    assert "trust_remote_code=True" in capsys.readouterr().err
+    assert "--trust-remote-code" in capsys.readouterr().err
     assert cli.main([*command, "--trust-remote-code"]) == 0
     frames, _ = make_clip("scenes", seed=0, num_frames=8)
     write_clip(tmp_path / "clip.mp4", frames)

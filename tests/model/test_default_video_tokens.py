@@ -222,9 +222,9 @@ def test_wrap_prints_the_number_and_that_of_a_frame(
 
 @pytest.fixture
 def roomy(caplog: pytest.LogCaptureFixture) -> Iterator[Wrapped]:
-    """A model with 40 video tokens, of a base with 25 tokens per frame."""
+    """A model with 40 video tokens, all of them used, of a base with 25 tokens per frame."""
     folder = base_folder("llava_phi")
-    model = LinVTForVideoQA.from_base(folder, **{**LINVT, "num_video_tokens": 40})
+    model = LinVTForVideoQA.from_base(folder, **{**LINVT, "num_video_tokens": 40, "init": "anchored"})
     caplog.clear()
     return Wrapped("llava_phi", model, LinVTProcessor.from_base(folder, num_video_tokens=40), folder)
 
@@ -271,6 +271,16 @@ def test_as_many_tokens_as_there_were_are_no_reason_to_warn(caplog: pytest.LogCa
     processor = LinVTProcessor.from_base(family.base_folder)
     caplog.clear()
     model(**Wrapped("llava_phi", model, processor, family.base_folder).inputs(user(family.clip(1), QUESTION)))
+    assert warned(caplog) == []
+
+
+def test_tokens_that_are_left_over_are_not_used_and_no_reason_to_warn(caplog: pytest.LogCaptureFixture):
+    folder = base_folder("llava_phi")
+    model = LinVTForVideoQA.from_base(folder, **{**LINVT, "num_video_tokens": 40})
+    processor = LinVTProcessor.from_base(folder, num_video_tokens=40)
+    family = Wrapped("llava_phi", model, processor, folder)
+    caplog.clear()
+    model(**family.inputs(user(family.clip(1), QUESTION)))
     assert warned(caplog) == []
 
 

@@ -87,6 +87,9 @@ def test_retrieval_counts_each_direction_by_itself():
 # --- the head --------------------------------------------------------------------------------------------------------
 
 
+USED = torch.ones(2, 4, dtype=torch.bool)
+
+
 def made_head(dim: int = 7) -> ContrastiveHead:
     torch.manual_seed(0)
     head = ContrastiveHead(dim, SIZE)
@@ -95,7 +98,7 @@ def made_head(dim: int = 7) -> ContrastiveHead:
 
 
 def test_embeddings_have_length_one_and_the_scale_starts_at_a_temperature_of_seven_hundredths():
-    embeddings = made_head()(torch.randn(2, 4, 7), torch.randn(2, 5, 7), torch.ones(2, 5, dtype=torch.bool))
+    embeddings = made_head()(torch.randn(2, 4, 7), USED, torch.randn(2, 5, 7), torch.ones(2, 5, dtype=torch.bool))
     for one in (embeddings.video_embeds, embeddings.text_embeds):
         assert one.shape == (2, SIZE)
         torch.testing.assert_close(one.norm(dim=1), torch.ones(2))
@@ -106,10 +109,10 @@ def test_embeddings_have_length_one_and_the_scale_starts_at_a_temperature_of_sev
 def test_only_what_the_mask_shows_counts_as_caption():
     head, video, text = made_head(), torch.randn(2, 4, 7), torch.randn(2, 5, 7)
     mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()
-    expected = head(video, text, mask).text_embeds
+    expected = head(video, USED, text, mask).text_embeds
     changed = text.masked_fill(~mask.unsqueeze(-1), 9.0)
-    torch.testing.assert_close(head(video, changed, mask).text_embeds, expected)
-    alone = head(video[:1], text[:1, 1:3], torch.ones(1, 2, dtype=torch.bool)).text_embeds
+    torch.testing.assert_close(head(video, USED, changed, mask).text_embeds, expected)
+    alone = head(video[:1], USED[:1], text[:1, 1:3], torch.ones(1, 2, dtype=torch.bool)).text_embeds
     torch.testing.assert_close(alone, expected[:1])
 
 
@@ -117,7 +120,7 @@ def test_the_scale_ends_at_a_hundred_and_can_come_back():
     head = made_head()
     with torch.no_grad():
         head.log_scale.fill_(9.0)
-    arguments = torch.randn(2, 4, 7), torch.randn(2, 5, 7), torch.ones(2, 5, dtype=torch.bool)
+    arguments = torch.randn(2, 4, 7), USED, torch.randn(2, 5, 7), torch.ones(2, 5, dtype=torch.bool)
     assert head(*arguments).logit_scale.item() == pytest.approx(100)
     head.limit_scale()
     scale = head(*arguments).logit_scale

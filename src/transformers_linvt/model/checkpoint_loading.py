@@ -379,6 +379,8 @@ def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinV
         raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
     except Exception as error:  # of any JSON that is no config
         raise CheckpointError(f"The config.json of {os.fspath(path)!r} is none: {first_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"The config.json of {os.fspath(path)!r} holds no settings but {shown(settings)}.")
     if (found := settings.get("model_type")) is None:
         raise CheckpointError(f"{os.fspath(path)!r} has no config.json that names a model. Is it a checkpoint?")
     if found != LinVTConfig.model_type:
