@@ -174,6 +174,7 @@ def test_a_killed_process_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a process each, most of which is importing
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_forty_killed_processes_leave_forty_good_checkpoints(tmp_path: Path):
     kill_while_saving(tmp_path / "model", times=40, seed=4)
