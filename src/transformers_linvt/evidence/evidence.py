@@ -166,7 +166,7 @@ class VideoEvidence:
             tokens_per_frame (`int`, *optional*):
                 Tokens of one frame of this video; those of the batch if not given.
             attribution (`torch.Tensor` of shape `(num_kept,)`, *optional*):
-                Of the video's slots; that of `output` if not given, where it has one.
+                Of the video's slots.
             about:
                 `question`, `answer`, `source`, `region`, `log_probs`, `no_attribution`.
         """
@@ -181,9 +181,6 @@ class VideoEvidence:
             of_tokens[0].numpy().reshape(-1, padded)[unpadded].reshape(-1)
             for of_tokens in (weights.run_slots, weights.run_weights)
         )
-        if attribution is None and output.attribution is not None:
-            attribution = output.attribution[index]
-            about.setdefault("log_probs", tuple(output.answer_log_probs[index].tolist()))
         significance = output.significance[index].detach().float().cpu().numpy()
         return cls(
             frames=frames,

@@ -54,12 +54,6 @@ class LinearVideoTokenizerOutput:
             Of videos and captions, where captions were given.
         kept_tokens (`torch.Tensor` of shape `(batch, num_kept, dim)`, *optional*):
             What the video tokens are averages of, `weights.kept() @ kept_tokens`.
-        attribution (`torch.Tensor` of shape `(batch, num_kept)`, *optional*):
-            How much of an answer's log-probability is due to each slot, in nats, float32; 0 where the slot is empty.
-            Filled where there is an answer, see `attribution.py`.
-        answer_log_probs (`torch.Tensor` of shape `(batch, 2)`, *optional*):
-            Log-probability of the answer with the video, and with the mean frame token in place of every video token;
-            the attribution sums to the difference.
     """
 
     video_tokens: torch.Tensor
@@ -68,8 +62,6 @@ class LinearVideoTokenizerOutput:
     weights: FactoredWeights
     contrast: ContrastiveEmbeddings | None = None
     kept_tokens: torch.Tensor | None = None
-    attribution: torch.Tensor | None = None
-    answer_log_probs: torch.Tensor | None = None
 
 
 class LinearVideoTokenizer(nn.Module):
