@@ -24,6 +24,7 @@ class _Bits:
         self.at = 0
 
     def take(self, count: int) -> int:
+        """The next `count` bits as a number."""
         value = 0
         for _ in range(count):
             value = value << 1 | self.data[self.at >> 3] >> (7 - (self.at & 7)) & 1
