@@ -1,7 +1,6 @@
 """The arguments of every command, and their types."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,6 +8,7 @@ from typing import Any, NoReturn
 
 import transformers_linvt
 
+from ..errors import nearest_name
 from ..video.limits import VideoLimits
 from . import asking, demonstration, wrapping
 from .fields import add_fields
@@ -190,8 +190,8 @@ def _question(text: str) -> str:
 def _limit(text: str) -> tuple[str, float | None]:
     name, _, value = text.partition("=")
     if name not in _LIMITS:
-        close = difflib.get_close_matches(name, _LIMITS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_LIMITS)}"
+        meant = nearest_name(name, _LIMITS, least_likeness=0.6)
+        hint = f"did you mean {meant}?" if meant else f"known are {', '.join(_LIMITS)}"
         raise argparse.ArgumentTypeError(f"{text!r} names no limit of VideoLimits: {hint}")
     if value.lower() == "none":
         return name, None

@@ -14,13 +14,11 @@ from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.loading_report import LoadStateDictInfo
 
+from ..bases.loading import HUB_ARGUMENTS
 from ..errors import CheckpointError, LinVTInputError
 
 
 _PEFT_PREFIX = "base_model.model."  # of the names in an adapter's file
-_HUB_ARGUMENTS = (
-    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
-)  # fmt: skip
 
 
 def is_of_base(name: str) -> bool:
@@ -63,7 +61,7 @@ def put_adapter(
 
     if adapter_name in getattr(model, "peft_config", {}):
         raise LinVTInputError(f"The model has an adapter {adapter_name!r} already. Give adapter_name another name.")
-    hub_arguments = {name: value for name, value in (hub_arguments or {}).items() if name in _HUB_ARGUMENTS}
+    hub_arguments = {name: value for name, value in (hub_arguments or {}).items() if name in HUB_ARGUMENTS}
     files = [
         cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
         for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME)

@@ -24,6 +24,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..bases.base import BaseBridge
 from ..bases.fingerprint import fingerprint_weights
+from ..bases.loading import HUB_ARGUMENTS
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
 from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown
@@ -34,9 +35,8 @@ from .pretrained import BASE_PREFIX, LINVT_PREFIX, LinVTPreTrainedModel, check_s
 from .whole_folder import finish_saving
 
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Arguments of a base's `from_pretrained`, which resemble fields of ours but are meant
-_LOADING_ARGUMENTS = (*_HUB_ARGUMENTS, "config", "max_memory", "num_labels", "trust_remote_code", "variant")
+_LOADING_ARGUMENTS = (*HUB_ARGUMENTS, "config", "max_memory", "num_labels", "trust_remote_code", "variant")
 
 
 class LoadsCheckpoints(LinVTPreTrainedModel):
@@ -136,7 +136,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         Raises:
             CheckpointError: weights missing or not fitting, or the base not found. A random base is never put in.
         """
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         source = os.fspath(pretrained_model_name_or_path)
         if os.path.isdir(source):  # by its whole name, so that an adapter that is trained on it finds it from anywhere
             pretrained_model_name_or_path = source = os.path.abspath(source)
@@ -160,7 +160,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         output_loading_info = kwargs.pop("output_loading_info", False)
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         adapter_path = adapter_kwargs.pop("_adapter_model_path", None)
-        for name in _HUB_ARGUMENTS:
+        for name in HUB_ARGUMENTS:
             if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
                 kwargs.pop(name, None)
         state_dict = _read_linvt_weights(source, files)
@@ -189,7 +189,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
     def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:
         """A checkpoint that holds its base: transformers does it all; only the freezing has to be done again."""
         wants_info = kwargs.pop("output_loading_info", False)
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         try:
             model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from transformers import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
+from ..bases.loading import HUB_ARGUMENTS
 from ..bases.registry import bridge_of, load_processor_at
 from ..bases.video_tokens import default_video_tokens
 from ..errors import CheckpointError, LinVTInputError, first_line, nearest_name, shown, unknown_argument
@@ -28,16 +29,7 @@ _SETTINGS = (
 )
 
 
-_HUB_ARGUMENTS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
+_HUB_ARGUMENTS = (*HUB_ARGUMENTS, "trust_remote_code")
 
 
 # What else users of transformers give `AutoProcessor.from_pretrained`; a pipeline adds arguments that are the model's.

@@ -1,6 +1,5 @@
 """The pipeline: what it may be told, and the way of a request through it."""
 
-import difflib
 import itertools
 import os
 from collections import deque
@@ -14,7 +13,7 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
-from ..errors import LinVTError, LinVTInputError
+from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
@@ -272,9 +271,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         known = [*_OWN_ARGUMENTS, *_OF_PIPELINE, *GENERATION_ARGUMENTS]
         for name in given:
             if name not in known:
-                alike = difflib.get_close_matches(name, [*_INPUTS, *known], n=1)
-                close = [OTHER_NAMES[name]] if name in OTHER_NAMES else alike
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                meant = OTHER_NAMES.get(name) or nearest_name(name, [*_INPUTS, *known], least_likeness=0.6)
+                hint = f" Did you mean {meant!r}?" if meant else ""
                 raise LinVTInputError(f"{name!r} is no argument of this pipeline or of generate().{hint}")
 
     def _sanitize_parameters(
