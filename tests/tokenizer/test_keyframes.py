@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_linvt.demo.shapes import write_clip
-from transformers_linvt.tokenizer import keyframes, linear_video_tokenizer
+from transformers_linvt.tokenizer import keyframes, linear_video_tokenizer, whole_cells
 from transformers_linvt.tokenizer.aggregation import TextConditionedTokenAggregator
-from transformers_linvt.tokenizer.cells import CellLattices, Cells, choose_cells
+from transformers_linvt.tokenizer.cells import CellLattices, Cells
 from transformers_linvt.tokenizer.keyframes import (
     LEAST_CONTRAST,
     NOVELTY_LEVELS,
@@ -35,6 +35,7 @@ from transformers_linvt.tokenizer.keyframes import (
     single_tokens,
 )
 from transformers_linvt.tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from transformers_linvt.tokenizer.whole_cells import find_what_is_new
 from transformers_linvt.video.reading import read_video
 
 
@@ -85,12 +86,15 @@ def always_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threshold: whatever is not exactly the same is new."""
     levels = (1e-6,) * len(NOVELTY_LEVELS)
     monkeypatch.setattr(keyframes, "NoveltyScan", functools.partial(NoveltyScan, levels=levels))
-    monkeypatch.setattr(keyframes, "NOVELTY_LEVELS", levels)
+    for module in (keyframes, whole_cells):
+        monkeypatch.setattr(module, "NOVELTY_LEVELS", levels)
 
 
 def never_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold that nothing passes: the first frame and nothing else."""
-    monkeypatch.setattr(keyframes, "NoveltyScan", functools.partial(NoveltyScan, levels=(3.0,) * len(NOVELTY_LEVELS)))
+    levels = (3.0,) * len(NOVELTY_LEVELS)
+    monkeypatch.setattr(keyframes, "NoveltyScan", functools.partial(NoveltyScan, levels=levels))
+    monkeypatch.setattr(whole_cells, "NOVELTY_LEVELS", levels)
 
 
 class ScanOfTheFrameBefore(NoveltyScan):
@@ -124,23 +128,25 @@ def cut_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first k new tokens of the video instead of cells in all frames alike."""
 
     def find_the_first(tokens, mask, grids, num_video_tokens, num_kept_tokens, allowance=None):
-        new = find_new_tokens(tokens, mask, grids, num_video_tokens, num_kept_tokens, allowance=allowance)
+        new = find_what_is_new(tokens, mask, grids, num_video_tokens, num_kept_tokens, allowance=allowance)
         rank = new.is_new.flatten(1).long().cumsum(1).view_as(new.is_new)
         new.is_new = new.is_new & (rank <= num_kept_tokens)
         return new
 
-    monkeypatch.setattr(linear_video_tokenizer, "find_new_tokens", find_the_first)
+    monkeypatch.setattr(linear_video_tokenizer, "find_what_is_new", find_the_first)
 
 
 def strips_for_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many places in a cell as before, but one after the other in reading order."""
 
-    def strips(lattices, is_new, *sizes):
-        chosen = choose_cells(lattices, is_new, *sizes)
-        place = torch.arange(is_new.shape[2]).expand_as(chosen.cell)
-        return Cells((place * chosen.share).floor().long(), place, chosen.share)
+    def strips(new, *sizes):
+        chosen = cells_of(new, *sizes)
+        order = chosen.cell.argsort(dim=1, stable=True)  # the first cell has the first places, and so on
+        cell = chosen.cell.gather(1, order)
+        return Cells(cell, torch.arange(cell.shape[1]).expand_as(cell), chosen.share.gather(1, order))
 
-    monkeypatch.setattr(keyframes, "choose_cells", strips)
+    cells_of = keyframes._cells_of
+    monkeypatch.setattr(keyframes, "_cells_of", strips)
 
 
 def in_units_of_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,18 +548,19 @@ def test_all_frames_have_the_same_slots_at_most_k_in_all_or_one_each(num_kept, n
     torch.testing.assert_close(runs.positions[0], by_hand)  # one point per frame and cell
 
 
+@pytest.mark.parametrize("find", [find_new_tokens, find_what_is_new])
 @pytest.mark.parametrize("num_kept", [1, 6, 20, 400])
 @pytest.mark.parametrize("num_video_tokens", [1, 4, 30])
-def test_slots_of_odd_videos_obey_k_and_lie_at_one_point_per_frame_and_cell(num_video_tokens, num_kept):
+def test_slots_of_odd_videos_obey_k_and_lie_at_one_point_per_frame_and_cell(num_video_tokens, num_kept, find):
     """Grids of different sizes, newline tokens, places that come and go, scores of all sizes."""
     grids, sizes, frames = [(3, 4), (2, 3), (1, 7), (1, 1)], torch.tensor([12, 7, 7, 2]), 5
     mask = (torch.arange(12) < sizes.unsqueeze(1)).unsqueeze(1) & (uniform(4, frames, 12) > 0.2)
     video, score = random(4, frames, 12, 16), uniform(4, frames, 12, seed=2)
-    new = find_new_tokens(video, mask, grids, num_video_tokens, num_kept)
+    new = find(video, mask, grids, num_video_tokens, num_kept)
     runs = gather_runs(new, score, mask, num_video_tokens, num_kept)
     most = mask.any(2).sum(1).clamp(min=num_kept)
     assert (runs.filled.sum(1) <= most).all()
-    cells = choose_cells(new.lattices, new.is_new, score, num_video_tokens, most)
+    cells = keyframes._cells_of(new, score, num_video_tokens, most)
     frame, place = runs.starts // 12, runs.starts % 12
     point = torch.stack([frame, cells.cell.gather(1, place)], dim=-1)  # a frame and a cell
     for row in range(4):
@@ -623,32 +630,54 @@ def test_positions_on_the_axis_of_mass_are_the_middles_of_what_each_group_has():
     torch.testing.assert_close(positions, torch.tensor(by_hand))
 
 
-@pytest.mark.parametrize("num_video_tokens", [4, 7, 9, 13, 16, 24])
-def test_what_shares_a_video_token_is_a_patch_and_no_strip(num_video_tokens, monkeypatch):
-    """8 x 8 tokens, by hand: for 16 video tokens 4 x 4 cells of 2 x 2 in reading order, for 9 cells of 3 and 2 …"""
-    frame = random(64, 32)
-    side = {4: 2, 7: 2, 9: 3, 13: 3, 16: 4, 24: 4}[num_video_tokens]
-    line = torch.arange(8) * side // 8
-    cell = (line.unsqueeze(1) * side + line).flatten()
+def boxes(weights: torch.Tensor, grid: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """What each row of W averages of a picture: first and last row and column, all of it alike and nothing else."""
+    found = []
+    for of_token in weights.unflatten(-1, grid):
+        rows, columns = (of_token > 1e-3).nonzero().T
+        box = rows.min().item(), rows.max().item(), columns.min().item(), columns.max().item()
+        patch = torch.zeros(grid)
+        patch[box[0] : box[1] + 1, box[2] : box[3] + 1] = 1.0
+        assert (of_token - patch / patch.sum()).abs().max() < 1e-3
+        found.append(box)
+    return found
+
+
+@pytest.mark.parametrize(("grid", "num_video_tokens"), [((8, 8), 4), ((8, 8), 13), ((8, 8), 24), ((14, 14), 64)])
+def test_what_shares_a_video_token_is_a_patch_and_no_strip(grid, num_video_tokens, monkeypatch):
+    """As many patches as there are video tokens, in reading order of their first places; together the picture."""
+    frame = random(grid[0] * grid[1], 32)
 
     def check_patches() -> None:
-        weights = tokenize(frame[None], num_video_tokens, grid=(8, 8)).weights.dense()[0]
-        found = weights.argmax(dim=1)
-        assert cell[found].unique().tolist() == list(range(side * side)) and (cell[found].diff() >= 0).all()
-        # a patch and nothing else, and all of it alike, also where there are more video tokens than cells
-        patches = (cell == cell[found].unsqueeze(1)).float()
-        assert (weights - patches / patches.sum(1, keepdim=True)).abs().max() < 1e-3
+        output = tokenize(frame[None], num_video_tokens, num_kept_tokens=4 * num_video_tokens, grid=grid)
+        found = boxes(output.weights.dense()[0], grid)
+        assert len(set(found)) == num_video_tokens and output.weights.used.all()
+        assert sum((bottom - top + 1) * (right - left + 1) for top, bottom, left, right in found) == len(frame)
+        assert [(top, left) for top, _, left, _ in found] == sorted((top, left) for top, _, left, _ in found)
 
-    assert_notices(check_patches, strips_for_cells, monkeypatch)
+    check_patches()
+    if num_video_tokens == 13:
+        assert_notices(check_patches, strips_for_cells, monkeypatch)
 
 
-def test_14_by_14_tokens_become_64_patches():
-    """Where the division is not even, cells are of 2 x 2, 2 x 1 and one place."""
-    weights = tokenize(random(1, 196, 32), 64, num_kept_tokens=256, grid=(14, 14)).weights.dense()[0]
-    line = torch.arange(14) * 8 // 14
-    cell = (line.unsqueeze(1) * 8 + line).flatten()
-    patches = F.one_hot(cell).T.float()
-    torch.testing.assert_close(weights, patches / patches.sum(1, keepdim=True), atol=1e-3, rtol=0)
+def test_patches_are_small_where_there_is_much_to_be_seen():
+    """
+    The left half of 4 x 8 tokens is one surface, on the right every token is another: 17 video tokens.
+
+    A square of 4 tokens on the right is new in frame 9: four more cells, each with a video token of its own.
+    """
+    picture = random(32, 64).view(4, 8, 64)
+    picture[:, :4] = picture[0, 0].clone()
+    output = tokenize(picture.flatten(0, 1)[None], 17, grid=(4, 8))
+    assert boxes(output.weights.dense()[0], (4, 8))[0] == (0, 3, 0, 3)
+    clip = picture.expand(20, 4, 8, 64).clone()
+    clip[9:, 1:3, 5:7] = random(2, 2, 64, seed=2)
+    output = tokenize(clip.flatten(1, 2), 21, grid=(4, 8))
+    places = clip.flatten(1, 2)
+    expected = torch.cat(
+        [picture[:1, 0], places[0].view(4, 8, 64)[:, 4:].flatten(0, 1), clip[9, 1:3, 5:7].flatten(0, 1)]
+    )
+    assert torch.cdist(expected, output.video_tokens[0]).amin(1).max() < 1e-3
 
 
 # ---- a still video is its picture
@@ -886,7 +915,7 @@ def test_the_share_of_a_frame_is_its_share_of_what_is_new(num_video_tokens, monk
     mask = all_true(1, 40, 12)
 
     def check_shares() -> None:
-        of_new = find_new_tokens(clip[None], mask, [(3, 4)], num_video_tokens, 4 * num_video_tokens).is_new[0].sum(1)
+        of_new = find_what_is_new(clip[None], mask, [(3, 4)], num_video_tokens, 4 * num_video_tokens).is_new[0].sum(1)
         shares = of_start_frames(tokenize(clip, num_video_tokens, grid=(3, 4))).mean(dim=0)
         assert (shares - of_new / of_new.sum()).abs().max() < 0.1
 

@@ -43,7 +43,7 @@ class CellLattices:
         self.cells = torch.stack(
             [places.expand(whole.shape), *(_cells(self.grid, step, len(places)) for step in self.counts[1:])]
         )
-        self.shares = torch.stack([_shares(cell, whole) for cell in self.cells])
+        self.shares = torch.stack([cell_shares(cell, whole) for cell in self.cells])
         self.cells_of_frame = (self.shares * whole).sum(2).round()  # (steps, batch)
 
     def shares_within(self, budget: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ def choose_cells(
     per_place = (significance * is_new).sum(dim=1)  # (batch, places)
     fits = (per_place * lattices.shares).sum(2) <= num_video_tokens * (1 + 1e-3)
     fits[0] = per_place.sum(1) < NEW_TOKENS_PER_VIDEO_TOKEN_IN_SINGLE_PLACES * num_video_tokens
-    fits &= torch.stack([_count(is_new, cell) for cell in cells]) <= num_kept
+    fits &= torch.stack([count_cells(is_new, cell) for cell in cells]) <= num_kept
     step = torch.where(fits.any(0), fits.int().argmax(0), len(cells) - 1)
     video = torch.arange(len(step), device=step.device)
     cell = part = cells[step, video]
@@ -111,7 +111,7 @@ def choose_cells(
         for halvings in range(1, len(cells) // STEPS_PER_DOUBLING + 1)
     ]
     for smaller in (*(_cells(lattices.grid, counts, places) for counts in halves), cells[0]):
-        can_be_kept = _count(is_new, smaller) <= num_kept
+        can_be_kept = count_cells(is_new, smaller) <= num_kept
         part = torch.where(can_be_kept.unsqueeze(1), smaller, part)
     return Cells(cell, part, lattices.shares[step, video])
 
@@ -136,13 +136,13 @@ def _cells(grid: torch.Tensor, counts: torch.Tensor, places: int) -> torch.Tenso
     return index // columns * cell_rows // rows * cell_columns + index % columns * cell_columns // columns
 
 
-def _shares(cell: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def cell_shares(cell: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """One over the number of places in the cell of every place, float32."""
     sizes = torch.zeros(whole.shape, device=cell.device).scatter_add_(1, cell, whole.float())
     return 1 / sizes.gather(1, cell).clamp(min=1)
 
 
-def _count(is_new: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+def count_cells(is_new: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """How many pairs of a frame and a cell hold something new, `(batch,)`."""
     hits = torch.zeros(is_new.shape, dtype=torch.int32, device=is_new.device)
     return hits.scatter_add_(2, cell.unsqueeze(1).expand_as(is_new), is_new.int()).gt(0).sum(dim=(1, 2))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .cells import CellLattices, choose_cells
+from .cells import CellLattices, Cells, choose_cells
 from .precision import accumulation_dtype, without_autocast
 
 
@@ -88,7 +88,7 @@ class NoveltyScan:
         unit (`torch.Tensor` of shape `(batch,)`, *optional*):
             Distance that counts as 1, of `contrast`; 1 by default.
         levels (`Sequence[float]`, *optional*, defaults to `NOVELTY_LEVELS`):
-            Thresholds, ascending.
+            Thresholds, ascending; a tensor `(batch, 1, levels)` where they differ between videos.
 
     Example:
 
@@ -98,9 +98,11 @@ class NoveltyScan:
     [[True], [False], [True]]
     """
 
-    def __init__(self, unit: torch.Tensor | None = None, levels: Sequence[float] = NOVELTY_LEVELS) -> None:
+    def __init__(
+        self, unit: torch.Tensor | None = None, levels: Sequence[float] | torch.Tensor = NOVELTY_LEVELS
+    ) -> None:
         self.unit = unit
-        self.levels = torch.tensor(tuple(levels))
+        self.levels = torch.as_tensor(levels)
         self.references: torch.Tensor | None = None  # (batch, places, levels, dim)
         self.squares: torch.Tensor | None = None  # of their lengths, (batch, places, levels)
         self.seen: torch.Tensor | None = None  # (batch, places)
@@ -130,8 +132,8 @@ class NoveltyScan:
         if self.references is None:
             self.levels = self.levels.to(tokens.device, dtype)  # once: a copy to a GPU waits for what runs there
             batch, places, dim = tokens.shape
-            self.references = tokens.new_zeros(batch, places, len(self.levels), dim)
-            self.squares = tokens.new_zeros(batch, places, len(self.levels))
+            self.references = tokens.new_zeros(batch, places, self.levels.shape[-1], dim)
+            self.squares = tokens.new_zeros(batch, places, self.levels.shape[-1])
             self.seen = torch.zeros(batch, places, dtype=torch.bool, device=tokens.device)
         with without_autocast(tokens.device):  # in bfloat16 equal tokens would be a tenth of their length apart
             products = (self.references @ tokens.unsqueeze(-1)).squeeze(-1)
@@ -139,16 +141,20 @@ class NoveltyScan:
         novelty = torch.where(self.seen.unsqueeze(-1), novelty, 2.0)
         if self.unit is not None:
             novelty = novelty / self.unit.view(-1, 1, 1)
-        is_new = novelty > (self.levels if allowance is None else self.levels + allowance.unsqueeze(-1).to(dtype))
-        is_new = is_new | ~self.seen.unsqueeze(-1)
-        if mask is not None:
-            is_new = is_new & mask.unsqueeze(-1)
-            self.seen = self.seen | mask
-        else:
-            self.seen = torch.ones_like(self.seen)
+        mask = torch.ones_like(self.seen) if mask is None else mask
+        is_far = novelty > (self.levels if allowance is None else self.levels + allowance.unsqueeze(-1).to(dtype))
+        is_new = self._decide(is_far, novelty, mask, allowance) | ~self.seen.unsqueeze(-1)
+        is_new = is_new & mask.unsqueeze(-1)
+        self.seen = self.seen | mask
         self.references = torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), self.references)
         self.squares = torch.where(is_new, squares.unsqueeze(-1), self.squares)
         return novelty, is_new
+
+    def _decide(
+        self, is_far: torch.Tensor, novelty: torch.Tensor, mask: torch.Tensor, allowance: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Which tokens are new of those that are far from their references: all of them, each for itself."""
+        return is_far
 
 
 def contrast(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -203,12 +209,18 @@ class NewTokens:
             The level that was chosen for the video.
         lattices ([`CellLattices`]):
             How frames can be divided into cells.
+        cells ([`Cells`], *optional*):
+            Cells that were chosen together with what is new, see `find_what_is_new`.
+        by_cell (`torch.Tensor` of shape `(batch,)`, *optional*):
+            True at the videos that they are chosen for.
     """
 
     novelty: torch.Tensor
     is_new: torch.Tensor
     threshold: torch.Tensor
     lattices: CellLattices
+    cells: Cells | None = None
+    by_cell: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -327,7 +339,7 @@ def gather_runs(
     """
     batch, num_frames, places = mask.shape
     most = mask.any(2).sum(1).clamp(min=num_kept_tokens)
-    cells = choose_cells(new.lattices, new.is_new, significance, num_video_tokens, most)
+    cells = _cells_of(new, significance, num_video_tokens, most)
     order = cells.part.argsort(dim=1, stable=True)
     order = order.gather(1, cells.cell.gather(1, order).argsort(dim=1, stable=True))
     along = order.unsqueeze(1).expand(-1, num_frames, -1)
@@ -366,6 +378,18 @@ def gather_runs(
         positions=positions,
         num_used=num_used,
     )
+
+
+def _cells_of(new: NewTokens, significance: torch.Tensor, num_video_tokens: int, most: torch.Tensor) -> Cells:
+    """The cells that were chosen with what is new, and of other videos those that its mass and `most` slots allow."""
+    cells = choose_cells(new.lattices, new.is_new, significance, num_video_tokens, most)
+    if new.cells is None:
+        return cells
+    by_cell = new.by_cell.unsqueeze(1)
+    chosen = (
+        torch.where(by_cell, getattr(new.cells, name), getattr(cells, name)) for name in ("cell", "part", "share")
+    )
+    return Cells(*chosen)
 
 
 def _first_new_of_each(is_new: torch.Tensor, group: torch.Tensor) -> torch.Tensor:

@@ -28,12 +28,13 @@ from .checks import (
     check_timestamps,
 )
 from .contrastive_head import ContrastiveEmbeddings, ContrastiveHead
-from .keyframes import KEPT_PER_VIDEO_TOKEN, Runs, average_runs, find_new_tokens, gather_runs, single_tokens
+from .keyframes import KEPT_PER_VIDEO_TOKEN, Runs, average_runs, gather_runs, single_tokens
 from .places import frame_times, token_places
 from .pooling import pool_at_scale
 from .selection import RefinedVideo, select_most_significant, select_uniformly
 from .significance import SignificanceScorer
 from .weights import FactoredWeights
+from .whole_cells import find_what_is_new
 
 
 @dataclass
@@ -349,7 +350,7 @@ class LinearVideoTokenizer(nn.Module):
         if self.scorer.starts_from_keyframes:
             allowance = self.scorer.allowance(scores)
             sizes = (self.num_video_tokens, self.num_kept_tokens)
-            new = find_new_tokens(frame_tokens, mask, grids, *sizes, allowance=allowance)
+            new = find_what_is_new(frame_tokens, mask, grids, *sizes, allowance=allowance)
             scores = self.scorer.score_new_tokens(new, scores)
         log_significance = torch.zeros_like(mask, dtype=torch.float32) if scores is None else F.logsigmoid(scores)
         if new is not None and self.selection != "none":
