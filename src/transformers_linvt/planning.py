@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .bases.cache import CACHE_NAME
 from .bases.loading import context_length, image_text_config, no_known_architecture
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_at, bridge_of
@@ -405,7 +406,7 @@ def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None
     except Exception as error:  # some layers look at values, which are not there; each says so in its own way
         logger.info(f"The cost of {type(decoder).__name__} cannot be counted without weights: {error}")
         return None, None
-    return counter.get_total_flops(), _bytes_of(getattr(output, "past_key_values", None))
+    return counter.get_total_flops(), _bytes_of(getattr(output, CACHE_NAME, None))
 
 
 def _bytes_of(cache: Any) -> int | None:

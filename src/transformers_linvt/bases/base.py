@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from ..errors import LinVTInputError
+from .cache import CACHE_NAME
 from .families import Family
 from .frame_size import pixels_per_token, size_within
 from .layouts import EncodedFrames
@@ -213,7 +214,7 @@ class BaseBridge:
         output = base(**{**prepared, "output_hidden_states": True, "logits_to_keep": 1})
         return BaseModelOutputWithPast(
             last_hidden_state=output.hidden_states[-1],
-            past_key_values=output.past_key_values,
+            **{CACHE_NAME: getattr(output, CACHE_NAME, None)},
             hidden_states=output.hidden_states if prepared.get("output_hidden_states") else None,
             attentions=output.attentions,
         )

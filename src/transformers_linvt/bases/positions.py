@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import LinVTInputError
+from .cache import CACHE_NAME
 from .families import Family
 
 
@@ -157,7 +158,7 @@ def go_on_from(
     Returns:
         `attention_mask`, and `position_ids` where none are given.
     """
-    mask, past = inputs.get("attention_mask"), inputs["past_key_values"].get_seq_length()
+    mask, past = inputs.get("attention_mask"), inputs[CACHE_NAME].get_seq_length()
     mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1]) if mask is None else mask.clone()
     mask[:, : seen.shape[1]] *= seen.to(mask)
     if not takes_positions or inputs.get("position_ids") is not None:

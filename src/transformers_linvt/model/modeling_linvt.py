@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.cache import CACHE_NAME, with_cache_named
 from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
@@ -156,6 +157,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
+        inputs = with_cache_named(inputs)
         given = {name: inputs.pop(name, None) for name in OWN_INPUTS}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
@@ -166,7 +168,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                     f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
                     "frames_per_video. Pass everything that LinVTProcessor returned."
                 )
-            cache = inputs.get("past_key_values")
+            cache = inputs.get(CACHE_NAME)
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
                 self._check_no_placeholders(input_ids, given["video_mask"], inputs)
                 forget_positions(self.base_vlm)
@@ -239,7 +241,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
 def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
     """The same outputs, whose cache knows which video tokens were passed over, for who goes on from it by hand."""
-    cache = getattr(outputs, "past_key_values", None)
+    cache = getattr(outputs, CACHE_NAME, None)
     if condensed is not None and cache is not None and not bool(condensed.outputs.weights.used.all()):
         setattr(cache, _SEEN, prepared["attention_mask"])
     return outputs
@@ -308,7 +310,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base.
 
         Returns:
-            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given. With `caption_mask`
+            The base's own output: `logits`, the cache, and `loss` when labels are given. With `caption_mask`
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)

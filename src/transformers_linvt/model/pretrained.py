@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..bases.cache import CACHE_NAME
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import CheckpointError, shown
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -38,7 +39,7 @@ _TEXT_INPUTS = (
     "token_type_ids",
     "mm_token_type_ids",
     "position_ids",
-    "past_key_values",
+    CACHE_NAME,
     "inputs_embeds",
 )
 # Under these names the image processors of transformers give what a base encodes; frames have them behind `frame_`.

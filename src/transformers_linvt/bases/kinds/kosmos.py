@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import ModelOutput
 
 from ..base import EmbeddingsBridge, built_in
+from ..cache import CACHE_NAME
 from ..chat_templates import WORDS_ALONE
 from ..families import Family
 from ..generator import BorrowedGenerator
@@ -58,6 +59,7 @@ def run_text(
     inputs_embeds: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    cache: Any = None,
     past_key_values: Any = None,
     **rest: Any,
 ) -> ModelOutput:
@@ -70,20 +72,22 @@ def run_text(
         inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`, *optional*): before they are scaled.
         attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
         position_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): by default counted from the mask.
-        past_key_values: what was seen before.
+        cache: what was seen before.
+        past_key_values: the same, as transformers called it until 5.23.
         rest: everything else that it takes.
     """
+    cache = past_key_values if cache is None else cache
     given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     if position_ids is None:
         (prompt,) = given.values()
         length, mask = prompt.shape[1], attention_mask
         if mask is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             mask = torch.ones(len(prompt), seen + length, dtype=torch.long, device=prompt.device)
         # as its table has them: padding lies at the id of its token, the first word behind that
         position_ids = (mask.long().cumsum(-1) * mask.long() + model.config.pad_token_id)[:, -length:].contiguous()
     return model(
-        **given, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
+        **given, attention_mask=attention_mask, position_ids=position_ids, **{CACHE_NAME: cache}, **rest
     )
 
 
@@ -96,6 +100,7 @@ class Kosmos2Generator(BorrowedGenerator):
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -109,7 +114,7 @@ class Kosmos2Generator(BorrowedGenerator):
             input_ids,
             inputs_embeds,
             attention_mask,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_attentions=output_attentions,

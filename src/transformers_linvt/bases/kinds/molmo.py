@@ -29,6 +29,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ...errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from ..base import BaseBridge, EmbeddingsBridge, built_in, without_ids
+from ..cache import CACHE_NAME
 from ..families import Family
 from ..generator import BorrowedGenerator
 from ..loading import HUB_ARGUMENTS
@@ -214,6 +215,7 @@ def run_molmo(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    cache: Any = None,
     past_key_values: Any = None,
     use_cache: bool | None = None,
     output_hidden_states: bool | None = None,
@@ -230,7 +232,8 @@ def run_molmo(
         inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`).
         attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
         position_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): by default counted from the mask.
-        past_key_values ([`~transformers.DynamicCache`], *optional*): grows.
+        cache ([`~transformers.DynamicCache`], *optional*): grows.
+        past_key_values: the same, as transformers called it until 5.23.
         use_cache: by default as the config says.
         output_hidden_states: of every layer.
         logits_to_keep: positions at the end to compute logits of; 0 means all.
@@ -238,13 +241,14 @@ def run_molmo(
         num_items_in_batch: of the trainer's accumulated batch; the loss is divided by it.
         return_dict: ignored; there is always one.
     """
-    if past_key_values is not None and not isinstance(past_key_values, DynamicCache):
+    cache = past_key_values if cache is None else cache
+    if cache is not None and not isinstance(cache, DynamicCache):
         raise LinVTInputError(
-            f"Molmo's own cache grows, and past_key_values is a {type(past_key_values).__name__}. Use a DynamicCache, "
-            "and no cache_implementation."
+            f"Molmo's own cache grows, and {CACHE_NAME} is a {type(cache).__name__}. Use a DynamicCache, and no "
+            "cache_implementation."
         )
     length = inputs_embeds.shape[1]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    seen = cache.get_seq_length() if cache is not None else 0
     if attention_mask is None:  # Molmo would look for one in the ids, which are not there
         attention_mask = torch.ones(len(inputs_embeds), seen + length, dtype=torch.long, device=inputs_embeds.device)
     if position_ids is None:
@@ -254,7 +258,7 @@ def run_molmo(
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
         position_ids=position_ids,
-        past_key_values=[(layer.keys, layer.values) for layer in past_key_values.layers] if seen else None,
+        past_key_values=[(layer.keys, layer.values) for layer in cache.layers] if seen else None,
         use_cache=bool(use_cache),
         last_logits_only=logits_to_keep == 1,
         output_hidden_states=bool(output_hidden_states),
@@ -266,7 +270,7 @@ def run_molmo(
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits[:, -logits_to_keep:] if logits_to_keep else logits,
-        past_key_values=_as_cache(output.past_key_values, past_key_values) if use_cache else None,
+        **{CACHE_NAME: _as_cache(getattr(output, CACHE_NAME), cache) if use_cache else None},
         hidden_states=output.hidden_states if output_hidden_states else None,
     )
 
@@ -277,7 +281,7 @@ def run_molmo_backbone(base: PreTrainedModel, **prepared: Any) -> BaseModelOutpu
     output = run_molmo(base, **prepared, output_hidden_states=True)
     return BaseModelOutputWithPast(
         last_hidden_state=output.hidden_states[-1],
-        past_key_values=output.past_key_values,
+        **{CACHE_NAME: getattr(output, CACHE_NAME)},
         hidden_states=output.hidden_states if wanted else None,
     )
 
@@ -302,6 +306,7 @@ class MolmoGenerator(BorrowedGenerator):
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -315,7 +320,7 @@ class MolmoGenerator(BorrowedGenerator):
             base.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_hidden_states=output_hidden_states,
