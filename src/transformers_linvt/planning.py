@@ -150,7 +150,7 @@ def plan_wrap(
         base=base,
         architecture=model.config.model_type,
         num_frames=num_frames,
-        frame_size=tuple(frame_size),
+        frame_size=(frame_size[0], frame_size[1]),
         tokens_per_frame=tokens_per_frame,
         num_video_tokens=config.num_video_tokens,
         prefill_flops=flops,

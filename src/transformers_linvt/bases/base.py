@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -223,7 +223,7 @@ class BaseBridge:
         """The base's settings of generation, which those of the model with LinVT begin with."""
         return getattr(base, "generation_config", None) or GenerationConfig()
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Generated ids behind those of the prompt, as transformers' `generate`."""
         return base.generate(**prepared)
 
@@ -261,7 +261,7 @@ class BaseBridge:
         return self.family.layout.names(made)
 
     def frame_inputs(
-        self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+        self, processor: Any, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """
         Frames of one video through the base's image processor, one tile each: what [`encode_frames`] takes.
@@ -335,7 +335,11 @@ class BaseBridge:
 
     def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
-        return self.family.layout.merge_frames(inputs, self.frames_per_step(processor))
+        steps, layout = (
+            self.frames_per_step(processor),
+            cast(Any, self.family.layout),
+        )  # one that merges, as was checked
+        return layout.merge_frames(inputs, steps)
 
     def tokens_of_frame(
         self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None
@@ -409,7 +413,7 @@ class EmbeddingsBridge(BaseBridge):
         super().__init__(family)
         self.is_added = is_added
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+    def language_model(self, base: Any) -> Any:
         """The model with a language head that takes `inputs_embeds`."""
         return base.language_model
 

@@ -1,7 +1,7 @@
 """
 What transformers calls the cache of keys and values: `past_key_values` until 5.23, `cache` since 5.24.
 
-5.24 still takes the old name and says that it is going; before 5.24 nothing knows the new one. A caller may use either.
+5.24 still takes the old name and says that it is going; before it nothing knows the new one. A caller may use either.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,9 @@ def with_cache_named(inputs: Mapping[str, Any]) -> dict[str, Any]:
     True
     """
     if _OLD_NAME in inputs and _NEW_NAME in inputs:
-        raise LinVTInputError(f"The cache was given twice, as {_NEW_NAME} and as {_OLD_NAME}. Give {CACHE_NAME} alone.")
+        raise LinVTInputError(
+            f"The cache was given twice, as {_NEW_NAME} and as {_OLD_NAME}. Give {CACHE_NAME} alone."
+        )
     return {CACHE_NAME if name in (_OLD_NAME, _NEW_NAME) else name: value for name, value in inputs.items()}
 
 

@@ -79,7 +79,7 @@ def _positions_of_pictures(
     """`(3, batch, length)` as the base counts them, with videos as text; None without a picture."""
     if inputs.get("image_grid_thw") is None:
         return None
-    count = base.base_model.get_rope_index
+    count: Any = base.base_model.get_rope_index
     accepted = inspect.signature(count).parameters
     return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
 
@@ -107,7 +107,7 @@ def grids_with_videos(
     return torch.tensor(grids, device=is_video.device)
 
 
-def forget_positions(base: PreTrainedModel) -> None:
+def forget_positions(base: Any) -> None:
     """
     Drop the position offset that a family with multimodal rotary positions keeps from an earlier picture.
 

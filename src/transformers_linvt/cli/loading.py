@@ -27,7 +27,8 @@ def load(model: str | None, device: str | None, dtype: str, **options: Any) -> A
             "LinVTForVideoQA.from_base(model) in Python."
         )
     try:
-        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **options)
+        make: Any = transformers.pipeline  # its types know the tasks of transformers alone
+        return make("video-question-answering", model=name, device=device, dtype=dtype, **options)
     except LinVTError:
         raise
     except (OSError, ValueError, RuntimeError, AssertionError) as error:

@@ -23,7 +23,7 @@ from transformers.utils import (
 from transformers.utils.hub import resolve_revision
 
 from ..bases.base import BaseBridge
-from ..bases.fingerprint import fingerprint_weights
+from ..bases.fingerprint import Fingerprint, fingerprint_weights
 from ..bases.loading import HUB_ARGUMENTS
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
@@ -41,6 +41,10 @@ _LOADING_ARGUMENTS = (*HUB_ARGUMENTS, "config", "max_memory", "num_labels", "tru
 
 class LoadsCheckpoints(LinVTPreTrainedModel):
     """How [`LinVTForVideoQA`] comes to be."""
+
+    model: Any  # a LinVTModel
+    _base_as_loaded: dict[str, Fingerprint] | None
+    _base_folder: str | None
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | PreTrainedModel", **kwargs: Any) -> Self:
@@ -191,7 +195,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         try:
-            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            model, info = loaded
         except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"The weights in {os.fspath(path)!r} cannot be loaded: {error} Save or download the checkpoint again."
@@ -272,7 +277,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             kwargs["dtype"] = config.dtype
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+        return _bridge_to(config).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -291,6 +296,11 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
 def _bridge_of_model(base: Any) -> BaseBridge:
     """The bridge to a loaded model, whatever it is: what is no base is refused by the common one."""
     return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
+
+
+def _bridge_to(config: LinVTConfig) -> BaseBridge:
+    """The bridge to the base that a config describes."""
+    return bridge_of(getattr(config.base_config, "model_type", ""))
 
 
 def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
@@ -421,8 +431,9 @@ def _weight_files(path: str, hub_arguments: dict[str, Any]) -> dict[str, str]:
         raise CheckpointError(
             f"{index!r} names {shown(outside[0])}, which is no file of the checkpoint. Do not trust where it is from."
         )
-    files = {name: _find(path, name, hub_arguments) for name in names}
-    if not files or None in files.values():
+    found = {name: _find(path, name, hub_arguments) for name in names}
+    files = {name: file for name, file in found.items() if file is not None}
+    if not files or len(files) < len(found):
         raise missing
     return files
 

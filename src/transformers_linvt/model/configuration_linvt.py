@@ -71,7 +71,7 @@ def _of_unknown_kind(settings: dict[str, Any]) -> dict[str, Any] | PreTrainedCon
         values["text_config"] = PreTrainedConfig(
             **{name: value for name, value in text.items() if name != "model_type"}
         )
-    config = PreTrainedConfig(**values)
+    config: Any = PreTrainedConfig(**values)
     config.model_type = model_type
     return config
 
@@ -203,7 +203,8 @@ class LinVTConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's configuration: the base's own."""
-        return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+        base_config: Any = self.base_config
+        return base_config.get_text_config(decoder=decoder, encoder=encoder)
 
     @property
     def text_config(self) -> PreTrainedConfig:

@@ -83,18 +83,20 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        bridge = bridge_of(config.base_config.model_type)
+        base_config: Any = config.base_config
+        bridge = bridge_of(base_config.model_type)
         if base_vlm is None:
-            base_vlm = bridge.build(config.base_config)
+            base_vlm = bridge.build(base_config)
         else:
             # post_init below would draw the weights of a base again that was not loaded by transformers
+            module: Any
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
         bridge.check(base_vlm)
         if config.video_positions == "grid":
             check_grid_positions(base_vlm)
-        if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
+        if getattr(base_config, "image_token_id", None) is None:  # Molmo's config does not say it
+            base_config.image_placeholder = bridge.image_token_id(base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
@@ -111,7 +113,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     @property
     def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return bridge_of(self.config.base_config.model_type)
+        return bridge_of(getattr(self.config.base_config, "model_type", ""))
 
     @property
     def has_video_grid(self) -> bool:
@@ -283,7 +285,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The linear video tokenizer."""
         return self.model.linvt
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         """The base's language head."""
         return self.model.bridge.head(self.base_vlm)
 
@@ -314,7 +316,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
+        outputs: Any = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
@@ -507,6 +509,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         questions = [question] if isinstance(question, str) else list(question)
         inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
+        assert condensed is not None  # there are features
         generated = self.generate_prepared(prepared, **generate_kwargs)
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]

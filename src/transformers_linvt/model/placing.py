@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..bases.base import BaseBridge
 from ..bases.loading import context_length
 from ..bases.positions import (
     forget_positions,
@@ -22,6 +23,8 @@ from .pretrained import LinVTPreTrainedModel
 
 class PlacesVideos(LinVTPreTrainedModel):
     """What [`LinVTModel`] does with condensed videos: which placeholders are theirs, and at which positions."""
+
+    bridge: BaseBridge
 
     def _check_length(self, input_ids: torch.Tensor) -> None:
         length, limit = input_ids.shape[1], context_length(self.base_vlm)

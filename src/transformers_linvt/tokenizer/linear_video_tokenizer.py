@@ -357,7 +357,7 @@ class LinearVideoTokenizer(nn.Module):
         flat_mask = mask.flatten(1)
         num_tokens = flat_mask.shape[1]
         num_slots = num_tokens if self.selection == "none" else min(self.num_kept_tokens, num_tokens)
-        if self.selection in ("uniform", "none"):
+        if scores is None or self.selection in ("uniform", "none"):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:
             indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)

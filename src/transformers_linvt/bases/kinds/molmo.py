@@ -149,9 +149,10 @@ def _weight_files(name_or_path: str, where: Mapping[str, Any]) -> list[str]:
         return [single]
     index = find(SAFE_WEIGHTS_INDEX_NAME)
     names = sorted(set(json.loads(Path(index).read_text())["weight_map"].values())) if index else []
-    files = [find(name) for name in names]
-    if not files or None in files:
-        lacking = [name for name, file in zip(names, files, strict=True) if file is None] or [SAFE_WEIGHTS_NAME]
+    found = {name: find(name) for name in names}
+    files = [file for file in found.values() if file is not None]
+    if not files or len(files) < len(found):
+        lacking = [name for name, file in found.items() if file is None] or [SAFE_WEIGHTS_NAME]
         raise CheckpointError(f"{name_or_path!r} has no {', '.join(lacking)}. Was it downloaded to the end?")
     return files
 
@@ -249,6 +250,7 @@ def run_molmo(
         )
     length = inputs_embeds.shape[1]
     seen = cache.get_seq_length() if cache is not None else 0
+    layers: list[Any] = cache.layers if cache is not None else []
     if attention_mask is None:  # Molmo would look for one in the ids, which are not there
         attention_mask = torch.ones(len(inputs_embeds), seen + length, dtype=torch.long, device=inputs_embeds.device)
     if position_ids is None:
@@ -258,7 +260,7 @@ def run_molmo(
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
         position_ids=position_ids,
-        past_key_values=[(layer.keys, layer.values) for layer in cache.layers] if seen else None,
+        past_key_values=[(layer.keys, layer.values) for layer in layers] if seen else None,
         use_cache=bool(use_cache),
         last_logits_only=logits_to_keep == 1,
         output_hidden_states=bool(output_hidden_states),
@@ -267,10 +269,11 @@ def run_molmo(
     logits, loss = output.logits, None
     if labels is not None:
         loss = ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=num_items_in_batch)
+    keys_and_values: Any = _as_cache(getattr(output, CACHE_NAME), cache) if use_cache else None
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits[:, -logits_to_keep:] if logits_to_keep else logits,
-        **{CACHE_NAME: _as_cache(getattr(output, CACHE_NAME), cache) if use_cache else None},
+        **{CACHE_NAME: keys_and_values},
         hidden_states=output.hidden_states if output_hidden_states else None,
     )
 
@@ -278,7 +281,7 @@ def run_molmo(
 def run_molmo_backbone(base: PreTrainedModel, **prepared: Any) -> BaseModelOutputWithPast:
     """As [`run_molmo`], to the hidden states behind the last norm, of which `ff_out` makes the logits."""
     wanted = prepared.pop("output_hidden_states", None)
-    output = run_molmo(base, **prepared, output_hidden_states=True)
+    output: Any = run_molmo(base, **prepared, output_hidden_states=True)
     return BaseModelOutputWithPast(
         last_hidden_state=output.hidden_states[-1],
         **{CACHE_NAME: getattr(output, CACHE_NAME)},
@@ -289,9 +292,10 @@ def run_molmo_backbone(base: PreTrainedModel, **prepared: Any) -> BaseModelOutpu
 def _as_cache(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cache: DynamicCache | None) -> DynamicCache:
     """Keys and values of all positions so far, as Molmo returns them, in a cache of transformers."""
     cache = DynamicCache() if cache is None else cache
+    layers: list[Any] = cache.layers
     for number, (keys, values) in enumerate(pairs):
-        if number < len(cache.layers) and cache.layers[number].is_initialized:
-            cache.layers[number].keys, cache.layers[number].values = keys, values
+        if number < len(layers) and layers[number].is_initialized:
+            layers[number].keys, layers[number].values = keys, values
         else:
             cache.update(keys, values, number)
     return cache
