@@ -410,7 +410,7 @@ def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None
 
 
 def _bytes_of(cache: Any) -> int | None:
-    """Of the tensors in a cache, whatever kinds of layers it has."""
+    """Bytes of the tensors in a cache, whatever kinds of layers it has."""
     if cache is None:
         return None
     tensors = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]

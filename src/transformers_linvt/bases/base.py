@@ -448,7 +448,7 @@ class EmbeddingsBridge(BaseBridge):
         return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model where there is a video, else of the base."""
+        """Logits of the language model where there is a video, else of the base."""
         if prepared.get("inputs_embeds") is None:
             return super().forward(base, **prepared)
         return self.language_model(base)(**without_ids(prepared))
@@ -464,7 +464,7 @@ class EmbeddingsBridge(BaseBridge):
         return getattr(base, "generation_config", None) or super().generation_config(self.language_model(base))
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Of the language model where there is a video, else of the base."""
+        """What the language model generates where there is a video, else the base."""
         if prepared.get("inputs_embeds") is None:
             return super().generate(base, **prepared)
         language_model = self.language_model(base)

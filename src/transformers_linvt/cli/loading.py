@@ -37,7 +37,7 @@ def load(model: str | None, device: str | None, dtype: str, **options: Any) -> A
 
 
 def _kind_of(name: str) -> Any:
-    """`model_type` of a config; None where there is none to be read, which the loader says best."""
+    """`model_type` of a config; None where it cannot be read: the loader says best why."""
     try:
         settings = transformers.PreTrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError, TypeError):

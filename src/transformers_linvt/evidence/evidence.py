@@ -72,7 +72,7 @@ class VideoEvidence:
             Log-probability of the answer with the video, and with the mean frame token in place of every video token.
             The attribution sums to the difference, but for the error of the integral.
         no_attribution (`str`, *optional*):
-            Why there is none, where one was asked for.
+            Why there is no attribution, where one was asked for.
 
     Raises:
         `LinVTInputError`: if the parts do not fit together.

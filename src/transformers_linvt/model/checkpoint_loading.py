@@ -388,7 +388,7 @@ def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinV
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
     except Exception as error:  # of any JSON that is no config
-        raise CheckpointError(f"The config.json of {os.fspath(path)!r} is none: {first_line(error)}") from error
+        raise CheckpointError(f"The config.json of {os.fspath(path)!r} cannot be read: {first_line(error)}") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"The config.json of {os.fspath(path)!r} holds no settings but {shown(settings)}.")
     if (found := settings.get("model_type")) is None:
@@ -409,7 +409,7 @@ def _weight_files(path: str, hub_arguments: dict[str, Any]) -> dict[str, str]:
     Where the weights of a checkpoint lie: its file, or its shards by the names that stand in the index.
 
     Raises:
-        CheckpointError: no weights, an index that is none, or one that leads out of the checkpoint.
+        CheckpointError: no weights, an index that cannot be read, or one that leads out of the checkpoint.
     """
     missing = CheckpointError(
         f"{path!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it saved or "

@@ -498,7 +498,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
         if not hasattr(processor, "question_inputs"):
             raise LinVTInputError(
-                f"The questions are written by the processor, and {shown(processor)} is none. Pass processor=..., the "
+                f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., the "
                 "LinVTProcessor of this model."
             )
         processor.check_fits(self.config)

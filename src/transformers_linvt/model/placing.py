@@ -71,7 +71,7 @@ class PlacesVideos(LinVTPreTrainedModel):
             )
 
     def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
-        """Of a batch of prompts: the row that each video stands in."""
+        """The row of the batch that each video stands in."""
         return self._rows_of_videos(
             self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs), num_videos
         )

@@ -237,7 +237,7 @@ def bytes_of(features: VideoFeatures) -> int:
 
 
 def digest_of_file(path: str | os.PathLike) -> str:
-    """Of the bytes of a file, 32 hexadecimal digits."""
+    """The digest of the bytes of a file, 32 hexadecimal digits."""
     digest = _new_digest()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -250,7 +250,7 @@ def _new_digest() -> Any:
 
 
 def digest_of(*parts: Any) -> str:
-    """Of anything that prints itself, 32 hexadecimal digits."""
+    """The digest of anything that prints itself, 32 hexadecimal digits."""
     digest = _new_digest()
     for part in parts:
         digest.update(repr(part).encode() + b"\0")
@@ -285,7 +285,7 @@ def identity_of(path: str | os.PathLike) -> tuple:
 
 
 def digest_of_frames(video: VideoFrames) -> str:
-    """Of frames in memory and their times."""
+    """The key of frames in memory and their times."""
     digest = _new_digest()
     for array in (video.frames, video.timestamps):
         array = np.ascontiguousarray(array)
@@ -295,7 +295,7 @@ def digest_of_frames(video: VideoFrames) -> str:
 
 
 def digest_of_processor(processor: Any) -> str:
-    """Of the settings that decide how frames are prepared."""
+    """The digest of the settings that decide how frames are prepared."""
     prepares = getattr(processor.base_processor, "image_processor", processor.base_processor)
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())

@@ -145,7 +145,7 @@ def check_refined(refined: RefinedVideo, dim: int, bottleneck_size: int) -> None
 def check_question(
     question_embeds: torch.Tensor | None, question_mask: torch.Tensor | None, batch: int, dim: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The question and its mask as bool; an empty one is none."""
+    """The question and its mask as bool; an empty question counts as no question."""
     if question_embeds is None:
         return None, None
     shape = tuple(question_embeds.shape)

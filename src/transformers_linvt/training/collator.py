@@ -59,7 +59,7 @@ class LinVTDataCollator:
             processor does.
 
     Raises:
-        `LinVTInputError`: from a call, for an example that is none (with its keys), or too long.
+        `LinVTInputError`: from a call, for a row that is no example (its keys are named), or one that is too long.
         `VideoReadError`: from a call, if no video of the batch can be read.
     """
 

@@ -300,7 +300,7 @@ def unwrap(model: nn.Module) -> LinVTForVideoQA:
     The LinVT model inside PEFT's.
 
     Raises:
-        LinVTInputError: it is none.
+        LinVTInputError: the model has no LinVT.
     """
     found = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(found, LinVTForVideoQA):

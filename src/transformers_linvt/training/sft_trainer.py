@@ -226,7 +226,7 @@ class LinVTSFTTrainer(SFTTrainer):
         last checkpoint that was written whole.
 
         Raises:
-            `CheckpointError`: there is none, or the one that was named is half-written.
+            `CheckpointError`: the folder has no checkpoint, or the one that was named is half-written.
             `LinVTInputError`: the data ended before the first step.
         """
         resume_from_checkpoint = find_checkpoint(self._folder, resume_from_checkpoint)

@@ -44,7 +44,7 @@ def shorten_name(name: str) -> str:
 
 def as_number(value: Any) -> float | None:
     """
-    A real number of any type as a `float`; `None` if it is none.
+    A real number of any type as a `float`; `None` for anything else.
 
     Args:
         value (`object`): Anything: `int`, `float`, `Fraction`, `Decimal`, a number of NumPy, torch or PyAV.

@@ -149,7 +149,7 @@ def internvl_config(said: Mapping[str, Any], is_tied: bool = False) -> InternVLC
 
 
 def _side(said: Mapping[str, Any]) -> int:
-    """Of a tile, in pixels."""
+    """The side of a tile in pixels."""
     return said.get("force_image_size") or said["vision_config"].get("image_size", 224)
 
 

@@ -75,7 +75,7 @@ class BlipBridge(EmbeddingsBridge):
     def picture_inputs(
         self, processor: Any, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Pixels alone; the words of the Q-Former are none."""
+        """The pixels alone, without the words that go to the Q-Former."""
         flat = [picture for row in pictures for picture in row]
         if not flat:
             return {}, []

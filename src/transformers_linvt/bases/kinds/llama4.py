@@ -26,11 +26,11 @@ class Llama4Bridge(EmbeddingsBridge):
         return base.multi_modal_projector(features), [], "tensor"
 
     def head(self, base: Any) -> nn.Module | None:
-        """Of the language model inside."""
+        """The head of the language model inside."""
         return base.language_model.get_output_embeddings()
 
     def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model inside."""
+        """Hidden states of the language model inside."""
         if prepared.get("inputs_embeds") is None:
             prepared = self.embed_pictures(base, **prepared)
         return base.language_model.model(**without_ids(prepared))

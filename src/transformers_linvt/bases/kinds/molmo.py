@@ -342,11 +342,11 @@ class MolmoBridge(EmbeddingsBridge):
         super().__init__(Family(begins_with_bos=True), is_added=True)
 
     def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
-        """By hand: `from_pretrained` fails on its code."""
+        """The weights are put in by hand: `from_pretrained` fails on its code."""
         return load_molmo(name_or_path, **kwargs)
 
     def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
-        """Of the class in its repository."""
+        """The model is one of the class in its repository."""
         return build_molmo(config, **kwargs)
 
     def check(self, base: Any) -> None:
@@ -355,7 +355,7 @@ class MolmoBridge(EmbeddingsBridge):
         check_molmo(base)
 
     def image_token_id(self, config: Any) -> int | None:
-        """Of `<im_patch>`, which its config does not give."""
+        """The id of `<im_patch>`, which its config does not give."""
         return patch_token_id(config)
 
     def decoder(self, base: PreTrainedModel) -> nn.Module:
@@ -371,7 +371,7 @@ class MolmoBridge(EmbeddingsBridge):
         return base.model.transformer.ff_out
 
     def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Under the names of our image processor."""
+        """What our image processor made, under its names."""
         return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
 
     def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
@@ -379,11 +379,11 @@ class MolmoBridge(EmbeddingsBridge):
         return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
+        """Logits, with a cache of transformers."""
         return run_molmo(base, **without_ids(self._embedded(base, prepared)))
 
     def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
+        """Hidden states, with a cache of transformers."""
         return run_molmo_backbone(base, **without_ids(self._embedded(base, prepared)))
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
