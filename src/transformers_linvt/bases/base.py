@@ -335,11 +335,8 @@ class BaseBridge:
 
     def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
-        steps, layout = (
-            self.frames_per_step(processor),
-            cast(Any, self.family.layout),
-        )  # one that merges, as was checked
-        return layout.merge_frames(inputs, steps)
+        steps = self.frames_per_step(processor)  # which checks that the layout is one that merges
+        return cast(Any, self.family.layout).merge_frames(inputs, steps)
 
     def tokens_of_frame(
         self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -117,6 +117,26 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         if device_map := getattr(self.base_vlm, "hf_device_map", None):
             self.hf_device_map = {f"{BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
             self.hf_device_map["model.linvt"] = device
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        output_loading_info: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict]: ...
 
     @classmethod
     def from_pretrained(

@@ -447,6 +447,21 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
 
+    @overload
+    def answer_with_evidence(
+        self, features: Any, question: str, processor: Any = None, video: VideoFrames | None = None, **kwargs: Any
+    ) -> tuple[str, VideoEvidence]: ...
+
+    @overload
+    def answer_with_evidence(
+        self,
+        features: Any,
+        question: Sequence[str],
+        processor: Any = None,
+        video: VideoFrames | None = None,
+        **kwargs: Any,
+    ) -> tuple[list[str], list[VideoEvidence]]: ...
+
     @torch.no_grad()
     def answer_with_evidence(
         self,
@@ -498,8 +513,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
         if not hasattr(processor, "question_inputs"):
             raise LinVTInputError(
-                f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., the "
-                "LinVTProcessor of this model."
+                f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., "
+                "the LinVTProcessor of this model."
             )
         processor.check_fits(self.config)
         if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):

@@ -219,8 +219,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
                 goes to the template.
 
         Raises:
-            LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a text, a part
-                without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
+            LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
+                text, a part without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
                 base without chat template, a misspelt argument.
             VideoReadError: a video could not be read.
         """
