@@ -220,8 +220,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
 
         Raises:
             LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
-                text, a part without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
-                base without chat template, a misspelt argument.
+                text, a part without a source or with two, an unknown key in a part, a prompt longer than the
+                tokenizer's limit, a base without chat template, a misspelt argument.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)
