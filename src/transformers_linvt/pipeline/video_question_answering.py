@@ -106,6 +106,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
     """
 
+    processor: Any  # a LinVTProcessor
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -312,6 +313,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     ) -> list[dict[str, Any]]:
         """One input: errors are raised unless they are to be recorded."""
         read = self.preprocess(inputs, **preprocess_params)
+        answered: Any
         (answered,) = self.forward([read], **forward_params)
         return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
 
@@ -439,7 +441,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         read, answered = outputs
         request = read.request
         is_chat = request.messages is not None
-        questions = [last_question(request.messages)] if is_chat else request.questions
+        questions = [last_question(request.messages)] if request.messages is not None else request.questions
         if answered.error is not None:
             names = [seen.video.source for seen in read.videos] or request.names_of_videos()
             if on_error == "raise":
@@ -461,7 +463,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             }
             if answered.error is not None:
                 result["error"] = _told(answered.error)
-            elif is_chat:
+            elif request.chat is not None:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
                 result["score"] = answered.scores[number]
