@@ -74,6 +74,14 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument(
         "--cache-dir", metavar="DIR", help="remembers encoded videos, so that a further question is answered sooner"
     )
+    ask.add_argument(
+        "--subtitles",
+        metavar="FILE",
+        help="an SRT or WebVTT file of the video; its words are written beside the video",
+    )
+    ask.add_argument(
+        "--max-subtitle-tokens", type=_positive_integer, metavar="N", help="most tokens that they take (1024)"
+    )
     ask.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
     ask.add_argument(
         "--evidence",

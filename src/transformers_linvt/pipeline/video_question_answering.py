@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
 from ..model.features import VideoFeatures
-from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
+from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of, source_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
 from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
@@ -36,6 +36,7 @@ from .requests import (
 logger = logging.get_logger(__name__)
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
+    *SUBTITLE_ARGUMENTS,
     "video_root",
     "return_evidence",
     "return_score",
@@ -66,9 +67,14 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     Arguments of a call (all may be given when the pipeline is made as well):
 
     Args:
-        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
+        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, ... (*optional*):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
+        subtitles, max_subtitle_tokens (*optional*):
+            Words that are written beside the video at their times: an SRT or WebVTT file, or pairs of seconds and
+            words, and the most tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. May stand in
+            dictionaries and video parts as well; that of a call is for a single video. The result says in
+            `subtitle_tokens` what they took.
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
@@ -286,7 +292,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        preprocess = {
+            name: own[name] for name in (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, "video_root") if name in own
+        }
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
@@ -347,6 +355,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         request: Request,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        subtitles: Any = None,
+        max_subtitle_tokens: int | None = None,
         **sampling: Any,
     ) -> Read:
         """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
@@ -355,16 +365,39 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return read
         sampling = sampling_of(request.sampling, sampling)
         try:
+            read.messages = self._with_subtitles(
+                request,
+                sampling,
+                {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens},
+                video_root,
+            )
             if request.messages is None:
+                read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
+                read.messages = None
                 read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
             else:
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                        self._read_message(message, sampling, with_pixels, read.videos) for message in read.messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
+
+    def _with_subtitles(
+        self,
+        request: Request,
+        sampling: Mapping[str, Any],
+        of_call: Mapping[str, Any],
+        video_root: str | os.PathLike | None,
+    ) -> list[dict[str, Any]]:
+        """The chat of a request, or a video by itself as one, with subtitles in words: they are read before frames."""
+        window = {name: sampling.get(name) for name in ("start", "end")}
+        messages = request.messages
+        if messages is None:
+            own = {name: resolved(value, video_root) for name, value in request.subtitles.items()}
+            messages = [{"role": "user", "content": [{"type": "video", **own}]}]
+        return self.processor.with_subtitles(messages, {**of_call, **window})
 
     def _read_message(
         self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
@@ -376,7 +409,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         for part in message["content"]:
             if part["type"] == "video":
                 videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
-                part = {"type": "video", "video": videos[-1].video}
+                words = {"subtitles": part["subtitles"]} if "subtitles" in part else {}
+                part = {"type": "video", "video": videos[-1].video, **words}
             elif part["type"] == "image":
                 part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
             content.append(part)
@@ -459,6 +493,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "frame_tokens": answered.num_frame_tokens,
                 "video_tokens": answered.num_video_tokens,
             }
+            if (subtitle_tokens := read.num_subtitle_tokens()) is not None:
+                result["subtitle_tokens"] = subtitle_tokens
             if answered.error is not None:
                 result["error"] = _told(answered.error)
             elif is_chat:
