@@ -225,10 +225,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
                 `allow_urls`, `do_sample_frames`, `video_metadata`), `subtitles` and `max_subtitle_tokens` (see
                 [`subtitle_words`](LinVTProcessor.subtitle_words)), `add_timestamps`, `video_root` (folder that
-                relative paths start from, and that files named by `url`, `video_url` and `image_url` have to lie in; without it these name none); tokenizer
-                arguments (`padding`, `truncation`, `max_length`, ...); options of the image processor, for pictures
-                and frames; any of them in `videos_kwargs`, `text_kwargs` and `images_kwargs` (pictures only). The rest
-                goes to the template.
+                relative paths start from, and that files named by `url`, `video_url` and `image_url` have to lie in;
+                without it these name none); tokenizer arguments (`padding`, `truncation`, `max_length`, ...); options
+                of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs` and
+                `images_kwargs` (pictures only). The rest goes to the template.
 
         Raises:
             LinVTInputError: messages that are none, an empty question, a placeholder typed into a text, a part
@@ -478,20 +478,6 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         if return_tensors == "np":
             visual = {name: np.asarray(value) for name, value in visual.items()}
         return BatchFeature({**inputs, **visual})
-
-    # -- decoding --
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
-        """The tokenizer's `batch_decode`."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> str:
-        """The tokenizer's `decode`."""
-        return self.tokenizer.decode(*args, **kwargs)
-
-    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
-        """The base's own clean-up of generated text."""
-        return self.base_processor.post_process_image_text_to_text(generated_outputs, **kwargs)
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]

@@ -139,6 +139,18 @@ class HasConventionalNames(HasBaseProcessor):
         """The tokenizer's vocabulary; `generate(stop_strings=..., tokenizer=processor)` asks for it."""
         return self.tokenizer.get_vocab()
 
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        """The tokenizer's `batch_decode`."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """The tokenizer's `decode`."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
+        """The base's own clean-up of generated text."""
+        return self.base_processor.post_process_image_text_to_text(generated_outputs, **kwargs)
+
     def _get_num_multimodal_tokens(
         self,
         image_sizes: Sequence[Sequence[int]] | None = None,

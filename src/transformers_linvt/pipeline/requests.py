@@ -14,6 +14,7 @@ from ..model.messages import (
     check_keys,
     parse_messages,
     parts_of,
+    resolved,
     sampling_of,
     source_of,
     texts_of,
@@ -251,6 +252,14 @@ def _name_of(video: Any) -> str:
     if isinstance(video, str) and is_data_url(video):
         return name_of_address(video)
     return str(video) if isinstance(video, str) or hasattr(video, "__fspath__") else f"<{type(video).__name__}>"
+
+
+def as_chat(request: Request, video_root: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+    """The chat of a request; a video by itself is one without its source and its question."""
+    if request.messages is not None:
+        return request.messages
+    own = {name: resolved(value, video_root) for name, value in request.subtitles.items()}
+    return [{"role": "user", "content": [{"type": "video", **own}]}]
 
 
 def is_continued(messages: Sequence[Mapping[str, Any]] | None) -> bool:

@@ -24,6 +24,7 @@ from .generation import GENERATION_ARGUMENTS, check_generation
 from .requests import (
     OTHER_NAMES,
     Request,
+    as_chat,
     is_chat,
     is_list_of_chats,
     last_question,
@@ -365,12 +366,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return read
         sampling = sampling_of(request.sampling, sampling)
         try:
-            read.messages = self._with_subtitles(
-                request,
-                sampling,
-                {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens},
-                video_root,
-            )
+            beside = {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens}
+            window = {name: sampling.get(name) for name in ("start", "end")}
+            read.messages = self.processor.with_subtitles(as_chat(request, video_root), {**beside, **window})
             if request.messages is None:
                 read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
                 read.messages = None
@@ -383,21 +381,6 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
-
-    def _with_subtitles(
-        self,
-        request: Request,
-        sampling: Mapping[str, Any],
-        of_call: Mapping[str, Any],
-        video_root: str | os.PathLike | None,
-    ) -> list[dict[str, Any]]:
-        """The chat of a request, or a video by itself as one, with subtitles in words: they are read before frames."""
-        window = {name: sampling.get(name) for name in ("start", "end")}
-        messages = request.messages
-        if messages is None:
-            own = {name: resolved(value, video_root) for name, value in request.subtitles.items()}
-            messages = [{"role": "user", "content": [{"type": "video", **own}]}]
-        return self.processor.with_subtitles(messages, {**of_call, **window})
 
     def _read_message(
         self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
