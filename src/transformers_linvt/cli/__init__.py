@@ -48,6 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(in_flags(str(error) or type(error).__name__, vars(arguments)))
         return 1
-    for note in dict.fromkeys(notes):
+    for note in () if arguments.quiet else dict.fromkeys(notes):
         complain(f"note: {in_flags(note, vars(arguments))}")
     return 0

@@ -203,7 +203,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much.add_argument("--quiet", action="store_true", help="no bars and no notes, only results and errors")
 
 
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

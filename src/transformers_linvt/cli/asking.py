@@ -69,7 +69,7 @@ def ask(arguments: argparse.Namespace) -> None:
             _print(results, drawn, names_video=len(videos) > 1)
     if arguments.json:
         _print_json(arguments, told)
-    elif arguments.model is None:
+    elif arguments.model is None and not arguments.quiet:
         sys.stdout.flush()
         complain(f"{EMBEDDED_MODEL_KNOWS} Name another with --model.")
     if failed:
@@ -152,7 +152,9 @@ def _inputs(videos: Sequence[str], questions: Sequence[str]) -> Iterator[dict[st
 def _load(arguments: argparse.Namespace) -> Any:
     folder = getattr(arguments, "cache_dir", None)
     cache = {"cache_dir": folder} if folder is not None else {}
-    return load(arguments.model, arguments.device, arguments.dtype, **cache, **trusted(arguments))
+    # the libraries' own bars are off here
+    bars = {"progress_bar": not arguments.quiet}
+    return load(arguments.model, arguments.device, arguments.dtype, **cache, **bars, **trusted(arguments))
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
 from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
+from .progress import frames_bar, make_bar
 from .requests import (
     OTHER_NAMES,
     Request,
@@ -46,7 +47,6 @@ _OWN_ARGUMENTS = (
     "generate_kwargs",
 )
 _INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
-_LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -94,7 +94,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             inputs are answered, and a warning is logged; the message of an error of another package
             begins with its kind. A generator that raises ends the answers, after those of all inputs before.
         progress_bar (`bool`, *optional*):
-            By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
+            By default a bar is shown on a terminal for every list, and for a single video that takes longer than a
+            second (frames read, then encoded), unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
             Questions (rows) that go through the language model at once. Several questions about one video are split
             into such batches too; the video is decoded and encoded once in any case.
@@ -190,8 +191,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
         sampling = {**self._preprocess_params, **sampling, "with_pixels": True}
-        model, seen = self._linvt, self._see(video, **sampling)
-        features = self._answerer.features_of(seen)
+        model = self._linvt
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **sampling)
+            features = self._answerer.features_of(seen)
         if question is None:
             condensed = model.model.condense_features([features])
         else:
@@ -214,9 +217,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: an unknown argument.
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
-        seen = self._see(video, **{**self._preprocess_params, **sampling})
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **{**self._preprocess_params, **sampling})
+            features = self._answerer.features_of(seen)
         encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder()
-        return with_about(self._answerer.features_of(seen), seen.video, encoder=encoder)
+        return with_about(features, seen.video, encoder=encoder)
 
     # -- what is asked --
 
@@ -320,8 +325,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         postprocess_params: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """One input: errors are raised unless they are to be recorded."""
-        read = self.preprocess(inputs, **preprocess_params)
-        (answered,) = self.forward([read], **forward_params)
+        with frames_bar(postprocess_params.get("progress_bar")):
+            read = self.preprocess(inputs, **preprocess_params)
+            (answered,) = self.forward([read], **forward_params)
         return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
 
     def get_iterator(
@@ -337,13 +343,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         is_sized = hasattr(inputs, "__len__")
         requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
         videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
-        wanted = postprocess_params.get("progress_bar")
-        if wanted is None:
-            wanted = is_sized and len(inputs) >= _LONG_LIST
         on_error = postprocess_params.get("on_error", "record")
         total = len(inputs) if is_sized else None
-        # disable=None: on a terminal only
-        with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
+        with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
                 for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)

@@ -1,10 +1,10 @@
 """
 The HTTP side of `linvt serve`: OpenAI's chat completions over one pipeline.
 
-Built on Starlette and uvicorn, not on the classes of `transformers serve` (5.23): those decide by tables in their
-which classes of models they serve, so that ours would have to be written into them from outside; an error of a
-processor is status 500 there; there is no place for a limit of the queue, for addresses that are allowed or for videos
-that were encoded before; and any client may have any model loaded. What would be left is the shape of the JSON.
+Built on Starlette and uvicorn, not on the classes of `transformers serve` (5.23). Those decide by tables in their own
+source which classes of models they serve, so that ours would have to be written into them from outside. An error of a
+processor is status 500 there, there is no place for a limit of the queue, for addresses that are allowed or for videos
+that were encoded before, and any client may have any model loaded. What would be left is the shape of the JSON.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from ..errors import VideoReadError
 from .damage import Damage
 from .frames import VideoFrames
 from .limits import VideoLimits, check_frame_size
+from .progress import report
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Album:
                 f"{image.shape[1]}x{image.shape[0]} on the way. Choose a window with start and end, or re-encode it."
             )
         self.frames[place] = image
+        report("read", place + 1, self.count)
 
     def put_frame(self, place: int, frame: Any) -> None:
         """Convert one decoded frame to upright RGB and put it into its place."""
