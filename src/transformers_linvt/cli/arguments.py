@@ -187,7 +187,7 @@ def _add_serve(commands: Any) -> None:
     group.add_argument("--max-videos", type=_positive_integer, metavar="N", help="of one request (8)")
     group.add_argument("--max-pictures", type=_positive_integer, metavar="N", help="of one request (32)")
     group.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="of one answer (2048)")
-    group.add_argument("--max-body-bytes", type=_positive_integer, metavar="N", help="of one request (268435456)")
+    group.add_argument("--max-body-bytes", type=_positive_integer, metavar="N", help="of one request (134217728)")
     _add_limits(group)
     _add_verbose(serve)
     serve.set_defaults(run=serving.serve)

@@ -40,6 +40,20 @@ class Reply:
     about: dict[str, Any] = field(default_factory=dict)
 
 
+class Place:
+    """A place among the requests that are answered or wait; given back once, however often that is asked for."""
+
+    def __init__(self, answering: "Answering") -> None:
+        self._answering: Answering | None = answering
+        answering.num_waiting += 1
+
+    def give_back(self, *_: Any) -> None:
+        """Let another request have it."""
+        if self._answering is not None:
+            self._answering.num_waiting -= 1
+            self._answering = None
+
+
 class Answering:
     """
     Answers requests with a pipeline: videos are read while other requests are answered, answers come one by one.
@@ -69,6 +83,21 @@ class Answering:
         tokenizer = self.pipe.processor.tokenizer
         return Watcher(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), request.stops, tell)
 
+    def take_place(self) -> Place:
+        """
+        A place for a request, before anything of it is read: bodies that wait take memory.
+
+        Raises:
+            RequestError: too many wait.
+        """
+        if self.num_waiting >= self.settings.max_waiting:
+            raise RequestError(
+                f"{self.num_waiting} requests are being answered or wait. Try again in a moment.",
+                429,
+                code="rate_limit_exceeded",
+            )
+        return Place(self)
+
     async def answer(self, request: ChatRequest, watcher: Watcher) -> Reply:
         """
         The reply to a request, which may have to wait.
@@ -78,15 +107,8 @@ class Answering:
             watcher: of this request; cancelling it ends the work on it at the next step.
 
         Raises:
-            RequestError: too many wait, or the request cannot be answered, in words for the client.
+            RequestError: the request cannot be answered, in words for the client.
         """
-        if self.num_waiting >= self.settings.max_waiting:
-            raise RequestError(
-                f"{self.num_waiting} requests are being answered or wait. Try again in a moment.",
-                429,
-                code="rate_limit_exceeded",
-            )
-        self.num_waiting += 1
         loop = asyncio.get_running_loop()
         try:
             read, how = await loop.run_in_executor(self._readers, self._read, request, watcher)
@@ -94,8 +116,6 @@ class Answering:
         except asyncio.CancelledError:
             watcher.cancel()
             raise
-        finally:
-            self.num_waiting -= 1
 
     def _read(self, request: ChatRequest, watcher: Watcher) -> tuple[Any, dict[str, Any]]:
         self._check_is_wanted(watcher)

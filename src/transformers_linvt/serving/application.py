@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ..errors import LinVTInputError
-from .answering_requests import Answering, Reply
+from .answering_requests import Answering, Place, Reply
 from .chat import ChatRequest, RequestError, chat_request
 from .settings import ServerSettings
 from .watching import Watcher
@@ -105,12 +105,21 @@ class _Server:
         }
 
     async def chat(self, request: Any) -> Any:
-        body = await self._body_of(request)
-        # a body of many megabytes would keep all others waiting
-        asked = await asyncio.to_thread(self._understood, body)
-        identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}
-        if asked.is_streamed:
-            return await self._streamed(request, asked, identity)
+        place = self.answering.take_place()
+        try:
+            # a body of many megabytes would keep all others waiting
+            asked = await asyncio.to_thread(self._understood, await self._body_of(request))
+            identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}
+            if not asked.is_streamed:
+                return await self._whole(request, asked, identity)
+            answer, place = self._streamed(request, asked, identity, place), None
+            return await answer
+        finally:
+            if place is not None:
+                place.give_back()
+
+    async def _whole(self, request: Any, asked: ChatRequest, identity: dict[str, Any]) -> Any:
+        """The answer in one object."""
         watcher = self.answering.watcher(asked)
         reply = await _while_client_is_there(request, self.answering.answer(asked, watcher), watcher)
         message = {"role": "assistant", "content": reply.text}
@@ -127,11 +136,12 @@ class _Server:
 
     # -- streaming --
 
-    async def _streamed(self, request: Any, asked: ChatRequest, identity: dict[str, Any]) -> Any:
+    async def _streamed(self, request: Any, asked: ChatRequest, identity: dict[str, Any], place: Place) -> Any:
         """Server-sent events; what goes wrong before the first word is an error like any other."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue()
         watcher = self.answering.watcher(asked, lambda text: loop.call_soon_threadsafe(queue.put_nowait, text))
         task = asyncio.create_task(self.answering.answer(asked, watcher))
+        task.add_done_callback(place.give_back)
         # by the loop's next turn, so that what was told before comes before
         task.add_done_callback(lambda _: loop.call_soon(queue.put_nowait, _DONE))
         first = await _while_client_is_there(request, queue.get(), watcher)

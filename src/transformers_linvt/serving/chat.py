@@ -1,12 +1,13 @@
 """The body of a chat completion -> what the pipeline is asked, or the error that the client gets."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import LinVTError, LinVTInputError, VideoReadError, advice, shown
-from ..model.messages import SUBTITLE_ARGUMENTS, Messages, parse_messages, parts_of
+from ..model.messages import SUBTITLE_ARGUMENTS, Messages, parse_messages, parts_of, texts_of
 from ..video.limits import as_number
 from ..video.media_address import is_address, is_data_url, scheme_of
 from .settings import ServerSettings
@@ -140,6 +141,10 @@ def _messages(given: Any, settings: ServerSettings) -> Messages:
             raise RequestError(
                 f"The messages have {count} {what}; this server takes {most} in one request.", param="messages"
             )
+    if (length := sum(map(len, texts_of(messages)))) > settings.max_text_length:
+        raise RequestError(
+            f"The texts have {length} characters; this server takes {settings.max_text_length}.", param="messages"
+        )
     return messages
 
 
@@ -300,7 +305,7 @@ def told_to_client(error: Exception, media_root: str | None) -> RequestError:
     """
     if isinstance(error, RequestError):
         return error
-    message = str(error)
+    message = re.sub(r" \(the working directory is [^)]*\)", "", str(error))
     if media_root is not None:
         for folder in (os.path.realpath(media_root), media_root):
             message = message.replace(folder, "<media root>")

@@ -6,7 +6,8 @@ from ..errors import LinVTInputError
 from ..video.limits import VideoLimits
 
 
-_COUNTS = ("max_waiting", "max_videos", "max_pictures", "max_new_tokens", "default_new_tokens", "max_body_bytes")
+_COUNTS = ("max_waiting", "max_videos", "max_pictures", "max_new_tokens", "default_new_tokens", "max_body_bytes",
+           "max_text_length")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class ServerSettings:
         max_videos, max_pictures (`int`, default to 8 and 32): of one request.
         max_new_tokens (`int`, defaults to 2,048): most that a request may ask for.
         default_new_tokens (`int`, defaults to 256): of a request that says nothing.
-        max_body_bytes (`int`, defaults to 256 MiB): of a request, videos as `data:` addresses included.
+        max_body_bytes (`int`, defaults to 128 MiB): of a request, videos as `data:` addresses included.
+        max_text_length (`int`, defaults to 200,000): characters of all texts of a request together.
         limits ([`VideoLimits`]): of each video and of the videos of a request.
         api_key (`str`, *optional*): what clients have to send as `Authorization: Bearer ...`.
 
@@ -41,7 +43,8 @@ class ServerSettings:
     max_pictures: int = 32
     max_new_tokens: int = 2048
     default_new_tokens: int = 256
-    max_body_bytes: int = 256 << 20
+    max_body_bytes: int = 128 << 20
+    max_text_length: int = 200_000
     limits: VideoLimits = field(default_factory=VideoLimits)
     api_key: str | None = None
 
