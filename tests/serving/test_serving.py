@@ -118,22 +118,26 @@ def test_an_answer_is_that_of_the_pipeline(client: Any, pipe: Any, media: Path, 
 
 
 def test_turns_videos_and_pictures_stand_side_by_side(client: Any, pipe: Any, media: Path):
-    parts = [video("0.mp4"), video("2.mp4", fps=4), {"type": "image_url", "image_url": {"url": "picture.png"}}]
+    parts = [
+        video("0.mp4", num_frames=2),
+        video("2.mp4", fps=4),
+        {"type": "image_url", "image_url": {"url": "picture.png"}},
+    ]
     first = user(*parts, QUESTIONS[0])
     messages = [*first, {"role": "assistant", "content": "yes"}, *user(QUESTIONS[2])]
-    reply = answer(client, messages, extra_body={"num_frames": 5, "evidence": True})
-    (expected,) = pipe(messages, video_root=str(media), num_frames=5)
+    reply = answer(client, messages, max_tokens=1, extra_body={"num_frames": 5, "evidence": True})
+    (expected,) = pipe(messages, video_root=str(media), num_frames=5, max_new_tokens=1)
     assert reply.choices[0].message.content == expected["answer"]
-    assert reply.linvt["frames_seen"] == expected["frames_seen"] == 5 + 4
-    assert [len(one["timestamps"]) for one in reply.linvt["evidence"]] == [5, 4]
+    assert reply.linvt["frames_seen"] == expected["frames_seen"] == 2 + 4
+    assert [len(one["timestamps"]) for one in reply.linvt["evidence"]] == [2, 4]
     assert reply.usage.prompt_tokens_details.video_tokens == 32
 
 
 @pytest.mark.parametrize("where", [{"num_frames": 3}, {"mm_processor_kwargs": {"num_frames": 3}},
                                    {"media_io_kwargs": {"video": {"num_frames": 3}}}])  # fmt: skip
 def test_sampling_of_a_request_is_taken_where_vllm_has_it_too(client: Any, where: dict):
-    reply = answer(client, user(video("1.mp4"), QUESTIONS[0]), extra_body={**where, "evidence": True})
-    assert reply.linvt["frames_seen"] == 3
+    reply = answer(client, user(video("1.mp4"), QUESTIONS[0]), extra_body=where)
+    assert reply.linvt == {"frames_seen": 3, "frame_tokens": 48, "video_tokens": 16}
 
 
 def test_a_stream_is_the_answer_in_pieces(client: Any, media: Path):
@@ -188,8 +192,9 @@ def test_a_video_that_is_asked_about_again_is_not_encoded_again(client: Any, pip
     assert len(encoded) <= 2  # by its frames, and by its file
 
 
+@pytest.mark.timeout(600)
 def test_many_requests_at_once_good_and_bad_get_each_its_own(address: str, pipe: Any, media: Path):
-    cases = [(f"{i % 3}.mp4", QUESTIONS[i % len(QUESTIONS)], 3 + i % 4) for i in range(IN_FLIGHT)]
+    cases = [(f"{i % 3}.mp4", QUESTIONS[i % 2], 3 + i % 3) for i in range(IN_FLIGHT)]
     expected = {
         case: pipe(video=str(media / case[0]), question=case[1], num_frames=case[2])[0]["answer"] for case in cases
     }
@@ -251,7 +256,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"messages": user(video("no.mp4"), "Who?")}, "does not exist"),
     "no video": ({"messages": user(video("data:video/mp4;base64,AAAA"), "Who?")}, "<data:video/mp4>"),
     "many videos": ({"messages": user(*[GOOD] * 4, "Who?")}, "have 4 videos; this server takes 3"),
-    "many frames": ({"num_frames": 5000}, "5000|over the limit"),
+    "no frames": ({"num_frames": 0}, "num_frames=0: give a whole number"),
     "no number": ({"num_frames": "many"}, "num_frames='many'"),
     "two samplings": ({"num_frames": 3, "fps": 2}, "Choose one"),
     "given twice": ({"num_frames": 3, "mm_processor_kwargs": {"num_frames": 4}}, "is given twice"),

@@ -125,7 +125,7 @@ class _Server:
         message = {"role": "assistant", "content": reply.text}
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason, "logprobs": None}
         told = {**identity, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
-        return self.responses.JSONResponse(told | _about(asked, reply))
+        return self.responses.JSONResponse({**told, "linvt": reply.about})
 
     def _understood(self, body: bytes) -> ChatRequest:
         try:
@@ -163,7 +163,7 @@ class _Server:
                     yield _event(_error_of(_own(error)))
                     return
                 reply = task.result()
-                yield event({}, reply.finish_reason, **_about(asked, reply))
+                yield event({}, reply.finish_reason, linvt=reply.about)
                 if asked.wants_usage:
                     usage = {"choices": [], "usage": _usage(reply)}
                     yield _event({**identity, "object": "chat.completion.chunk", **usage})
@@ -256,11 +256,6 @@ def _usage(reply: Reply) -> dict[str, Any]:
         "total_tokens": reply.num_prompt_tokens + reply.num_answer_tokens,
         "prompt_tokens_details": details,
     }
-
-
-def _about(asked: ChatRequest, reply: Reply) -> dict[str, Any]:
-    """The field beside OpenAI's, where evidence was asked for."""
-    return {"linvt": reply.about} if asked.wants_evidence else {}
 
 
 async def _while_client_is_there(request: Any, work: Any, watcher: Watcher) -> Any:
