@@ -1,17 +1,16 @@
 """A server from its port to its end: the port is taken first, the model loaded then, requests finished at the end."""
 
 import contextlib
-import logging
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import LinVTInputError
 from .application import make_application, required
 from .settings import ServerSettings
 
-
-logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30  # for requests that are being answered when the server is asked to stop; ours
 
@@ -75,7 +74,22 @@ def run_server(
         if ready is not None:
             shown = f"[{host}]" if ":" in host else host
             ready(f"http://{shown}:{listening.getsockname()[1]}/v1", lambda: setattr(server, "should_exit", True))
-        server.run(sockets=[listening])
+        with _stopped_by_signals():
+            server.run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it once more when it is done; here that is the end that was asked for."""
+    if threading.current_thread() is not threading.main_thread():  # only this one may say what a signal does
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 __all__ = ["run_server", "take_port"]
