@@ -53,7 +53,7 @@ class WritesSubtitles(HasBaseProcessor):
         of a video counts as much as its beginning. A warning says so.
 
         Args:
-            subtitles: what [`read_subtitles`](transformers_linvt.video.subtitles.read_subtitles) takes: an SRT or
+            subtitles: what [`read_subtitles`] takes: an SRT or
                 WebVTT file, or pairs of seconds and words. What this returned before comes back as it is.
             start, end (*optional*): the part of the video that is looked at, in seconds.
             max_subtitle_tokens (`int`, defaults to 1,024): most tokens that they may take.
