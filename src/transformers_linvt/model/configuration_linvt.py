@@ -16,6 +16,7 @@ AUTO_MAP = {
     "AutoConfig": class_reference("configuration_linvt", "LinVTConfig"),
     "AutoModel": class_reference("modeling_linvt", "LinVTForVideoQA"),
     "AutoModelForImageTextToText": class_reference("modeling_linvt", "LinVTForVideoQA"),
+    "AutoModelForMultimodalLM": class_reference("modeling_linvt", "LinVTForVideoQA"),
     "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
 }
 
@@ -228,6 +229,11 @@ class LinVTConfig(PreTrainedConfig):
         """
         given = getattr(self.base_config, "image_token_id", None)
         return getattr(self.base_config, "image_placeholder", None) if given is None else given
+
+    @property
+    def video_token_id(self) -> int | None:
+        """Id that video tokens stand at: that of the base's image placeholder."""
+        return self.image_token_id
 
 
 # What a caller may set; the rest is known of the base.

@@ -361,7 +361,13 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
             )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
+        if "mm_token_type_ids" not in inspect.signature(self.base_vlm.forward).parameters:
+            # a processor that was asked for them writes them for any base; generate() refuses what it does not know
+            prepared = {name: value for name, value in prepared.items() if name != "mm_token_type_ids"}
+        given = {**prepared, **kwargs}
+        if "tokenizer" in given:  # stop strings are looked up in it, and servers hand the processor over
+            given["tokenizer"] = getattr(given["tokenizer"], "tokenizer", given["tokenizer"])
+        return self.model.bridge.generate(self.base_vlm, **given)
 
     @torch.no_grad()
     def encode_video(

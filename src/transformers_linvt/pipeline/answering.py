@@ -13,6 +13,8 @@ from ..errors import AttributionError
 from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from ..model.features import VideoFeatures
+from ..model.messages import parts_of
+from ..model.subtitle_words import SubtitleWords
 from .caching import FeatureCache, SeenVideo
 from .requests import Request, is_continued
 
@@ -27,7 +29,15 @@ class Read:
     request: Request
     videos: list[SeenVideo] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
+    subtitles: SubtitleWords | None = None
     error: Exception | None = None
+
+    def num_subtitle_tokens(self) -> int | None:
+        """Tokens that subtitles take in the prompt; None where none were given."""
+        parts = parts_of(self.messages or (), "video")
+        words = [self.subtitles] if self.messages is None else [part.get("subtitles") for part in parts]
+        counts = [one.num_tokens for one in words if isinstance(one, SubtitleWords)]
+        return sum(counts) if counts else None
 
 
 @dataclass
@@ -106,7 +116,8 @@ class Answerer:
             if answered[i] is not None:
                 continue
             try:
-                if read.request.messages is None and not self.processor.add_timestamps:
+                has_words = self.processor.add_timestamps or read.subtitles is not None
+                if read.request.messages is None and not has_words:
                     answered[i] = self._answer_questions(read, how)
                 else:
                     answered[i] = self._answer_one_by_one(read, how)
@@ -137,7 +148,7 @@ class Answerer:
         return result
 
     def _answer_one_by_one(self, read: Read, how: Generation) -> Answered:
-        """Every question of a request as a chat of its own: the way for prompts that name the times of the frames."""
+        """Every question of a request as a chat of its own: for prompts with the times of frames or with subtitles."""
         merged = Answered(evidence=[] if how.return_evidence else None)
         for one in _as_chats(read):
             (answered,) = self._answer_chats([one], how)
@@ -289,15 +300,10 @@ def _as_chats(read: Read) -> list[Read]:
     """A request as chats: itself, or one chat per question."""
     if read.messages is not None:
         return [read]
+    video = {"type": "video", "video": read.videos[0].video}
+    if read.subtitles is not None:
+        video["subtitles"] = read.subtitles
     return [
-        replace(
-            read,
-            messages=[
-                {
-                    "role": "user",
-                    "content": [{"type": "video", "video": read.videos[0].video}, {"type": "text", "text": question}],
-                }
-            ],
-        )
+        replace(read, messages=[{"role": "user", "content": [video, {"type": "text", "text": question}]}])
         for question in read.request.questions
     ]

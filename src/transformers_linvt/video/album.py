@@ -13,6 +13,7 @@ from ..errors import VideoReadError
 from .damage import Damage
 from .frames import VideoFrames
 from .limits import VideoLimits, check_frame_size
+from .progress import report
 
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Album:
                 f"{image.shape[1]}x{image.shape[0]} on the way. Choose a window with start and end, or re-encode it."
             )
         self.frames[place] = image
+        report("read", place + 1, self.count)
 
     def put_frame(self, place: int, frame: Any) -> None:
         """Convert one decoded frame to upright RGB and put it into its place."""
