@@ -15,11 +15,12 @@ from transformers.utils import logging
 
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
+from ..model.digests import identity_of
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
-from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
+from .caching import FeatureCache, Keys, SeenVideo, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .requests import (
     OTHER_NAMES,
