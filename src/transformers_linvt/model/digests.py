@@ -64,6 +64,14 @@ def identity_of(path: str | os.PathLike) -> tuple:
     return os.path.abspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def is_still(path: str | os.PathLike, identity: tuple) -> bool:
+    """Whether a file is the one that it was, and was not written since."""
+    try:
+        return identity_of(path) == identity
+    except OSError:
+        return False
+
+
 def digest_of_frames(video: VideoFrames) -> str:
     """Of frames in memory and their times."""
     digest = _new_digest()

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
-from ..model.digests import identity_of
+from ..model.digests import is_still
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
 from ..video.limits import one_request
@@ -401,7 +401,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if found is not None and not with_pixels:
             return found.named(os.fspath(source))
         frames = self.processor.read_video(source, **sampling)
-        if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
+        if of_file is not None and not is_still(source, of_file[1]):  # it was written while it was read
             found = key = None
         elif of_file is None and self.cache.is_on:
             key = self._keys.of_frames(frames)
