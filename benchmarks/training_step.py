@@ -6,9 +6,9 @@ What a training step costs without a cache of frame tokens and, from the second 
     python benchmarks/training_step.py --model CHECKPOINT --data clips/instruct.jsonl
 
 Stage 2 (LinVT and LoRA), the steps of the trainer itself, without data loader workers. Both sides take the same
-batches in turn. `embedded` is the model in the package; `scaled-qwen2-vl` is of the shape of a Qwen2-VL, scaled down, with random
-weights. Without `--data` the videos are H.264 files of 256 x 256 pixels that are drawn here. Medians over the steps, of
-CPU seconds, or on a GPU of seconds.
+batches in turn. `embedded` is the model in the package; `scaled-qwen2-vl` is of the shape of a Qwen2-VL, scaled down,
+with random weights. Without `--data` the videos are H.264 files of 256 x 256 pixels that are drawn here. Medians over
+the steps, of CPU seconds, or on a GPU of seconds.
 """
 
 import argparse

@@ -10,7 +10,7 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, demonstration, wrapping
+from . import asking, demonstration, running, wrapping
 from .fields import add_fields
 
 
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
+    for add in (_add_ask, _add_run, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
         add(commands)
     return parser
 
@@ -94,6 +94,26 @@ def _add_encode(commands: Any) -> None:
     _add_model_arguments(encode)
     _add_sampling_arguments(encode)
     encode.set_defaults(run=asking.encode)
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="answer the questions of a file; goes on where it was stopped, in several processes by accelerate"
+    )
+    run.add_argument(
+        "input", metavar="INPUT.jsonl", help='a row on each line: {"id": ..., "video": ..., "question": ...}'
+    )
+    run.add_argument(
+        "output", metavar="OUTPUT.jsonl", help="the file to write; OUTPUT.jsonl.part-* until all is there"
+    )
+    _add_model_arguments(run)
+    _add_sampling_arguments(run)
+    run.add_argument("--video-root", metavar="DIR", help="folder that relative paths of videos start from")
+    run.add_argument("--batch-size", type=_positive_integer, default=1, metavar="N", help="rows answered at once (1)")
+    run.add_argument("--num-workers", type=_whole_number, default=0, metavar="N", help="threads that read ahead (0)")
+    run.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
+    run.add_argument("--retry-errors", action="store_true", help="answer rows again that have an error")
+    run.set_defaults(run=running.run)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -201,6 +221,10 @@ def _limit(text: str) -> tuple[str, float | None]:
 
 def _positive_integer(text: str) -> int:
     return _number(text, int, "a whole number of 1 or more", 1)
+
+
+def _whole_number(text: str) -> int:
+    return _number(text, int, "a whole number of 0 or more", 0)
 
 
 def _positive_number(text: str) -> float:

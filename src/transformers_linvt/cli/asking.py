@@ -36,7 +36,7 @@ def ask(arguments: argparse.Namespace) -> None:
                 "about the video itself."
             )
     pipe = _load(arguments)
-    how = {"return_evidence": wants_evidence, **_sampling(arguments)}
+    how = {"return_evidence": wants_evidence, **sampling_of_arguments(arguments)}
     if arguments.max_new_tokens:
         how["max_new_tokens"] = arguments.max_new_tokens
     if len(videos) == 1:
@@ -74,7 +74,7 @@ def encode(arguments: argparse.Namespace) -> None:
     if not output.absolute().parent.is_dir():
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
     _check_video(arguments.video, arguments)
-    features = _load(arguments).encode(arguments.video, **_sampling(arguments))
+    features = _load(arguments).encode(arguments.video, **sampling_of_arguments(arguments))
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         features.save(partial)
@@ -90,7 +90,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     """Draw what is kept of a video."""
     picture = check_picture_path(arguments.output)
     _check_video(arguments.video, arguments)
-    evidence = _load(arguments).inspect(arguments.video, arguments.question, **_sampling(arguments))
+    evidence = _load(arguments).inspect(arguments.video, arguments.question, **sampling_of_arguments(arguments))
     evidence.save(picture)
     total = evidence.num_frames * evidence.tokens_per_frame
     print(
@@ -145,7 +145,8 @@ def _load(arguments: argparse.Namespace) -> Any:
     return load(arguments.model, arguments.device, arguments.dtype, **cache, **trusted(arguments))
 
 
-def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+def sampling_of_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sampling arguments that were given, as the pipeline takes them."""
     given = {name: getattr(arguments, name) for name in _SAMPLING}
     if given["limits"] is not None:
         given["limits"] = transformers_linvt.VideoLimits(**dict(given["limits"]))
@@ -161,7 +162,7 @@ def _check_video(video: str, arguments: argparse.Namespace, looks_inside: bool =
             raise VideoReadError(f"{video} does not exist. Check the path (the working directory is {os.getcwd()}).")
         return
     if looks_inside or not os.path.isfile(video):
-        sampling = _sampling(arguments)
+        sampling = sampling_of_arguments(arguments)
         window = {name: sampling[name] for name in ("start", "end", "limits") if name in sampling}
         transformers_linvt.read_video(video, num_frames=1, **window)
 
