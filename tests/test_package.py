@@ -36,7 +36,7 @@ LAYERS = (
     {"tokenizer", "video", "evidence"},
     {"bases"},
     {"model"},
-    {"demo", "planning"},
+    {"demo", "measuring", "planning"},
     {"pipeline", "shapes"},
     {"training", "evaluation", "serving"},
     {"auto"},

@@ -10,7 +10,7 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, demonstration, running, wrapping
+from . import asking, benching, demonstration, running, wrapping
 from .fields import add_fields
 
 
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_run, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
+    for add in (_add_ask, _add_run, _add_bench, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
         add(commands)
     return parser
 
@@ -85,6 +85,26 @@ def _add_ask(commands: Any) -> None:
     )
     ask.add_argument("--json", action="store_true", help="print one JSON object; with --evidence its numbers too")
     ask.set_defaults(run=asking.ask)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench", help="measure what questions about a video cost here, with a model and with its base alone"
+    )
+    bench.add_argument(
+        "video", metavar="VIDEO", nargs="?", help="a video file; a clip of 256x256 is drawn without one"
+    )
+    _add_model_arguments(bench)
+    numbers = {"type": _positive_integer, "nargs": "+", "metavar": "N"}
+    bench.add_argument("--num-frames", **numbers, default=[8, 32], help="frames (8 32)")
+    bench.add_argument("--video-tokens", **numbers, help="M; another than the model's is measured untrained")
+    bench.add_argument(
+        "--ways", nargs="+", metavar="WAY", help="to ask: linvt, 'all frames', 'fewer frames', 'own video path' (all)"
+    )
+    bench.add_argument("--answer-tokens", type=_positive_integer, default=8, metavar="N", help="to time one on (8)")
+    bench.add_argument("--repeats", type=_positive_integer, default=3, metavar="N", help="the median counts (3)")
+    bench.add_argument("--json", action="store_true", help="print a JSON object for each row")
+    bench.set_defaults(run=benching.bench)
 
 
 def _add_encode(commands: Any) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import torch
+import transformers_linvt
 
 from ..errors import LinVTInputError
-from ..pipeline.answer_file import answer_file
 from .asking import sampling_of_arguments
 from .loading import load, trusted
 from .output import complain
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         how["max_new_tokens"] = arguments.max_new_tokens
     if arguments.video_root is not None:
         how["video_root"] = arguments.video_root
-    rows, errors = answer_file(
+    rows, errors = transformers_linvt.answer_file(
         lambda: load(arguments.model, device, arguments.dtype, **trusted(arguments)),
         arguments.input,
         arguments.output,
@@ -59,6 +58,7 @@ def _processes(device: str | None) -> tuple[int, int, str | None, Callable[[], N
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1, device, lambda: None
     try:
+        import torch
         from accelerate import PartialState
     except ImportError as error:
         raise LinVTInputError(
