@@ -32,7 +32,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from transformers_linvt import LinVTForVideoQA
-from transformers_linvt.measuring import Stopwatch, answer_times, machine_of, shown_number
+from transformers_linvt.measuring import Stopwatch, answer_times, machine_of
+from transformers_linvt.measuring import shown_number as shown
 
 
 QUESTION_TOKENS, ANSWER_TOKENS = 32, 32
@@ -339,10 +340,10 @@ def table(rows: Sequence[dict]) -> str:
                 lines.append(f"| {row['frames']} | {way} | {row['error']} | | | | | | | |")
                 continue
             lines.append(
-                f"| {row['frames']} | {way} | {row['visual_tokens']:,} | {shown_number(row['first_token_s'], 1, 3)} "
-                f"| {shown_number(row['vision_s'], 1, 3)} | {shown_number(row['linvt_s'], 1e-3, 1)} | {shown_number(row['limit_s'], 1, 3)} "
-                f"| {shown_number(row['per_token_s'], 1e-3, 1)} | {shown_number(row['cache_bytes'], 2**20, 1)} "
-                f"| {shown_number(row['peak_bytes'], 2**30, 2)} |"
+                f"| {row['frames']} | {way} | {row['visual_tokens']:,} | {shown(row['first_token_s'], 1, 3)} "
+                f"| {shown(row['vision_s'], 1, 3)} | {shown(row['linvt_s'], 1e-3, 1)} | {shown(row['limit_s'], 1, 3)} "
+                f"| {shown(row['per_token_s'], 1e-3, 1)} | {shown(row['cache_bytes'], 2**20, 1)} "
+                f"| {shown(row['peak_bytes'], 2**30, 2)} |"
             )
     return "\n".join(lines).strip()
 

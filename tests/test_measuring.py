@@ -85,9 +85,9 @@ def test_what_the_figures_say():
     """Where LinVT does not help, that is said."""
     mine = Cost("linvt", 8, 16, 8, 16, 0.1, 0.1, 0.5, 0.1, 0.1, 0.01, 9.0, 0.1, 1_000, 1)
     whole = replace(mine, way="all frames", visual_tokens=80, linvt_s=None, prefill_s=1.0, cache_bytes=5_000)
-    assert verdicts([mine, whole]) == [
-        "8 frames, M = 16: the first token comes 2.00 times sooner than with all frames; its cache is 5.0 times smaller."
-    ]
+    (line,) = verdicts([mine, whole])
+    assert line.startswith("8 frames, M = 16: the first token comes 2.00 times sooner than with all frames")
+    assert line.endswith("its cache is 5.0 times smaller.")
     (line,) = verdicts([mine, replace(whole, prefill_s=0.05)])
     assert "LinVT saves no time (0.81 times as fast" in line and "takes 62% of the time" in line
     (line,) = verdicts([mine, replace(whole, visual_tokens=12)])

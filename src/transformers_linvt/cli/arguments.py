@@ -83,6 +83,7 @@ def _add_ask(commands: Any) -> None:
         help="say, and draw, which frames and places the answer depended on (integrated gradients through the exact "
         "weights, a dozen more passes of the language model); for several answers OUT-1.png, OUT-2.png, ...",
     )
+    ask.add_argument("--stream", action="store_true", help="print the words of an answer as they come")
     ask.add_argument("--json", action="store_true", help="print one JSON object; with --evidence its numbers too")
     ask.set_defaults(run=asking.ask)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 import transformers_linvt
 
 from ..demo.embedded import EMBEDDED_MODEL_KNOWS
@@ -35,11 +37,17 @@ def ask(arguments: argparse.Namespace) -> None:
                 f"{video} has no frames to draw, only what became of them. Leave OUT.png out for the numbers, or ask "
                 "about the video itself."
             )
+    if arguments.stream and arguments.json:
+        raise LinVTInputError(
+            "--stream prints words as they come, --json an object at the end. Leave one of them out."
+        )
     pipe = _load(arguments)
     how = {"return_evidence": wants_evidence, **sampling_of_arguments(arguments)}
     if arguments.max_new_tokens:
         how["max_new_tokens"] = arguments.max_new_tokens
-    if len(videos) == 1:
+    if arguments.stream:
+        answered = _streamed(pipe, videos, questions, how)
+    elif len(videos) == 1:
         answered = iter([pipe(video=_opened(videos[0]), question=questions, **how)])
     else:
         answered = pipe(_inputs(videos, questions), **how)
@@ -55,6 +63,8 @@ def ask(arguments: argparse.Namespace) -> None:
                 result["evidence"].save(picture)
         if arguments.json:
             told.append({"video": video, "answers": [_as_numbers(*one) for one in _with_pictures(results, drawn)]})
+        elif arguments.stream:
+            _print_evidence(results, drawn)
         elif "error" not in results[0]:
             _print(results, drawn, names_video=len(videos) > 1)
     if arguments.json:
@@ -125,6 +135,23 @@ def _is_video(word: str) -> bool:
     return os.path.exists(word) or is_address(word) or bool(re.fullmatch(r"\S+\.[A-Za-z][A-Za-z0-9]{1,10}", word))
 
 
+def _streamed(
+    pipe: Any, videos: Sequence[str], questions: Sequence[str], how: dict[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
+    """The results of each video, whose answers are printed word by word as they are made."""
+    streamer = transformers.TextStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    for video in videos:
+        if len(videos) > 1:
+            print(video)
+        results = []
+        for question in questions:
+            if len(questions) > 1:
+                print(question)
+            given = {"video": _opened(video), "question": question}
+            results += pipe([given], streamer=streamer, on_error="raise" if len(videos) == 1 else "record", **how)[0]
+        yield results
+
+
 def _opened(video: str) -> Any:
     return transformers_linvt.VideoFeatures.load(video) if video.endswith(ENCODED) else video
 
@@ -193,6 +220,12 @@ def _print(results: list[dict[str, Any]], drawn: list[Path], names_video: bool) 
     for result, picture in _with_pictures(results, drawn):
         answer = result["answer"] or "(the answer is empty)"
         print(f"{result['question']}\n  {answer}" if len(results) > 1 else answer)
+        _print_evidence([result], [] if picture is None else [picture])
+
+
+def _print_evidence(results: list[dict[str, Any]], drawn: list[Path]) -> None:
+    """What stands below an answer that was printed already."""
+    for result, picture in _with_pictures(results, drawn):
         if picture is not None:
             print(f"  evidence: {picture}")
         if "evidence" in result:

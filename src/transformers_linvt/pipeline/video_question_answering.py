@@ -104,7 +104,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
             forked from a program that has threads already, they can dead-lock.
         max_new_tokens, do_sample, num_beams, ... (*optional*):
-            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said. A
+            `streamer` gets the words of an answer as they come, one answer after the other.
     """
 
     _load_processor = True
@@ -264,6 +265,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        if kwargs.get("streamer") is not None and batch_size > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer at a time, and batch_size={batch_size}. Leave one of them "
+                "out."
+            )
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
     @staticmethod
