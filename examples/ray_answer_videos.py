@@ -7,10 +7,10 @@ The questions of a file, answered by a Ray cluster: what `linvt run` does, where
     python examples/ray_answer_videos.py INPUT.jsonl OUTPUT.jsonl --workers 2
     python examples/ray_answer_videos.py INPUT.jsonl OUTPUT.jsonl --workers 8 --gpus-per-worker 1 --model CHECKPOINT
 
-Each line of INPUT.jsonl is a row, `{"id": ..., "video": ..., "question": ...}`, with sampling arguments as the pipeline
-takes them; videos have to be where every worker can read them. A worker that dies is started again, and its rows are
-answered by it or by another: none is lost and none is there twice. The output has the rows in the order of the input,
-and is the file that `linvt run` writes.
+Each line of INPUT.jsonl is a row, `{"id": ..., "video": ..., "question": ...}`, with sampling arguments as the
+pipeline takes them; videos have to be where every worker can read them. A worker that dies is started again, and its
+rows are answered by it or by another: none is lost and none is there twice. The output has the rows in the order of
+the input, and is the file that `linvt run` writes.
 
 `RAY_ADDRESS` names a running cluster; without it one is started here.
 """
@@ -26,40 +26,39 @@ import ray
 from transformers import pipeline
 
 from transformers_linvt import embedded_model_path
-from transformers_linvt.pipeline.answer_file import AnswerFile, Row, answer_units, read_rows
+from transformers_linvt.pipeline.answer_file import AnswerFile, Row, answer_units, lines_of_errors, read_rows
 
 
 class Answers:
-    """One worker: holds a model, answers batches of rows."""
+    """One worker: holds a model, answers units of rows."""
 
     def __init__(self, model: str, batch_size: int, how: dict[str, Any]) -> None:
         self.pipe = pipeline("video-question-answering", model=model)
         self.batch_size, self.how = batch_size, how
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Lines of the output for rows of the input, which travel as JSON: rows need not have the same keys."""
-        unit = [Row(**json.loads(text)) for text in batch["row"]]
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The lines of the output for a unit of the input; both travel as text, since rows differ in their keys."""
+        unit = [Row(**row) for row in json.loads(item["unit"])]
         (lines,) = answer_units(self.pipe, [unit], self.batch_size, **self.how)
-        return {"line": [line.decode() for line in lines]}
+        return {"lines": b"".join(lines).decode()}
 
 
-def answered(rows: list[Row], arguments: argparse.Namespace) -> Iterator[list[bytes]]:
+def answered(units: list[list[Row]], arguments: argparse.Namespace) -> Iterator[list[bytes]]:
     """Lines of the output, as they come."""
     how: dict[str, Any] = {"progress_bar": False}
     for name in ("num_frames", "max_new_tokens", "video_root"):
         if (value := getattr(arguments, name)) is not None:
             how[name] = value
-    data = ray.data.from_items([{"row": json.dumps(vars(row))} for row in rows])
-    data = data.map_batches(
+    data = ray.data.from_items([{"unit": json.dumps([vars(row) for row in unit])} for unit in units])
+    data = data.map(
         Answers,
         fn_constructor_args=(arguments.model, arguments.batch_size, how),
-        batch_size=arguments.batch_size,
         num_gpus=arguments.gpus_per_worker or None,
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=arguments.workers),
     )
-    for batch in data.iter_rows():
-        yield [batch["line"].encode()]
+    for item in data.iter_rows():
+        yield [item["lines"].encode()]
 
 
 def main() -> None:
@@ -79,10 +78,10 @@ def main() -> None:
     settings = {name: value for name, value in vars(arguments).items() if name not in ("input", "output", "workers")}
     output = AnswerFile(Path(arguments.output).absolute(), rows, settings)
     units, silent = output.open_units(arguments.batch_size)
-    output.append(0, answer_units(None, [silent], 1) if silent else [])
+    output.append(0, [lines_of_errors(silent)])
     if units:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
-        output.append(0, answered([row for unit in units for row in unit], arguments))
+        output.append(0, answered(units, arguments))
     errors = output.finish()
     print(f"{arguments.output}: {len(rows)} rows, {errors} with an error")
 

@@ -227,6 +227,11 @@ def answer_units(pipe: Any, units: Sequence[Sequence[Row]], size: int, **how: An
         yield [_line(_told(row, next(answers) if row.error is None else None)) for row in unit]
 
 
+def lines_of_errors(rows: Sequence[Row]) -> list[bytes]:
+    """The lines of rows that ask nothing."""
+    return [_line(_told(row, None)) for row in rows]
+
+
 def _input_of(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.content.items() if name != "id"}
 
@@ -292,7 +297,7 @@ def answer_file(
     units, silent = output.open_units(batch_size)
     wait()  # nobody writes before everybody has seen what is there
     if silent and not process:
-        output.append(process, [[_line(_told(row, None)) for row in silent]])
+        output.append(process, [lines_of_errors(silent)])
     if own := share_of(units, process, num_processes):
         output.append(process, answer_units(make_pipe(), own, batch_size, **how))
     wait()
@@ -334,4 +339,4 @@ def _cut_half_line(path: Path) -> None:
     os.truncate(path, whole)
 
 
-__all__ = ["AnswerFile", "Row", "answer_file", "answer_units", "read_rows", "share_of"]
+__all__ = ["AnswerFile", "Row", "answer_file", "answer_units", "lines_of_errors", "read_rows", "share_of"]
