@@ -80,7 +80,7 @@ def main() -> None:
     units, silent = output.open_units(arguments.batch_size)
     output.append(0, [lines_of_errors(silent)])
     if units:
-        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
+        ray.init(address=os.environ.get("RAY_ADDRESS") or None, log_to_driver=False)
         output.append(0, answered(units, arguments))
     errors = output.finish()
     print(f"{arguments.output}: {len(rows)} rows, {errors} with an error")
