@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,14 +77,30 @@ def test_shared_work_gives_the_file_of_one_process(source: Path, tmp_path: Path,
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(23)]
     assert rows[4]["video"] == "1.mp4" and rows[4]["answer"] == "What is 4? ['What is 4?', 'What is 5?']"
     assert files_of(tmp_path) == {"input.jsonl", "alone.jsonl"}
-    for process in reversed(range(num_processes)):  # the first is the last to come: it puts the parts together
-        found = answer(source, tmp_path / "shared.jsonl", process=process, num_processes=num_processes)
-        # processes of this test do not wait for each other, so each takes a share of what the others left
-        if process:
-            assert found == (23, 0) and not (tmp_path / "shared.jsonl").exists()
-    answer(source, tmp_path / "shared.jsonl")
+    together = threading.Barrier(num_processes)
+    threads = [
+        threading.Thread(
+            target=answer,
+            args=(source, tmp_path / "shared.jsonl"),
+            kwargs={"process": process, "num_processes": num_processes, "wait": lambda: together.wait(60)},
+        )
+        for process in range(num_processes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
     assert files_of(tmp_path) == {"input.jsonl", "alone.jsonl", "shared.jsonl"}
+
+
+def test_a_process_that_never_came_leaves_a_run_that_goes_on(source: Path, tmp_path: Path):
+    answer(source, tmp_path / "alone.jsonl")
+    with pytest.raises(LinVTInputError, match="11 of 23 rows are not answered.*Run the same command again"):
+        answer(source, tmp_path / "shared.jsonl", process=0, num_processes=2)
+    assert not (tmp_path / "shared.jsonl").exists()
+    answer(source, tmp_path / "shared.jsonl")
+    assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
 
 def test_shares_are_neighbours_and_all_there_is():

@@ -1,5 +1,5 @@
 """
-The Ray Data job of `examples/`: two workers write the file that `linvt run` writes, and one that is killed loses nothing.
+The Ray Data job of `examples/`: two workers write the file that `linvt run` writes; one that is killed loses nothing.
 
 Needs `ray[data]`, which nothing else here does: without it these tests are skipped.
 """
