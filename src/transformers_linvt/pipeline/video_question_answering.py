@@ -356,7 +356,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         total = len(inputs) if is_sized else None
         with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
-                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                answers: Any = self.forward(batch, **forward_params)
+                for read, answered in zip(batch, answers, strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
 
