@@ -110,7 +110,7 @@ class FeatureCache:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-        if found is None and self.folder is not None and (found := self._from_folder(key)) is not None:
+        if found is None and self.folder is not None and (found := self._from_folder(self.folder, key)) is not None:
             self._keep(key, found)
         with self._lock:
             self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
@@ -129,7 +129,7 @@ class FeatureCache:
         with self._lock:
             self._kept[key] = seen
             self._kept.move_to_end(key)
-            sizes = {name: bytes_of(one.features) for name, one in self._kept.items()}
+            sizes = {name: bytes_of(one.features) for name, one in self._kept.items() if one.features is not None}
             while self._kept and (len(self._kept) > self.num_videos or sum(sizes.values()) > self.num_bytes):
                 sizes.pop(self._kept.popitem(last=False)[0])
 

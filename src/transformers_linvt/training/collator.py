@@ -62,7 +62,7 @@ class LinVTDataCollator:
             read; a batch has what it knows of its videos under `frame_tokens`.
 
     Raises:
-        `LinVTInputError`: from a call, for an example that is none (with its keys), or too long.
+        `LinVTInputError`: from a call, for a row that is no example (its keys are named), or one that is too long.
         `VideoReadError`: from a call, if no video of the batch can be read.
     """
 
@@ -119,7 +119,7 @@ class LinVTDataCollator:
         rows = [
             number if videos[number] is not None else next_readable(number, readable) for number in range(len(parsed))
         ]
-        parsed, looked = [parsed[row] for row in rows], [videos[row] for row in rows]
+        parsed, looked = [parsed[row] for row in rows], [videos[row] or [] for row in rows]
         batch = dict(self._tokenize(parsed, [[one.video for one in row] for row in looked]))
         batch["labels"] = self._labels(batch)
         self._cut(batch)
