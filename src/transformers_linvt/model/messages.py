@@ -154,7 +154,7 @@ def parse_messages(messages: Any, video_root: str | os.PathLike | None = None, f
 
     Raises:
         LinVTInputError: a message without role or content, a part of an unknown type, a key that is not known, two
-            sources in one part, an address that is none or leads out of `video_root`.
+            sources in one part, an address that cannot be used or leads out of `video_root`.
 
     Example:
 
@@ -359,7 +359,7 @@ def source_of(part: Mapping[str, Any], is_needed: bool = True, or_else: str = ""
         or_else: end of the sentence of that error: where else the source could stand.
 
     Raises:
-        LinVTInputError: there is none.
+        LinVTInputError: the part names no source.
     """
     kind = part["type"]
     for key in SOURCE_KEYS[kind]:

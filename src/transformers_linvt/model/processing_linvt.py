@@ -65,7 +65,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
             picture.
-        LinVTInputError: a number that is none, or a base that is a LinVTProcessor already.
+        LinVTInputError: a setting that is not the number it has to be, or a base that is a LinVTProcessor already.
 
     Example (the embedded model):
 
@@ -231,9 +231,9 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
                 `images_kwargs` (pictures only). The rest goes to the template.
 
         Raises:
-            LinVTInputError: messages that are none, an empty question, a placeholder typed into a text, a part
-                without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
-                base without chat template, a misspelt argument.
+            LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
+                text, a part without a source or with two, an unknown key in a part, a prompt longer than the
+                tokenizer's limit, a base without chat template, a misspelt argument.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)

@@ -124,12 +124,14 @@ class WritesPrompts(HasBaseProcessor):
                     "chat_template=..."
                 )
             return own.get(name, name)
-        if chat_template is None and own is None:
+        if chat_template is not None:
+            return chat_template
+        if own is None:
             raise LinVTInputError(
                 f"{type(self.base_processor).__name__} has no chat template. Pass chat_template=..., or set "
                 "processor.chat_template."
             )
-        return chat_template if chat_template is not None else own
+        return own
 
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""

@@ -99,7 +99,7 @@ class Answerer:
 
     def answer(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
         """Answer a batch; the error of one does not keep the others from being answered."""
-        answered: list[Answered | None] = [Answered(error=read.error) if read.error else None for read in batch]
+        answered: list[Any] = [Answered(error=read.error) if read.error else None for read in batch]
         together = [
             i
             for i, read in enumerate(batch)
@@ -142,7 +142,7 @@ class Answerer:
             made = self._generate(prepared, how)
             result.texts += made.texts
             result.scores = None if made.scores is None else [*(result.scores or []), *made.scores]
-            if how.return_evidence:
+            if result.evidence is not None:
                 places = [[(row, seen)] for row in range(len(chunk))]
                 result.evidence += self._evidence_of_answers(prompts, condensed, made, places)
         return result
@@ -156,7 +156,7 @@ class Answerer:
             merged.num_frame_tokens, merged.num_video_tokens = answered.num_frame_tokens, answered.num_video_tokens
             merged.scores = None if answered.scores is None else [*(merged.scores or []), *answered.scores]
             if merged.evidence is not None:
-                merged.evidence += answered.evidence
+                merged.evidence += answered.evidence or []
         return merged
 
     def _answer_chats(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
@@ -270,11 +270,11 @@ class Answerer:
         """A video after the vision tower and SVR, which it goes through once."""
         if seen.features is None and (found := self.cache.get(seen.key)) is not None:  # another request met it
             seen.features = found.features
-        if seen.features is None:
+        if (features := seen.features) is None:
             inputs = self.on_device(self.processor.video_inputs(seen.video))
-            seen.features = self.model.encode_video(**inputs)
-            self.cache.put(seen.key, seen.video, seen.features)
-        return seen.features
+            seen.features = features = self.model.encode_video(**inputs)
+            self.cache.put(seen.key, seen.video, features)
+        return features
 
     def evidence_of(self, condensed: Any, row: int, seen: SeenVideo, **about: Any) -> VideoEvidence:
         """

@@ -15,11 +15,12 @@ from transformers.utils import logging
 
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
+from ..model.digests import is_still
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of, source_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
-from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
+from .caching import FeatureCache, Keys, SeenVideo, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .progress import frames_bar, make_bar
 from .requests import (
@@ -110,9 +111,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
             forked from a program that has threads already, they can dead-lock.
         max_new_tokens, do_sample, num_beams, ... (*optional*):
-            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said. A
+            `streamer` gets the words of an answer as they come, one answer after the other.
     """
 
+    processor: Any  # a LinVTProcessor
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -274,6 +277,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        if kwargs.get("streamer") is not None and batch_size > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer at a time, and batch_size={batch_size}. Leave one of them "
+                "out."
+            )
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
     @staticmethod
@@ -324,6 +332,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         postprocess_params: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """One input: errors are raised unless they are to be recorded."""
+        answered: Any
         with frames_bar(postprocess_params.get("progress_bar")):
             read = self.preprocess(inputs, **preprocess_params)
             (answered,) = self.forward([read], **forward_params)
@@ -418,7 +427,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if found is not None and not with_pixels:
             return found.named(os.fspath(source))
         frames = self.processor.read_video(source, **sampling)
-        if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
+        if of_file is not None and not is_still(source, of_file[1]):  # it was written while it was read
             found = key = None
         elif of_file is None and self.cache.is_on:
             key = self._keys.of_frames(frames)
@@ -457,7 +466,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         read, answered = outputs
         request = read.request
         is_chat = request.messages is not None
-        questions = [last_question(request.messages)] if is_chat else request.questions
+        questions = [last_question(request.messages)] if request.messages is not None else request.questions
         if answered.error is not None:
             names = [seen.video.source for seen in read.videos] or request.names_of_videos()
             if on_error == "raise":
@@ -481,7 +490,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 result["subtitle_tokens"] = subtitle_tokens
             if answered.error is not None:
                 result["error"] = _told(answered.error)
-            elif is_chat:
+            elif request.chat is not None:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
                 result["score"] = answered.scores[number]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import av
+import av.sidedata.sidedata
+import av.video.reformatter
 import numpy as np
 
 from ..errors import VideoReadError
@@ -107,6 +109,7 @@ def finish(
             "them and were left out. In the others no damage was found, which decoders do not always find. Copy or "
             "download the file again to see all of it."
         )
+    assert album.frames is not None, "no frame was put into the album"
     return VideoFrames(
         frames=album.frames,
         timestamps=seconds[chosen],

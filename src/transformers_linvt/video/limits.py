@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..errors import VideoReadError
 
@@ -42,9 +43,9 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:120]}...{name[-60:]}"
 
 
-def as_number(value: object) -> float | None:
+def as_number(value: Any) -> float | None:
     """
-    A real number of any type as a `float`; `None` if it is none.
+    A real number of any type as a `float`; `None` for anything else.
 
     Args:
         value (`object`): Anything: `int`, `float`, `Fraction`, `Decimal`, a number of NumPy, torch or PyAV.
@@ -192,7 +193,7 @@ class Spending:
     _NAMES = ("bytes", "frames", "output_bytes", "decode_seconds")
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(self._NAMES, 0)
+        self.spent: dict[str, float] = dict.fromkeys(self._NAMES, 0)
 
     def add(self, **cost: float) -> None:
         """Count what a video cost."""
@@ -236,9 +237,10 @@ def one_request() -> Iterator[Spending]:
     if outer is not None:
         yield outer
         return
-    token = _SPENDING.set(Spending())
+    spending = Spending()
+    token = _SPENDING.set(spending)
     try:
-        yield _SPENDING.get()
+        yield spending
     finally:
         _SPENDING.reset(token)
 
