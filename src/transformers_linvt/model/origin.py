@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..bases.layouts import FRAME_PREFIX
 
+
+_TIMES = "video_timestamps"
 _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a few thousand numbers tell models apart
 
 
@@ -28,13 +31,42 @@ def digest_of_video(inputs: Mapping[str, Any], timestamps: torch.Tensor | None) 
     >>> digest_of_video(frames, None) == digest_of_video(frames, torch.tensor([0.0, 1.0]))
     False
     """
-    digest = hashlib.blake2b(digest_size=16)
-    tensors = {**inputs, **({} if timestamps is None else {"video_timestamps": timestamps})}
-    for name, value in sorted(tensors.items()):
-        value = torch.as_tensor(value).detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    digest = VideoDigest(timestamps)
+    digest.feed(inputs)
     return digest.hexdigest()
+
+
+class VideoDigest:
+    """
+    [`digest_of_video`] of frames that come piece by piece: the same, however they are cut.
+
+    Args:
+        timestamps (`torch.Tensor`, *optional*): the times of all frames in seconds.
+    """
+
+    def __init__(self, timestamps: torch.Tensor | None) -> None:
+        self._digests: dict[str, Any] = {}
+        self._lengths: dict[str, int] = {}
+        if timestamps is not None:
+            self.feed({_TIMES: timestamps})
+
+    def feed(self, inputs: Mapping[str, Any]) -> None:
+        """The inputs of the next frames; the first axis of every tensor goes on where the last ended."""
+        for name, value in inputs.items():
+            name = name.removeprefix(FRAME_PREFIX)
+            value = torch.as_tensor(value).detach().cpu().contiguous()
+            if name not in self._digests:
+                start = f"{name} {value.dtype} {tuple(value.shape[1:])} ".encode()
+                self._digests[name], self._lengths[name] = hashlib.blake2b(start, digest_size=16), 0
+            self._digests[name].update(value.reshape(-1).view(torch.uint8).numpy())
+            self._lengths[name] += len(value)
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(self._digests):
+            digest.update(f"{self._lengths[name]} ".encode() + self._digests[name].digest())
+        return digest.hexdigest()
 
 
 def digest_of_model(model: Any) -> str | None:

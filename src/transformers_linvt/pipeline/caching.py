@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from ..errors import LinVTInputError, shown
 from ..model.features import VideoFeatures
-from ..video.frames import VideoFrames
+from ..video.frames import VideoFrames, no_pixels
 from ..video.media_address import is_address
 
 
@@ -46,12 +46,30 @@ class SeenVideo:
         features ([`VideoFeatures`], *optional*): where it was encoded before.
         key (`str`, *optional*): what it is found under.
         has_pixels (`bool`): whether the frames are there, and not only how many.
+        unread (*optional*): its source and sampling, where it is to be encoded while it is read; `video` is empty then.
+        identity (*optional*): of its file as the key was made.
     """
 
     video: VideoFrames
     features: VideoFeatures | None = None
     key: str | None = None
     has_pixels: bool = True
+    unread: tuple[Any, Mapping[str, Any]] | None = None
+    identity: tuple | None = None
+
+    @classmethod
+    def to_be_read(
+        cls, source: Any, sampling: Mapping[str, Any], key: str | None, identity: tuple | None
+    ) -> "SeenVideo":
+        """A video that nothing was read of."""
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else f"<{type(source).__name__}>"
+        empty = VideoFrames(no_pixels(0), np.zeros(0), name, "pyav", 0.0, 0, None)
+        return cls(empty, key=key, has_pixels=False, unread=(source, sampling), identity=identity)
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether its file is another than the key was made of."""
+        return self.identity is not None and identity_of(self.unread[0]) != self.identity
 
     def named(self, source: str) -> "SeenVideo":
         """The same under the name that it was asked for by."""
@@ -118,7 +136,7 @@ class FeatureCache:
         """Keep a video, on the CPU and without its pixels."""
         if key is None or not self.is_on:
             return
-        seen = SeenVideo(replace(video, frames=_no_pixels(len(video.frames))), features.to("cpu"), key, False)
+        seen = SeenVideo(replace(video, frames=no_pixels(len(video.frames))), features.to("cpu"), key, False)
         self._keep(key, seen)
         if self.folder is not None:
             self._to_folder(key, seen)
@@ -193,10 +211,6 @@ def _folder(folder: str | os.PathLike) -> Path:
     return path
 
 
-def _no_pixels(num_frames: int) -> np.ndarray:
-    return np.zeros((num_frames, 1, 1, 3), dtype=np.uint8)
-
-
 def with_about(features: VideoFeatures, video: VideoFrames, **more: str) -> VideoFeatures:
     """An encoded video that knows what it was read from."""
     told = {name: getattr(video, name) for name in ("video_backend", "duration", "total_frames", "average_fps")}
@@ -211,16 +225,14 @@ def seen_of_features(features: VideoFeatures, frames_per_step: int) -> SeenVideo
     count = features.num_frames * frames_per_step
     times = np.zeros(count) if features.timestamps is None else features.timestamps.double().numpy()
     times = times if len(times) == count else np.repeat(times, frames_per_step)
-    video = VideoFrames(
-        _no_pixels(count), times, "<encoded video>", "memory", float(times[-1] - times[0]), count, None
-    )
+    video = VideoFrames(no_pixels(count), times, "<encoded video>", "memory", float(times[-1] - times[0]), count, None)
     return SeenVideo(video, features, has_pixels=False)
 
 
 def _video_of(features: VideoFeatures) -> VideoFrames:
     told = json.loads(features.about["video"])
     times = np.asarray(told.pop("timestamps"), dtype=np.float64)
-    return VideoFrames(_no_pixels(len(times)), times, source="<encoded video>", **told)
+    return VideoFrames(no_pixels(len(times)), times, source="<encoded video>", **told)
 
 
 def bytes_of(features: VideoFeatures) -> int:

@@ -37,6 +37,7 @@ logger = logging.get_logger(__name__)
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
     "video_root",
+    "stream",
     "return_evidence",
     "return_score",
     "on_error",
@@ -72,6 +73,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
+        stream (`bool`, *optional*, defaults to `True`):
+            Encode a video file while it is read, a few frames at a time, so that memory does not grow with the number
+            of frames. With `False`, with `num_workers`, with `return_evidence`, for chats of several videos, and where
+            prompts name the times of frames, all frames are read first: the same answers.
         return_evidence (`bool`, *optional*, defaults to `False`):
             Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
             that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
@@ -286,7 +291,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root", "stream") if name in own}
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
@@ -327,6 +332,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """Many inputs: decoded by `num_workers` threads, answered `batch_size` at a time, in order."""
         is_sized = hasattr(inputs, "__len__")
         requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
+        if num_workers:  # they read ahead of the model, each a whole video
+            preprocess_params = {**preprocess_params, "stream": False}
         videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
         wanted = postprocess_params.get("progress_bar")
         if wanted is None:
@@ -347,6 +354,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         request: Request,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        stream: bool = True,
         **sampling: Any,
     ) -> Read:
         """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
@@ -356,18 +364,28 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         sampling = sampling_of(request.sampling, sampling)
         try:
             if request.messages is None:
-                read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
+                read.videos = [self._see(request.video, video_root, with_pixels, stream, **sampling)]
             else:
+                parts = [
+                    part for one in request.messages if isinstance(one.get("content"), list) for part in one["content"]
+                ]
+                stream = stream and sum(part["type"] == "video" for part in parts) == 1
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                        self._read_message(message, sampling, with_pixels, stream, read.videos)
+                        for message in request.messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
 
     def _read_message(
-        self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
+        self,
+        message: Mapping[str, Any],
+        sampling: dict[str, Any],
+        with_pixels: bool,
+        stream: bool,
+        videos: list[SeenVideo],
     ) -> dict[str, Any]:
         """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
         if not isinstance(message.get("content"), list):
@@ -375,7 +393,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         content = []
         for part in message["content"]:
             if part["type"] == "video":
-                videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
+                videos.append(self._see(source_of(part), None, with_pixels, stream, **sampling_of(part, sampling)))
                 part = {"type": "video", "video": videos[-1].video}
             elif part["type"] == "image":
                 part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
@@ -387,9 +405,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         video: Any,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        stream: bool = True,
         **sampling: Any,
     ) -> SeenVideo:
-        """A video: as it was encoded before where that is known, else its frames."""
+        """A video: as it was encoded before where that is known, else its frames, or how to read them."""
         if isinstance(video, VideoFeatures):
             self._check_encoder(video)
             return seen_of_features(video, self.processor.frames_per_step)
@@ -399,6 +418,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         found = self.cache.get(key)
         if found is not None and not with_pixels:
             return found.named(os.fspath(source))
+        is_digested = of_file is not None or not self.cache.is_on
+        if stream and is_digested and not with_pixels and not self.processor.add_timestamps:
+            return SeenVideo.to_be_read(source, sampling, key, of_file[1] if of_file else None)
         frames = self.processor.read_video(source, **sampling)
         if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
             found = key = None

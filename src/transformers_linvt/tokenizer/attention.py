@@ -132,9 +132,7 @@ class SpatioTemporalBlock(nn.Module):
             init_layer_norm(self.temporal_norm)
             self.temporal_attention.init_weights()
 
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor | None = None, goes_on: bool = False
-    ) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None, goes_on: bool = False) -> torch.Tensor:
         """
         Args:
             hidden (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):

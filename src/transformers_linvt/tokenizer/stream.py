@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import LinVTInputError
+from .checks import check_timestamps
 from .keyframes import (
     NOVELTY_LEVELS,
     ContrastSums,
@@ -111,7 +112,8 @@ class VideoRefiner:
 
     Args:
         tokenizer ([`LinearVideoTokenizer`]): the tokenizer.
-        timestamps (`torch.Tensor` of shape `(num_frames,)`): seconds of all frames that will come.
+        timestamps (`torch.Tensor` of shape `(num_frames,)`, or `int`): seconds of all frames that will come, or only
+            how many they are.
         tokens_at_once (`int`, *optional*): see above.
 
     Example:
@@ -128,9 +130,14 @@ class VideoRefiner:
     """
 
     def __init__(
-        self, tokenizer: LinearVideoTokenizer, timestamps: torch.Tensor, tokens_at_once: int = TOKENS_AT_ONCE
+        self,
+        tokenizer: LinearVideoTokenizer,
+        timestamps: torch.Tensor | int,
+        tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> None:
-        self.tokenizer, self.timestamps, self.tokens_at_once = tokenizer, timestamps, tokens_at_once
+        self.tokenizer, self.tokens_at_once = tokenizer, tokens_at_once
+        self.timestamps = None if isinstance(timestamps, int) else timestamps
+        self.num_frames = timestamps if isinstance(timestamps, int) else len(timestamps)
         self.num_seen = 0
         self.grid_size: tuple[int, int] | None = None
         self._whole: list[Sequence[torch.Tensor]] = []
@@ -163,10 +170,10 @@ class VideoRefiner:
         tokens, *layers = (one.to(parameter.device, parameter.dtype) for one in (tokens, *layers))
         if self.num_seen == 0:
             self._begin(tokens, len(layers), grid_size)
-        if tokens.shape[1] != self._places.shape[1] or self.num_seen + len(tokens) > len(self.timestamps):
+        if tokens.shape[1] != self._places.shape[1] or self.num_seen + len(tokens) > self.num_frames:
             raise LinVTInputError(
                 f"Frames {self.num_seen} to {self.num_seen + len(tokens)} have {tokens.shape[1]} tokens each, in a "
-                f"video of {len(self.timestamps)} frames of {self._places.shape[1]}. Feed the frames of one video."
+                f"video of {self.num_frames} frames of {self._places.shape[1]}. Feed the frames of one video."
             )
         now = slice(self.num_seen, self.num_seen + len(tokens))
         self.num_seen = now.stop
@@ -175,7 +182,7 @@ class VideoRefiner:
             return
         tokens = tokens[None]
         self._sums.feed(tokens)
-        is_last = self.num_seen == len(self.timestamps)
+        is_last = self.num_seen == self.num_frames
         times = self._seconds[:, now], self._fractions[:, now]
         hidden, scores = self._scoring.feed(tokens, *times, self._places, is_last)
         if scores is not None:
@@ -186,7 +193,7 @@ class VideoRefiner:
     def _begin(self, tokens: torch.Tensor, num_layers: int, grid_size: tuple[int, int] | None) -> None:
         tokenizer = self.tokenizer
         self.grid_size = grid_size
-        num_frames, places = len(self.timestamps), tokens.shape[1]
+        num_frames, places = self.num_frames, tokens.shape[1]
         can_stream = tokenizer.scorer.starts_from_keyframes and tokenizer.selection != "none"
         is_in_memory = not any(weight.is_meta for weight in tokenizer.parameters())  # else fetched for a forward only
         self._places = token_places([grid_size or (1, places)], places, tokens.device)
@@ -194,8 +201,10 @@ class VideoRefiner:
             return
         self._spools = [TensorSpool() for _ in range(2 + num_layers)]
         self._sums, self._scoring = ContrastSums(tokens[None]), ScoringStream(tokenizer.scorer)
-        times = self.timestamps.float().to(tokens.device)[None]
-        self._seconds, self._fractions = frame_times(times, torch.ones_like(times, dtype=torch.bool))
+        times = None if self.timestamps is None else self.timestamps.to(tokens.device)[None]
+        every_frame = torch.ones(1, num_frames, dtype=torch.bool, device=tokens.device)
+        check_timestamps(times, every_frame.unsqueeze(2))
+        self._seconds, self._fractions = frame_times(times, every_frame)
 
     @torch.no_grad()
     def finish(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
@@ -205,9 +214,9 @@ class VideoRefiner:
         Raises:
             `LinVTInputError`: fewer frames came than there are times.
         """
-        if self.num_seen != len(self.timestamps):
+        if self.num_seen != self.num_frames:
             raise LinVTInputError(
-                f"{self.num_seen} of {len(self.timestamps)} frames came. The video broke off; read it again."
+                f"{self.num_seen} of {self.num_frames} frames came. The video broke off; read it again."
             )
         if self._spools is None:
             return self._refine_whole()
@@ -223,13 +232,13 @@ class VideoRefiner:
     def _refine_whole(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
         tokens, *layers = (torch.cat(parts) for parts in zip(*self._whole, strict=True))
         self._whole = []
-        times = self.timestamps.to(tokens.device)[None]
+        times = None if self.timestamps is None else self.timestamps.to(tokens.device)[None]
         grids = None if self.grid_size is None else [self.grid_size]
         refined = self.tokenizer.refine(tokens[None], timestamps=times, grid_sizes=grids)
         return refined, [refined.average(layer[None]) for layer in layers]
 
     def _find_new(self) -> tuple[NewTokens, torch.Tensor | None]:
-        """What is new, and the learned scores: the first pass over the tokens chooses the threshold, the second looks."""
+        """What is new, and the learned scores: one pass over the tokens chooses the threshold, one more applies it."""
         unit = self._sums.contrast()
         scores = torch.cat(self._scores, dim=1) if self._scores else None
         allowance = self.tokenizer.scorer.allowance(scores)
@@ -244,9 +253,7 @@ class VideoRefiner:
         novelty, is_new = (torch.stack(parts, dim=1).squeeze(-1) for parts in zip(*found, strict=True))
         return NewTokens(novelty, is_new, novelty.new_tensor([threshold]), lattices), scores
 
-    def _scan(
-        self, scan: NoveltyScan, allowance: torch.Tensor | None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _scan(self, scan: NoveltyScan, allowance: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         frame = 0
         for tokens in self._spools[0]:
             for one in tokens.unbind(1):

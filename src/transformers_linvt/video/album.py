@@ -81,9 +81,7 @@ class Relay(Album):
         take: called with the place of a frame and its picture.
     """
 
-    def __init__(
-        self, name: str, count: int, limits: VideoLimits, take: Callable[[int, np.ndarray], None]
-    ) -> None:
+    def __init__(self, name: str, count: int, limits: VideoLimits, take: Callable[[int, np.ndarray], None]) -> None:
         super().__init__(name, count, limits)
         self.take = take
         self.shape: tuple[int, ...] | None = None
