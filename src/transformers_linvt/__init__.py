@@ -40,6 +40,7 @@ _MODULE_OF = {
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
+    "VideoStream": "model.video_stream",
     "WrapPlan": "planning",
     "convert_checkpoint": "bases.conversion",
     "embedded_base_path": "demo.embedded",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .model.features import VideoFeatures
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
+    from .model.video_stream import VideoStream
     from .pipeline import VideoQuestionAnsweringPipeline
     from .planning import WrapPlan, plan_wrap
     from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput

@@ -65,8 +65,7 @@ class VideoEncoding:
         moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
         moved = {name: one.to(device, dtype if one.is_floating_point() else None) for name, one in moved.items()}
         chunk = model.config.frames_per_chunk
-        (video,) = model.bridge.family.layout.split(moved, [num_frames])
-        encoded = model.bridge.encode_frames(model.base_vlm, video, num_frames, chunk)
+        encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, chunk)
         layers = zip(*(layer.split(chunk) for layer in encoded.deepstack), strict=True)
         for tokens in encoded.tokens.split(chunk):
             self.refiner.feed(tokens, next(layers, ()), encoded.grid_size)

@@ -107,19 +107,19 @@ class ReadsVideos(HasBaseProcessor):
                     channel.put(chunk, 0)
                     return
                 options = self.frame_options(len(chunk.timestamps))
-                inputs = self._prepared(chunk.frames, chunk.source, options)
-                times = torch.as_tensor(self._times_of_steps(chunk.timestamps)).float()
+                inputs = self.prepare_frames(chunk.frames, chunk.source, options)
+                times = torch.as_tensor(self.times_of_steps(chunk.timestamps)).float()
                 prepared = PreparedFrames(inputs, -(-len(chunk.frames) // step), chunk.start // step, times)
                 channel.put(prepared, sum(value.numel() * value.element_size() for value in inputs.values()))
 
         return workers.start(prepare, CHUNK_BYTES)
 
-    def _prepared(self, frames: np.ndarray, source: str, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def prepare_frames(self, frames: np.ndarray, source: str, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """What the model takes of the image processor's output for frames of one video, under the base's names."""
         refused = f"The base's image processor refused the frames of {shown(source)}"
-        made = in_our_words(refused, self.bridge.frame_inputs, self.base_processor, list(frames), options)
-        made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
-        return made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made)
+        steps = {} if self.frames_per_step == 1 else {"merges_steps": True}
+        made = in_our_words(refused, self.bridge.frame_inputs, self.base_processor, list(frames), options, **steps)
+        return {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
 
     def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
         """The videos of one request, each with its own sampling; they share the limits of a request."""
@@ -164,7 +164,7 @@ class ReadsVideos(HasBaseProcessor):
         if not videos:
             return {}
         each = [
-            self._prepared(video.frames, video.source, self.frame_options(len(video.frames), options))
+            self.prepare_frames(video.frames, video.source, self.frame_options(len(video.frames), options))
             for video in videos
         ]
         steps = [self.steps_of(video) for video in videos]
@@ -191,9 +191,10 @@ class ReadsVideos(HasBaseProcessor):
         size = self.frames_per_step
         if size == 1:
             return video
-        return replace(video, frames=video.frames[::size], timestamps=self._times_of_steps(video.timestamps))
+        return replace(video, frames=video.frames[::size], timestamps=self.times_of_steps(video.timestamps))
 
-    def _times_of_steps(self, timestamps: np.ndarray) -> np.ndarray:
+    def times_of_steps(self, timestamps: np.ndarray) -> np.ndarray:
+        """The times of what [`steps_of`] makes of frames shown at `timestamps`."""
         size = self.frames_per_step
         times = np.append(timestamps, [timestamps[-1]] * (-len(timestamps) % size)).reshape(-1, size)
         return (times[:, 0] + times[:, -1]) / 2

@@ -204,6 +204,12 @@ class ContrastSums:
         self.squares = self.squares + tokens.square().sum(dim=(1, 2, 3))
         self.count = self.count + (tokens.shape[1] * tokens.shape[2] if mask is None else mask.sum(dim=(1, 2)))
 
+    def copy(self) -> "ContrastSums":
+        """One that goes its own way; the sums are never changed in place."""
+        other = ContrastSums(self.total)
+        other.total, other.squares, other.count = self.total, self.squares, self.count
+        return other
+
     def contrast(self) -> torch.Tensor:
         """Of what was seen so far, as [`contrast`] gives it."""
         count = self.count.clamp(min=1)

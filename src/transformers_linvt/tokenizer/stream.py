@@ -114,7 +114,7 @@ class VideoRefiner:
         tokenizer ([`LinearVideoTokenizer`]): the tokenizer.
         timestamps (`torch.Tensor` of shape `(num_frames,)`, or `int`): seconds of all frames that will come, or only
             how many they are.
-        tokens_at_once (`int`, *optional*): see above.
+        tokens_at_once (`int`, *optional*): see above; by default 32,768.
 
     Example:
 
@@ -133,9 +133,10 @@ class VideoRefiner:
         self,
         tokenizer: LinearVideoTokenizer,
         timestamps: torch.Tensor | int,
-        tokens_at_once: int = TOKENS_AT_ONCE,
+        tokens_at_once: int | None = None,
     ) -> None:
-        self.tokenizer, self.tokens_at_once = tokenizer, tokens_at_once
+        self.tokenizer = tokenizer
+        self.tokens_at_once = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
         self.timestamps = None if isinstance(timestamps, int) else timestamps
         self.num_frames = timestamps if isinstance(timestamps, int) else len(timestamps)
         self.num_seen = 0
