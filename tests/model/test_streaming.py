@@ -12,8 +12,10 @@ from torch.testing import assert_close
 from promises import QUESTION, Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, LinVTProcessor, VideoFeatures, VideoLimits, VideoReadError
 from transformers_linvt.model import video_inputs
+from transformers_linvt.model.origin import VideoDigest
 from transformers_linvt.tokenizer import stream
 from transformers_linvt.video.album import Album
+from transformers_linvt.video.pyav_decoder import PyAVReader
 from zoo import Recipe, encode
 
 
@@ -84,8 +86,6 @@ def test_a_file_is_never_together_in_memory(family: Wrapped, clip_file: Path, mo
 
 
 def test_frames_that_were_void_count_for_nothing(family: Wrapped, clip_file: Path, monkeypatch: pytest.MonkeyPatch):
-    from transformers_linvt.video.pyav_decoder import PyAVReader
-
     whole = family.model.encode_video(clip_file, family.processor, num_frames=9, stream=False)
 
     def fails(self, wanted, album):
@@ -146,10 +146,13 @@ def test_a_processor_that_refuses_a_frame_is_quoted(family: Wrapped, monkeypatch
 
 
 def test_a_digest_is_the_same_however_the_frames_are_cut():
-    from transformers_linvt.model.origin import VideoDigest, digest_of_video
-
     pixels, times = torch.arange(24.0).view(6, 4), torch.arange(6.0)
     digest = VideoDigest(times)
     for part in np.array_split(np.arange(6), 4):
         digest.feed({"pixel_values": pixels[part]})
-    assert digest.hexdigest() == digest_of_video({"frame_pixel_values": pixels}, times)
+    whole = VideoDigest(times)
+    whole.feed({"frame_pixel_values": pixels})
+    assert digest.hexdigest() == whole.hexdigest()
+    other = VideoDigest(times + 1)
+    other.feed({"pixel_values": pixels})
+    assert digest.hexdigest() != other.hexdigest()

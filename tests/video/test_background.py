@@ -10,11 +10,11 @@ import pytest
 
 from transformers_linvt.errors import VideoReadError
 from transformers_linvt.video.background import Channel, Workers
+from transformers_linvt.video.chunks import in_chunks, start_reading
 from transformers_linvt.video.frames import VideoFrames
 from transformers_linvt.video.limits import Clock
 from transformers_linvt.video.pyav_decoder import PyAVReader
 from transformers_linvt.video.reading import read_video
-from transformers_linvt.video.stream import in_chunks, start_reading
 from transformers_linvt.video.table import scan
 from zoo import Recipe, encode
 

@@ -65,7 +65,8 @@ class Recipe:
         copies = self.patch[2]
         patches = self._patches(self._resize(frames)).unflatten(0, (len(frames), -1))
         patches = torch.cat([patches, patches[-1:].expand(-len(frames) % copies, *patches.shape[1:])])
-        steps = patches.unflatten(0, (-1, copies)).permute(0, 2, 3, 1, 4, 5)  # step, patch, colour, frame, y, x
+        steps = patches.unflatten(0, (-1, copies))
+        steps = steps.permute(0, 2, 3, 1, 4, 5)  # step, patch, colour, frame, y, x
         pixels = (steps * self.scale.view(3, 1, 1, 1)).sub_(self.shift.view(3, 1, 1, 1))
         others = {name: rows.repeat(len(steps), *[1] * (rows.ndim - 1)) for name, rows in self.others.items()}
         return {_PIXELS: pixels.reshape(len(steps) * self.shape[0], *self.shape[1:]), **others}
@@ -77,7 +78,7 @@ class Recipe:
         return F.interpolate(pixels, size=self.size, mode=self.mode, antialias=True)
 
     def _patches(self, resized: torch.Tensor) -> torch.Tensor:
-        """Pixels `(num_frames, 3, height, width)` -> patches `(total, 3, side, side)`, neighbours of a token together."""
+        """Pixels `(num_frames, 3, height, width)` -> patches `(total, 3, side, side)`, those of a token together."""
         side, merge, _ = self.patch
         blocks = resized.unflatten(3, (-1, merge, side)).unflatten(2, (-1, merge, side))
         return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)

@@ -22,7 +22,8 @@ class VideoEncoding:
         model ([`LinVTForVideoQA`]): the model.
         num_frames (`int`): frames of the video (steps of time, with `frame_path="video"`).
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): their times in seconds.
-        most_frames (`int`, *optional*): most that the caller allows, where that is more than the model's `max_frames`.
+        most_frames (`int`, *optional*): most that the caller allows, where that is more than the model's `max_frames`;
+            None for any number.
 
     Raises:
         LinVTInputError: too many frames.
@@ -33,7 +34,7 @@ class VideoEncoding:
         model: Any,
         num_frames: int,
         timestamps: torch.Tensor | None = None,
-        most_frames: int | None = None,
+        most_frames: int | None = 0,
     ) -> None:
         model.model.check_num_frames(num_frames, most_frames)
         if timestamps is not None and len(timestamps) != num_frames:
@@ -64,11 +65,8 @@ class VideoEncoding:
         device, dtype = self.model.working_device, self.model.dtype
         moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
         moved = {name: one.to(device, dtype if one.is_floating_point() else None) for name, one in moved.items()}
-        chunk = model.config.frames_per_chunk
-        encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, chunk)
-        layers = zip(*(layer.split(chunk) for layer in encoded.deepstack), strict=True)
-        for tokens in encoded.tokens.split(chunk):
-            self.refiner.feed(tokens, next(layers, ()), encoded.grid_size)
+        encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
+        self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
         self.container = encoded.container
 
     def finish(self) -> VideoFeatures:
@@ -103,7 +101,8 @@ def encode_while_reading(
         LinVTInputError: the frames do not fit the model.
     """
     limits, encoding = sampling.get("limits"), None
-    most = limits.max_frames if isinstance(limits, VideoLimits) else 0
+    is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
+    most = limits.max_frames if is_raised else 0
     with Workers() as workers:
         try:
             for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):

@@ -27,7 +27,7 @@ _SLACK = 1e-3  # by which a number may leave its range in half precision
 @dataclass(frozen=True)
 class FeatureOrigin:
     """
-    What features were made from; see `digest_of_model` and `digest_of_video`.
+    What features were made from; see `digest_of_model` and `VideoDigest`.
 
     Attributes:
         model (`str`, *optional*): digest of the weights that made them; None where those could not be read.

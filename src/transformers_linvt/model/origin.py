@@ -14,34 +14,22 @@ _TIMES = "video_timestamps"
 _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a few thousand numbers tell models apart
 
 
-def digest_of_video(inputs: Mapping[str, Any], timestamps: torch.Tensor | None) -> str:
-    """
-    Of the frames as the image processor gave them, and their times: other for another video, sampling or processor.
-
-    Args:
-        inputs: what the processor made of the frames.
-        timestamps (`torch.Tensor`, *optional*): their times in seconds.
-
-    Returns:
-        32 hexadecimal digits.
-
-    Example:
-
-    >>> frames = {"frame_pixel_values": torch.zeros(2, 3)}
-    >>> digest_of_video(frames, None) == digest_of_video(frames, torch.tensor([0.0, 1.0]))
-    False
-    """
-    digest = VideoDigest(timestamps)
-    digest.feed(inputs)
-    return digest.hexdigest()
-
-
 class VideoDigest:
     """
-    [`digest_of_video`] of frames that come piece by piece: the same, however they are cut.
+    Of the frames as the image processor gave them, and their times: other for another video, sampling or processor,
+    and the same however the frames are cut into pieces.
 
     Args:
         timestamps (`torch.Tensor`, *optional*): the times of all frames in seconds.
+
+    Example:
+
+    >>> whole, in_pieces = VideoDigest(None), VideoDigest(None)
+    >>> whole.feed({"frame_pixel_values": torch.zeros(2, 3)})
+    >>> for _ in range(2):
+    ...     in_pieces.feed({"pixel_values": torch.zeros(1, 3)})
+    >>> whole.hexdigest() == in_pieces.hexdigest()
+    True
     """
 
     def __init__(self, timestamps: torch.Tensor | None) -> None:

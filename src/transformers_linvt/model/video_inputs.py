@@ -13,10 +13,10 @@ from transformers import BatchFeature
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
 from ..video.background import Channel, Workers
+from ..video.chunks import in_chunks, start_reading
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
-from ..video.stream import in_chunks, start_reading
 from .base_parts import HasBaseProcessor
 from .messages import SAMPLING_ARGUMENTS, resolved
 

@@ -46,7 +46,7 @@ class SeenVideo:
         features ([`VideoFeatures`], *optional*): where it was encoded before.
         key (`str`, *optional*): what it is found under.
         has_pixels (`bool`): whether the frames are there, and not only how many.
-        unread (*optional*): its source and sampling, where it is to be encoded while it is read; `video` is empty then.
+        unread (*optional*): its source and sampling, where it is encoded while it is read; `video` is empty till then.
         identity (*optional*): of its file as the key was made.
     """
 

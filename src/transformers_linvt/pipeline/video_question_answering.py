@@ -291,6 +291,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
+        if not isinstance(own.get("stream", True), bool):
+            raise LinVTInputError(f"stream={own['stream']!r}: give True or False.")
         preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root", "stream") if name in own}
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]

@@ -18,11 +18,11 @@ class FrameMemory:
 
     When one too many is there, every frame but the first is compared with the remembered frame before it, place by
     place. A token counts as new where the two are more than the noise floor of key frames apart: half of the contrast
-    of all that was seen. The frame with the fewest new tokens goes, among equal ones that which differs least in all,
-    into the frame before it, which keeps its time.
+    of all that was seen. The frame with the fewest new tokens goes into the frame before it, which keeps its time;
+    among equal ones the one that differs least in all.
 
-    So a frame stays for ever as long as fewer than `capacity` others bring as many new tokens; what repeats goes first,
-    whenever it came.
+    So a frame stays for ever as long as fewer than `capacity` others bring as many new tokens; what repeats goes
+    first, whenever it came.
 
     Args:
         capacity (`int`): frames that are kept, 2 or more.

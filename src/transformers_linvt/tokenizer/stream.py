@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from ..errors import LinVTInputError
 from .checks import check_timestamps
 from .keyframes import (
+    FRAMES_PER_CHUNK,
     NOVELTY_LEVELS,
     ContrastSums,
     NewTokens,
@@ -97,8 +98,8 @@ class TensorSpool:
 def _no_room(error: OSError, num_bytes: int) -> str:
     return (
         f"The frame tokens of a long video are kept in a temporary file, and after {num_bytes} bytes it cannot be "
-        f"written ({error.strerror or error}). Make room in {tempfile.gettempdir()}, set TMPDIR to a folder with room, "
-        "or sample fewer frames."
+        f"written ({error.strerror or error}). Make room in {tempfile.gettempdir()}, set TMPDIR to a folder with "
+        "room, or sample fewer frames."
     )
 
 
@@ -176,11 +177,17 @@ class VideoRefiner:
                 f"Frames {self.num_seen} to {self.num_seen + len(tokens)} have {tokens.shape[1]} tokens each, in a "
                 f"video of {self.num_frames} frames of {self._places.shape[1]}. Feed the frames of one video."
             )
-        now = slice(self.num_seen, self.num_seen + len(tokens))
-        self.num_seen = now.stop
         if self._spools is None:
+            self.num_seen += len(tokens)
             self._whole.append((tokens, *layers))
             return
+        for pieces in zip(*(one.split(FRAMES_PER_CHUNK) for one in (tokens, *layers)), strict=True):
+            self._put_away(*pieces)
+
+    def _put_away(self, tokens: torch.Tensor, *layers: torch.Tensor) -> None:
+        """Sum up, score, and write to the files."""
+        now = slice(self.num_seen, self.num_seen + len(tokens))
+        self.num_seen = now.stop
         tokens = tokens[None]
         self._sums.feed(tokens)
         is_last = self.num_seen == self.num_frames
@@ -231,7 +238,8 @@ class VideoRefiner:
         return RefinedVideo.of_runs(runs, tokens, hidden, places, log_significance.exp()), layers
 
     def _refine_whole(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
-        tokens, *layers = (torch.cat(parts) for parts in zip(*self._whole, strict=True))
+        parts = zip(*self._whole, strict=True)
+        tokens, *layers = (one[0] if len(one) == 1 else torch.cat(one) for one in parts)
         self._whole = []
         times = None if self.timestamps is None else self.timestamps.to(tokens.device)[None]
         grids = None if self.grid_size is None else [self.grid_size]

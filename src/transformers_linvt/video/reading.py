@@ -192,7 +192,7 @@ def _read(video: Any, read: _Read, spending: Spending) -> VideoFrames:
         state = source.state
         try:
             result = _read_source(source, read)
-        except VideoReadError:
+        except (VideoReadError, OSError):
             _check_unchanged(source, state)
             raise
         _check_unchanged(source, state)
