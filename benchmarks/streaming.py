@@ -34,7 +34,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 import transformers
-from second_question import make_pipe
+from scaled_models import scaled_qwen2_vl
 from transformers import GotOcr2ImageProcessorPil, Qwen2VLForConditionalGeneration, SiglipImageProcessorPil
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoLimits, embedded_model_path
@@ -76,13 +76,13 @@ def write(path: Path, num_frames: int, height: int, width: int) -> None:
 
 def tiny_qwen() -> tuple[LinVTForVideoQA, LinVTProcessor]:
     """The patches of a Qwen2-VL, one vision layer of 32 channels, and one language layer."""
-    pipe = make_pipe()
-    config = pipe.model.base_vlm.config
+    model, processor = scaled_qwen2_vl()
+    config = model.base_vlm.config
     config.vision_config.depth, config.vision_config.embed_dim, config.vision_config.num_heads = 1, 32, 2
     config.text_config.num_hidden_layers = 1
     config.text_config.layer_types = config.text_config.layer_types[:1]
     base = Qwen2VLForConditionalGeneration(config).eval()
-    return LinVTForVideoQA.from_base(base, num_video_tokens=64), pipe.processor
+    return LinVTForVideoQA.from_base(base, num_video_tokens=64), processor
 
 
 def encode_alone(arguments: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def least(work: Callable[[], Any], repeats: int) -> float:
 def measure_preparation(arguments: argparse.Namespace) -> None:
     """A row per image processor, for frames of 720p."""
     frames = np.stack(list(draw(arguments.count, 720, 1280)))
-    qwen = make_pipe().processor
+    _, qwen = scaled_qwen2_vl()
     options = qwen.frame_options(len(frames))
     kinds = {
         "Qwen2-VL": (qwen.base_processor.image_processor, options),

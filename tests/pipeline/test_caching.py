@@ -24,8 +24,8 @@ from transformers_linvt import (
     VideoQuestionAnsweringPipeline,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
+from transformers_linvt.model.digests import FileDigests
 from transformers_linvt.model.encoding import VideoEncoding
-from transformers_linvt.pipeline.caching import FileDigests
 from transformers_linvt.video import chunks, reading
 
 
@@ -255,7 +255,7 @@ def test_an_encoded_video_is_refused_by_another_model(model, processor, clip):
 
 
 def files_of(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_folder_is_there_for_the_next_process(model, processor, clip, costs, tmp_path):

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from ..errors import LinVTInputError
+from .cache import CACHE_NAME
 from .families import Family
 from .frame_pixels import RecipeBook
 from .frame_size import pixels_per_token, size_within
@@ -217,7 +218,7 @@ class BaseBridge:
         output = base(**{**prepared, "output_hidden_states": True, "logits_to_keep": 1})
         return BaseModelOutputWithPast(
             last_hidden_state=output.hidden_states[-1],
-            past_key_values=output.past_key_values,
+            **{CACHE_NAME: getattr(output, CACHE_NAME, None)},
             hidden_states=output.hidden_states if prepared.get("output_hidden_states") else None,
             attentions=output.attentions,
         )
@@ -226,7 +227,7 @@ class BaseBridge:
         """The base's settings of generation, which those of the model with LinVT begin with."""
         return getattr(base, "generation_config", None) or GenerationConfig()
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Generated ids behind those of the prompt, as transformers' `generate`."""
         return base.generate(**prepared)
 
@@ -265,7 +266,7 @@ class BaseBridge:
 
     def frame_inputs(
         self,
-        processor: ProcessorMixin,
+        processor: Any,
         frames: list[np.ndarray],
         options: Mapping[str, Any] | None = None,
         merges_steps: bool = False,
@@ -429,7 +430,7 @@ class EmbeddingsBridge(BaseBridge):
         super().__init__(family)
         self.is_added = is_added
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+    def language_model(self, base: Any) -> Any:
         """The model with a language head that takes `inputs_embeds`."""
         return base.language_model
 
@@ -464,7 +465,7 @@ class EmbeddingsBridge(BaseBridge):
         return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model where there is a video, else of the base."""
+        """Logits of the language model where there is a video, else of the base."""
         if prepared.get("inputs_embeds") is None:
             return super().forward(base, **prepared)
         return self.language_model(base)(**without_ids(prepared))
@@ -480,7 +481,7 @@ class EmbeddingsBridge(BaseBridge):
         return getattr(base, "generation_config", None) or super().generation_config(self.language_model(base))
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Of the language model where there is a video, else of the base."""
+        """What the language model generates where there is a video, else the base."""
         if prepared.get("inputs_embeds") is None:
             return super().generate(base, **prepared)
         language_model = self.language_model(base)

@@ -17,7 +17,9 @@ from ..video.chunks import in_chunks, start_reading
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
+from ..video.record import UnseenFrames
 from .base_parts import HasBaseProcessor
+from .frame_sources import as_read_video_takes_it
 from .messages import SAMPLING_ARGUMENTS, resolved
 
 
@@ -53,33 +55,39 @@ class ReadsVideos(HasBaseProcessor):
         Sampled frames of one video.
 
         Args:
-            video: a path, bytes, frames in memory (array, tensor, list of pictures), a `datasets` video, a URL with
-                `allow_urls=True`, or [`VideoFrames`], which come back as they are, whatever the sampling.
+            video: a path, bytes, frames in memory (array, tensor, list of pictures), a list of the files of its
+                frames, a `datasets` video, a URL with `allow_urls=True`, or [`VideoFrames`], which come back as they
+                are, whatever the sampling.
             video_root (*optional*): folder that a relative path starts from, instead of the current one.
             sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`,
                 `allow_urls`, `timestamps` (seconds of each given frame, for frames in memory); see [`read_video`].
-                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`.
+                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`. Also what
+                transformers has for frames that somebody else has read: `video_metadata` (their `fps` and
+                `frames_indices`) in place of `timestamps`, and `do_sample_frames=False` for all frames as they are.
 
         Raises:
             LinVTInputError: an unknown argument.
             VideoReadError: see [`read_video`].
         """
-        sampling = self._sampling(sampling)
-        if isinstance(video, VideoFrames):
-            _check_frames(video)
-            return video
-        return read_video(resolved(video, video_root), **sampling)
+        video, sampling = self._as_read_video_takes_it(video, video_root, sampling)
+        return video if isinstance(video, VideoFrames) else read_video(video, **sampling)
 
-    def _sampling(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Sampling arguments of [`read_video`], with the processor's own number of frames where none is given."""
+    def _as_read_video_takes_it(
+        self, video: Any, video_root: str | os.PathLike | None, given: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """A video and its sampling for [`read_video`], with the processor's own number of frames if none is given."""
         for name in given:
             if name not in SAMPLING_ARGUMENTS:
                 raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
+        if isinstance(video, VideoFrames):
+            _check_frames(video)
+            return video, {}
         sampling = {name: value for name, value in given.items() if value is not None}
-        if "num_frames" not in sampling and "fps" not in sampling:
+        video, sampling, is_sampled = as_read_video_takes_it(resolved(video, video_root), sampling)
+        if is_sampled and "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return sampling
+        return video, sampling
 
     def prepare_ahead(
         self, workers: Workers, video: Any, frames_per_chunk: int, sampling: Mapping[str, Any]
@@ -96,9 +104,7 @@ class ReadsVideos(HasBaseProcessor):
         Returns:
             [`Channel`] of [`PreparedFrames`], and at last the [`VideoFrames`] without their pixels.
         """
-        if isinstance(video, VideoFrames):
-            _check_frames(video)
-        frames = start_reading(workers, resolved(video, None), self._sampling(sampling))
+        frames = start_reading(workers, *self._as_read_video_takes_it(video, None, sampling))
         step = self.frames_per_step
 
         def prepare(channel: Channel) -> None:
@@ -138,37 +144,42 @@ class ReadsVideos(HasBaseProcessor):
         limits: VideoLimits | None = None,
         allow_urls: bool | None = None,
         timestamps: Sequence[float] | None = None,
+        do_sample_frames: bool | None = None,
+        video_metadata: Any = None,
     ) -> BatchFeature:
         """
         One video as [`LinVTForVideoQA.encode_video`] takes it.
 
         Args:
-            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps: as in
-                [`read_video`](LinVTProcessor.read_video).
+            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps,
+                do_sample_frames, video_metadata: as in [`read_video`](LinVTProcessor.read_video).
 
         Returns:
             `BatchFeature` with the frames under the base's names with the prefix `frame_`, `frames_per_video` of shape
             `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
         """
-        sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps)
-        named = dict(zip(SAMPLING_ARGUMENTS, sampling, strict=True))
-        return BatchFeature(self._frames_of([self.read_video(video, **named)]))
+        given = locals()
+        named = {name: given[name] for name in SAMPLING_ARGUMENTS}
+        return BatchFeature(self.frame_inputs([self.read_video(video, **named)]))
 
-    def _frames_of(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def frame_inputs(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Model inputs of the frames of several videos, one video after the other along the first axis.
 
         Every video goes through the image processor alone: frames of one call may have to share a size. Indices that
         an image processor counts over one call (Molmo2's pooling) therefore count from the first frame of their video.
+        Of [`UnseenFrames`] only number and times become inputs.
         """
         if not videos:
             return {}
         each = [
             self.prepare_frames(video.frames, video.source, self.frame_options(len(video.frames), options))
             for video in videos
+            if not isinstance(video, UnseenFrames)
         ]
         steps = [self.steps_of(video) for video in videos]
-        data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
+        names = each[0] if each else ()
+        data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in names}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
         data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data

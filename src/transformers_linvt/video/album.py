@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import av
+import av.sidedata.sidedata
+import av.video.reformatter
 import numpy as np
 
 from ..errors import VideoReadError
 from .damage import Damage
 from .frames import VideoFrames, no_pixels
 from .limits import VideoLimits, check_frame_size
+from .progress import report
 
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class Album:
             self.frames = np.empty((self.count, *image.shape), dtype=np.uint8)
         self._check_size(image, self.frames.shape[1:])
         self.frames[place] = image
+        report("read", place + 1, self.count)
 
     def _check_size(self, image: np.ndarray, shape: Sequence[int]) -> None:
         if image.shape != tuple(shape):
@@ -139,6 +143,7 @@ def finish(
             "them and were left out. In the others no damage was found, which decoders do not always find. Copy or "
             "download the file again to see all of it."
         )
+    assert album.frames is not None, "no frame was put into the album"
     return VideoFrames(
         frames=album.frames,
         timestamps=seconds[chosen],

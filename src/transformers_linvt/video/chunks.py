@@ -1,16 +1,17 @@
 """Frames of a video in pieces, decoded ahead in a thread: however long it is, only a few are held at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .album import Album, Relay
 from .background import Channel, Workers
-from .frames import VideoFrames, no_pixels
+from .frames import VideoFrames
 from .limits import Clock, VideoLimits
 from .reading import read_into
+from .record import UnseenFrames
 
 
 AHEAD_BYTES = 32 << 20  # decoded frames that wait for whoever takes them
@@ -75,7 +76,7 @@ def start_reading(workers: Workers, video: Any, sampling: Mapping[str, Any]) -> 
         options = {name: value for name, value in sampling.items() if name not in chosen and value is not None}
         result = read_into(make_album, video, chosen, clock=clock, **options)
         if relays:
-            channel.put(result, 0)
+            channel.put(UnseenFrames.of(result), 0)
         else:  # another decoder gave them together
             _pass_on(channel, result)
 
@@ -86,12 +87,7 @@ def _pass_on(channel: Channel, video: VideoFrames) -> None:
     """Frames that are in memory already."""
     for place in range(len(video)):
         channel.put(FrameChunk(video.frames[place : place + 1], place, video.timestamps, video.source), 0)
-    channel.put(without_pixels(video), 0)
-
-
-def without_pixels(video: VideoFrames) -> VideoFrames:
-    """The same with one black pixel for every frame."""
-    return replace(video, frames=no_pixels(len(video)))
+    channel.put(UnseenFrames.of(video), 0)
 
 
 def in_chunks(
@@ -127,4 +123,4 @@ def _joined(chunks: list[FrameChunk]) -> FrameChunk:
     return FrameChunk(np.concatenate([one.frames for one in chunks]), first.start, first.timestamps, first.source)
 
 
-__all__ = ["FrameChunk", "in_chunks", "start_reading", "without_pixels"]
+__all__ = ["FrameChunk", "in_chunks", "start_reading"]
