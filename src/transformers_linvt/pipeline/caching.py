@@ -152,12 +152,12 @@ class FeatureCache:
             while self._kept and (len(self._kept) > self.num_videos or sum(sizes.values()) > self.num_bytes):
                 sizes.pop(self._kept.popitem(last=False)[0])
 
-    def _from_folder(self, key: str) -> SeenVideo | None:
+    def _from_folder(self, folder: FolderStore, key: str) -> SeenVideo | None:
         def load(path: Path) -> SeenVideo:
             features = VideoFeatures.load(path)
             return SeenVideo(_video_of(features), features, key)
 
-        return self.folder.get(key, load)
+        return folder.get(key, load)
 
 
 def with_about(features: VideoFeatures, video: VideoFrames, **more: str) -> VideoFeatures:
