@@ -225,9 +225,8 @@ def _inputs_of_frames(
     """What the vision tower gets of frames of noise, and the frames; sized as in a video of the plan's length."""
     frames = np.random.default_rng(0).integers(0, 255, (count, *plan.frame_size, 3), dtype=np.uint8)
     options = processor.frame_options(plan.num_frames)
-    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options)
-    if processor.frames_per_step > 1:
-        made = processor.bridge.merge_frames(processor.base_processor, made)
+    steps = {"merges_steps": True} if processor.frames_per_step > 1 else {}
+    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options, **steps)
     return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}, frames
 
 
