@@ -16,9 +16,11 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "Answerer": "evaluation",
     "BaseBridge": "bases.base",
     "CheckpointError": "errors",
     "EmbeddingsBridge": "bases.base",
+    "EvaluationSettings": "evaluation",
     "FactoredWeights": "tokenizer.weights",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
@@ -44,6 +46,7 @@ _MODULE_OF = {
     "convert_checkpoint": "bases.conversion",
     "embedded_base_path": "demo.embedded",
     "embedded_model_path": "demo.embedded",
+    "evaluate": "evaluation",
     "language_model_targets": "training.lora",
     "load_for_training": "training.lora",
     "load_video_dataset": "training.data",
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from .bases.conversion import convert_checkpoint
     from .demo.embedded import embedded_base_path, embedded_model_path
     from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
+    from .evaluation import Answerer, EvaluationSettings, evaluate
     from .evidence.evidence import VideoEvidence
     from .model.configuration_linvt import LinVTConfig
     from .model.features import VideoFeatures
