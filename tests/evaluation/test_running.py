@@ -30,6 +30,7 @@ SETTINGS = EvaluationSettings(
     lengths=(16,),
     num_clips=5,
     size=16,
+    num_scripts=60,
 )
 WEAKER = 3  # of so many questions one is answered by the weaker reader of the comparison as if it knew nothing
 

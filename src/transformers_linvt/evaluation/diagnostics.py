@@ -185,7 +185,7 @@ def make_clips(
 
     >>> clips = make_clips("order", num_clips=2, num_frames=6)
     >>> [(clip.variant, clip.questions[0].answer) for clip in clips[:2]], clips[0].frames().shape
-    ([('', 'red'), ('backwards', 'blue')], (6, 64, 64, 3))
+    ([('', 'circle'), ('backwards', 'square')], (6, 64, 64, 3))
     """
     diagnostic = _checked(name, num_clips, num_frames, seed)
     clips = []

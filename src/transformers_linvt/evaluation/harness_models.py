@@ -67,9 +67,7 @@ class _Answers(lmms):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not for this model."""
-        raise LinVTInputError(
-            "LinVT answers in words, and a task of the type multiple_choice wants likelihoods. Choose another task."
-        )
+        raise LinVTInputError("LinVT answers in words; choose a task that is not of the type multiple_choice.")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not for this model."""
@@ -111,7 +109,7 @@ class _Answers(lmms):
 
 
 class LinVTChat(_Answers):
-    """The class for tasks that write chats, and for others as well, by the harness's own way of making chats of them."""
+    """The class for tasks that write chats; of others the harness makes chats by itself."""
 
     is_simple = False
 

@@ -1,10 +1,10 @@
 """
 Open answers judged by a language model behind any OpenAI-compatible server, as the Video-ChatGPT protocol does.
 
-The judge sees question, right answer and prediction, never the video, and says whether they mean the same and how well,
-0 to 5. Accuracy is the share of "yes", the score a mean. Predictions are there before anything is judged, and every
-verdict is written down as it comes: a server that goes away costs the questions that are still open. The words of the
-prompt are ours: figures of other prompts, or of other judges, are not to be put beside these.
+The judge sees question, right answer and prediction, never the video, and says whether they mean the same and how
+well, 0 to 5. Accuracy is the share of "yes", the score a mean. Predictions are there before anything is judged, and
+every verdict is written down as it comes: a server that goes away costs the questions that are still open. The words
+of the prompt are ours: figures of other prompts, or of other judges, are not to be put beside these.
 """
 
 import json

@@ -99,7 +99,7 @@ def ceilings(
 
     >>> found = ceilings("needles", 16, ("blind keep 1",), 400)["", "", "colour"]
     >>> round(found["blind keep 1"] / 10) * 10, round(found["question only"] / 10) * 10
-    (40, 20)
+    (50, 20)
     """
     clips, variants = DIAGNOSTICS[name].clips, DIAGNOSTICS[name].variants
     # how clips are filmed changes no script: all diagnostics of the same clips have the same ceilings

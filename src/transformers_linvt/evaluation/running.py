@@ -19,7 +19,7 @@ from ..errors import LinVTInputError, unknown_argument
 from ..files import replacing
 from .answering import Answerer, Shown, parse_answer
 from .diagnostics import DIAGNOSTICS, DiagnosticClip, chance_of, make_clips, options_of
-from .limits import Group, ceilings, constant_score, group_of, policies_for
+from .limits import NUM_SCRIPTS, Group, ceilings, constant_score, group_of, policies_for
 from .statistics import clustered_interval, wilson
 
 
@@ -43,6 +43,7 @@ class EvaluationSettings:
         seed (`int`): of the clips.
         instruction (`str`), max_new_tokens (`int`): as in [`Answerer`].
         num_uniform, num_kept (`int`): frames and things of the policies whose ceilings are computed.
+        num_scripts (`int`): clips that ceilings are computed from.
 
     Raises:
         LinVTInputError: an unknown diagnostic, or a number that cannot be.
@@ -58,6 +59,7 @@ class EvaluationSettings:
     max_new_tokens: int = 16
     num_uniform: int = 8
     num_kept: int = 2
+    num_scripts: int = NUM_SCRIPTS
 
     def __post_init__(self) -> None:
         for name in self.diagnostics:
@@ -184,7 +186,8 @@ def summarise(rows: Sequence[_Row], settings: EvaluationSettings, policy: str | 
     for name, num_frames in settings.cells():
         own = [row for row in rows if (row.diagnostic, row.num_frames) == (name, num_frames)]
         clips = make_clips(*_clips_of(settings, name, num_frames))
-        limits = ceilings(name, num_frames, policies_for(settings.num_uniform, settings.num_kept))
+        policies = policies_for(settings.num_uniform, settings.num_kept)
+        limits = ceilings(name, num_frames, policies, settings.num_scripts)
         results += list(_results_of(own, clips, limits, policy))
     answers = [
         [row.diagnostic, row.num_frames, row.number, row.variant, row.subject, row.kind]
