@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from miniature_benchmarks import make, write_miniature
+from stock_benchmarks import STOCK, right_answer, write_stock
 from transformers_linvt import embedded_model_path
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.evaluation.benchmarks import BENCHMARKS
@@ -25,6 +26,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
+from lmms_eval.tasks import __file__ as stock_file
 
 from transformers_linvt.evaluation.harness_models import LinVTChat, LinVTSimple
 
@@ -139,3 +141,37 @@ def test_one_command_writes_results_with_the_right_n(tasks, tmp_path):
     results = json.loads(path.read_text())
     assert results["n-samples"]["linvt_tgif_qa"]["effective"] == ROWS
     assert results["results"]["linvt_tgif_qa"]["exact_score,none"] >= 75
+
+
+class StockReader(Reader):
+    """As [`Reader`], for the sets that lmms-eval has."""
+
+    def generate_until(self, requests):
+        answers = []
+        for request in requests:
+            _, _, doc_to_visual, doc_id, task, split = request.args
+            doc = self.task_dict[task][split][doc_id]
+            for visual in doc_to_visual(doc):
+                assert not isinstance(visual, str) or Path(visual).exists()
+            answers.append(GenerationResult(right_answer(doc) if self.constant is None else self.constant))
+        return answers
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_set_of_the_harness_runs_on_its_miniature(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = write_stock(name, tmp_path / "tasks", tmp_path / "home", Path(stock_file).parent)
+    *_, metric, most = STOCK[name]
+
+    def score(model):
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        found = simple_evaluate(model=model, tasks=[f"linvt_mini_{name}"], task_manager=manager, bootstrap_iters=0)
+        assert found["n-samples"][f"linvt_mini_{name}"]["effective"] == ROWS
+        return found["results"][f"linvt_mini_{name}"][f"{metric},none"]
+
+    assert score(StockReader()) == most
+    # one of four letters; half of yes and no, and of MME nothing more where a picture's two are not both right
+    constant, chance = {"pope": ("yes", 1 / 2), "mme": ("yes", 1 / 4)}.get(name, ("B", 1 / 4))
+    assert score(StockReader(constant)) == pytest.approx(chance * most)
+    model = LinVTChat(pretrained=embedded_model_path(), num_frames=4, device="cpu")
+    assert 0 <= score(model) <= most  # it knows colours and no letters: that it is asked is what is tested here
