@@ -16,9 +16,12 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "Answerer": "evaluation",
     "BaseBridge": "bases.base",
+    "Bench": "measuring",
     "CheckpointError": "errors",
     "EmbeddingsBridge": "bases.base",
+    "EvaluationSettings": "evaluation",
     "FactoredWeights": "tokenizer.weights",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
@@ -40,10 +43,13 @@ _MODULE_OF = {
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
+    "VideoStream": "model.video_stream",
     "WrapPlan": "planning",
+    "answer_file": "pipeline.answer_file",
     "convert_checkpoint": "bases.conversion",
     "embedded_base_path": "demo.embedded",
     "embedded_model_path": "demo.embedded",
+    "evaluate": "evaluation",
     "language_model_targets": "training.lora",
     "load_for_training": "training.lora",
     "load_video_dataset": "training.data",
@@ -68,12 +74,16 @@ if TYPE_CHECKING:
     from .bases.conversion import convert_checkpoint
     from .demo.embedded import embedded_base_path, embedded_model_path
     from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
+    from .evaluation import Answerer, EvaluationSettings, evaluate
     from .evidence.evidence import VideoEvidence
+    from .measuring import Bench
     from .model.configuration_linvt import LinVTConfig
     from .model.features import VideoFeatures
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
+    from .model.video_stream import VideoStream
     from .pipeline import VideoQuestionAnsweringPipeline
+    from .pipeline.answer_file import answer_file
     from .planning import WrapPlan, plan_wrap
     from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
     from .tokenizer.weights import FactoredWeights

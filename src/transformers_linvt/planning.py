@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .bases.cache import CACHE_NAME
 from .bases.loading import context_length, image_text_config, no_known_architecture
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_at, bridge_of
@@ -149,7 +150,7 @@ def plan_wrap(
         base=base,
         architecture=model.config.model_type,
         num_frames=num_frames,
-        frame_size=tuple(frame_size),
+        frame_size=(frame_size[0], frame_size[1]),
         tokens_per_frame=tokens_per_frame,
         num_video_tokens=config.num_video_tokens,
         prefill_flops=flops,
@@ -224,9 +225,8 @@ def _inputs_of_frames(
     """What the vision tower gets of frames of noise, and the frames; sized as in a video of the plan's length."""
     frames = np.random.default_rng(0).integers(0, 255, (count, *plan.frame_size, 3), dtype=np.uint8)
     options = processor.frame_options(plan.num_frames)
-    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options)
-    if processor.frames_per_step > 1:
-        made = processor.bridge.merge_frames(processor.base_processor, made)
+    steps = {"merges_steps": True} if processor.frames_per_step > 1 else {}
+    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options, **steps)
     return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}, frames
 
 
@@ -329,7 +329,8 @@ def _check_video(num_frames: Any, frame_size: Any) -> None:
     for name, value in (("num_frames", num_frames), ("height", frame_size[0]), ("width", frame_size[1])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise LinVTInputError(f"{name}={value!r} must be a whole number of 1 or more.")
-    if math.prod(frame_size) > (most := VideoLimits().max_pixels):  # larger ones are not read from a video either
+    most = VideoLimits().max_pixels
+    if most is not None and math.prod(frame_size) > most:  # larger ones are not read from a video either
         raise LinVTInputError(
             f"frame_size={tuple(frame_size)} is {math.prod(frame_size):,} pixels; a frame may have {most:,} (4096 x "
             "2304). Give height and width of your videos, such as (360, 640)."
@@ -372,7 +373,7 @@ def _read_config(base: str, hub: dict[str, Any]) -> Any:
     return image_text_config(config)
 
 
-def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _model_without_weights(base: str, config: Any, dtype: torch.dtype | str) -> PreTrainedModel:
     """The base on the meta device: shapes, no memory."""
     try:
         with torch.device("meta"):
@@ -405,11 +406,11 @@ def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None
     except Exception as error:  # some layers look at values, which are not there; each says so in its own way
         logger.info(f"The cost of {type(decoder).__name__} cannot be counted without weights: {error}")
         return None, None
-    return counter.get_total_flops(), _bytes_of(getattr(output, "past_key_values", None))
+    return counter.get_total_flops(), _bytes_of(getattr(output, CACHE_NAME, None))
 
 
 def _bytes_of(cache: Any) -> int | None:
-    """Of the tensors in a cache, whatever kinds of layers it has."""
+    """Bytes of the tensors in a cache, whatever kinds of layers it has."""
     if cache is None:
         return None
     tensors = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]

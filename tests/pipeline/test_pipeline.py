@@ -5,8 +5,10 @@ A tiny LLaVA with random weights serves, because what is proved is that the ways
 batches, as chats, from datasets. The last tests ask the embedded model, which knows something.
 """
 
+import io
 import itertools
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -30,8 +32,10 @@ from transformers_linvt import (
     embedded_model_path,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
-from transformers_linvt.model import video_inputs
 from transformers_linvt.model.attribution import tokens_of_answer, words_of_answer
+from transformers_linvt.model.encoding import VideoEncoding
+from transformers_linvt.pipeline import progress
+from transformers_linvt.video import chunks, reading
 
 
 VIDEO_TOKENS, NEW_TOKENS = 6, 5
@@ -86,24 +90,25 @@ def clips(tmp_path_factory) -> dict[str, str]:
 def calls(pipe, monkeypatch) -> Counter:
     """Counts what is expensive: videos read, videos encoded, runs of the language model and their rows."""
     counter: Counter = Counter()
-    core, base = pipe.model.model, pipe.model.base_vlm
-    read, encode, generate = video_inputs.read_video, core.encode_videos, base.generate
+    base = pipe.model.base_vlm
+    read, encode, generate = reading.read_into, VideoEncoding.finish, base.generate
 
     def counted_read(*args, **kwargs):
         counter["read"] += 1
         return read(*args, **kwargs)
 
-    def counted_encode(frames_per_video, inputs):
-        counter["encoded"] += len(frames_per_video)
-        return encode(frames_per_video, inputs)
+    def counted_encode(encoding):
+        counter["encoded"] += 1
+        return encode(encoding)
 
     def counted_generate(**kwargs):
         counter["runs"] += 1
         counter["rows"] += len(kwargs["input_ids"])
         return generate(**kwargs)
 
-    monkeypatch.setattr(video_inputs, "read_video", counted_read)
-    monkeypatch.setattr(core, "encode_videos", counted_encode)
+    for module in (reading, chunks):
+        monkeypatch.setattr(module, "read_into", counted_read)
+    monkeypatch.setattr(VideoEncoding, "finish", counted_encode)
     monkeypatch.setattr(base, "generate", counted_generate)
     return counter
 
@@ -797,14 +802,14 @@ def test_errors_of_other_packages_lose_no_other_answer(pipe, clips, monkeypatch,
     assert [first, last] == expected
     assert (lost[0]["error"], lost[0]["video"], lost[0]["question"]) == ("OSError: row 1 is gone", "<row 1>", "Who?")
 
-    encode = pipe.model.model.encode_videos
+    encode = VideoEncoding.finish
 
-    def out_of_memory(frames_per_video, inputs):
-        if LENGTHS["b"] in frames_per_video:
+    def out_of_memory(encoding):
+        if encoding.refiner.num_frames == LENGTHS["b"]:
             raise torch.OutOfMemoryError("too many frames")
-        return encode(frames_per_video, inputs)
+        return encode(encoding)
 
-    monkeypatch.setattr(pipe.model.model, "encode_videos", out_of_memory)
+    monkeypatch.setattr(VideoEncoding, "finish", out_of_memory)
     inputs = [{"video": clips[name], "question": "Who?"} for name in "abc"]
     first, lost, last = pipe(inputs, **how)
     assert [first, last] == expected
@@ -864,7 +869,7 @@ def test_saved_pipeline_comes_back_under_both_names(pipe, clips, tmp_path, task)
     assert again(video=clips["b"], question="Who?") == pipe(video=clips["b"], question="Who?")
 
 
-def test_progress_is_shown_for_long_lists_only_and_on_terminals_only(pipe, clips, capfd):
+def test_progress_is_shown_for_lists_and_on_terminals_only(pipe, clips, capfd):
     shown = []
 
     def hook(factory, args, kwargs):
@@ -881,8 +886,24 @@ def test_progress_is_shown_for_long_lists_only_and_on_terminals_only(pipe, clips
     finally:
         logging.set_tqdm_hook(previous)
     # disable=None leaves it to tqdm, which shows nothing where stderr is no terminal
-    assert shown == [(10, None), (2, True), (2, None), (10, True)]
+    assert shown == [(10, None), (2, None), (2, None), (10, True)]
     assert capfd.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_video_shows_where_it_is(pipe, clips, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE", 0.0)
+    cases = ((None, True, True), (None, False, False), (True, False, True), (False, True, False))
+    for count, (asked, are_on, is_shown) in enumerate(cases, 2):  # each another sampling, so that none is remembered
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setattr(logging, "_tqdm_active", are_on)
+        pipe(video=clips["b"], question="Who?", num_frames=count, end=1.0, progress_bar=asked)
+        written = sys.stderr.getvalue()
+        assert ("Reading" in written and f"/{count}" in written) == is_shown, (asked, are_on)
 
 
 @pytest.fixture(scope="module")

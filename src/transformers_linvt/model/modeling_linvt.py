@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.cache import CACHE_NAME, with_cache_named
 from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
@@ -33,11 +34,11 @@ from .checkpoint_loading import LoadsCheckpoints
 from .checkpoint_saving import SavesCheckpoints
 from .condensing import CondensedVideos, CondensesVideos
 from .configuration_linvt import LinVTConfig
-from .features import FEATURES_SUFFIX, FeatureOrigin, VideoFeatures
+from .encoding import encode_prepared, encode_while_reading
+from .features import FEATURES_SUFFIX, VideoFeatures
 from .messages import SAMPLING_ARGUMENTS
-from .origin import digest_of_model, digest_of_video
 from .placing import PlacesVideos
-from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, device_of, with_named_inputs
+from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, with_named_inputs
 
 
 logger = logging.get_logger(__name__)
@@ -82,18 +83,20 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        bridge = bridge_of(config.base_config.model_type)
+        base_config: Any = config.base_config
+        bridge = bridge_of(base_config.model_type)
         if base_vlm is None:
-            base_vlm = bridge.build(config.base_config)
+            base_vlm = bridge.build(base_config)
         else:
             # post_init below would draw the weights of a base again that was not loaded by transformers
+            module: Any
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
         bridge.check(base_vlm)
         if config.video_positions == "grid":
             check_grid_positions(base_vlm)
-        if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
+        if getattr(base_config, "image_token_id", None) is None:  # Molmo's config does not say it
+            base_config.image_placeholder = bridge.image_token_id(base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
@@ -110,7 +113,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     @property
     def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return bridge_of(self.config.base_config.model_type)
+        return bridge_of(getattr(self.config.base_config, "model_type", ""))
 
     @property
     def has_video_grid(self) -> bool:
@@ -156,6 +159,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
+        inputs = with_cache_named(inputs)
         given = {name: inputs.pop(name, None) for name in OWN_INPUTS}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
@@ -166,7 +170,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                     f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
                     "frames_per_video. Pass everything that LinVTProcessor returned."
                 )
-            cache = inputs.get("past_key_values")
+            cache = inputs.get(CACHE_NAME)
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
                 self._check_no_placeholders(input_ids, given["video_mask"], inputs)
                 forget_positions(self.base_vlm)
@@ -239,7 +243,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
 def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
     """The same outputs, whose cache knows which video tokens were passed over, for who goes on from it by hand."""
-    cache = getattr(outputs, "past_key_values", None)
+    cache = getattr(outputs, CACHE_NAME, None)
     if condensed is not None and cache is not None and not bool(condensed.outputs.weights.used.all()):
         setattr(cache, _SEEN, prepared["attention_mask"])
     return outputs
@@ -281,7 +285,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The linear video tokenizer."""
         return self.model.linvt
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         """The base's language head."""
         return self.model.bridge.head(self.base_vlm)
 
@@ -308,11 +312,11 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base.
 
         Returns:
-            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given. With `caption_mask`
+            The base's own output: `logits`, the cache, and `loss` when labels are given. With `caption_mask`
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
+        outputs: Any = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
@@ -357,7 +361,13 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
             )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
+        if "mm_token_type_ids" not in inspect.signature(self.base_vlm.forward).parameters:
+            # a processor that was asked for them writes them for any base; generate() refuses what it does not know
+            prepared = {name: value for name, value in prepared.items() if name != "mm_token_type_ids"}
+        given = {**prepared, **kwargs}
+        if "tokenizer" in given:  # stop strings are looked up in it, and servers hand the processor over
+            given["tokenizer"] = getattr(given["tokenizer"], "tokenizer", given["tokenizer"])
+        return self.model.bridge.generate(self.base_vlm, **given)
 
     @torch.no_grad()
     def encode_video(
@@ -367,24 +377,35 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         *,
         frames_per_video: Any = None,
         video_timestamps: Any = None,
+        stream: bool = True,
         **inputs: Any,
     ) -> VideoFeatures:
         """
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
+
+        A video that is read here is read, prepared and encoded at the same time, a few frames each, and its frames are
+        never together in memory: of 10,000 frames as little as of 100. Of a long one the frame tokens lie in a
+        temporary file until SVR has chosen among them.
 
         Args:
             video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever
                 that reads: a path, [`VideoFrames`], frames in memory.
             processor ([`LinVTProcessor`], *optional*).
             frames_per_video, video_timestamps: of the processor's output, when it is given with `**`.
+            stream: whether a video that is read here is encoded while it is read. With `False` all its frames are
+                read first, then prepared, then encoded: the same result up to rounding, and more memory.
             inputs: the rest of it; or, beside a processor, sampling arguments (`num_frames`, `fps`, `start` ...).
+                `limits=VideoLimits(max_frames=...)` allows more frames than the model's `max_frames`.
 
         Raises:
             LinVTInputError: not exactly one video, inputs that belong to a prompt, or a video without a processor.
             VideoReadError: the video cannot be read.
         """
         if video is not None and not isinstance(video, Mapping):
-            return self.encode_video(_read_by(processor, video, inputs))
+            _check_reader(processor, video, inputs)
+            if stream:
+                return encode_while_reading(self, processor, video, inputs)[0]
+            return self.encode_video(processor.video_inputs(video, **inputs))
         if video is not None:
             if inputs or frames_per_video is not None or video_timestamps is not None:
                 raise LinVTInputError("The processor's output was given twice. Pass it whole, or with **, not both.")
@@ -399,19 +420,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "prompt."
             )
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
-        origin = FeatureOrigin(digest_of_model(self.model), digest_of_video(inputs, seconds))
-        frame_inputs = {
-            name.removeprefix(FRAME_PREFIX): torch.as_tensor(value).to(self.working_device)
-            for name, value in inputs.items()
-        }
-        encoded = self.model.encode_videos(counts, frame_inputs)[0]
-        tokens = encoded.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
-        refined = self.linvt.refine(
-            tokens,
-            timestamps=seconds[None].to(tokens.device) if seconds is not None else None,
-            grid_sizes=[encoded.grid_size],
-        )
-        return VideoFeatures.from_refined(refined, encoded, seconds, origin)
+        frame_inputs = {name.removeprefix(FRAME_PREFIX): value for name, value in inputs.items()}
+        return encode_prepared(self, frame_inputs, counts, seconds)
 
     @overload
     def answer(self, features: Any, question: str, processor: Any = None, **generate_kwargs: Any) -> str: ...
@@ -433,15 +443,31 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 (`.safetensors`). Whatever [`encode_video`] takes is encoded first, and again at the next call.
             question: one question, or a list of them.
             processor ([`LinVTProcessor`]): the model's.
-            generate_kwargs: arguments of `generate()`.
+            generate_kwargs: arguments of `generate()`. A `streamer` gets the words of one question as they come.
 
         Returns:
             The answer, or one per question.
 
         Raises:
-            LinVTInputError: no processor, that of another model, or features that another model made.
+            LinVTInputError: no processor, that of another model, features that another model made, or a streamer for
+                several questions.
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
+
+    @overload
+    def answer_with_evidence(
+        self, features: Any, question: str, processor: Any = None, video: VideoFrames | None = None, **kwargs: Any
+    ) -> tuple[str, VideoEvidence]: ...
+
+    @overload
+    def answer_with_evidence(
+        self,
+        features: Any,
+        question: Sequence[str],
+        processor: Any = None,
+        video: VideoFrames | None = None,
+        **kwargs: Any,
+    ) -> tuple[list[str], list[VideoEvidence]]: ...
 
     @torch.no_grad()
     def answer_with_evidence(
@@ -494,8 +520,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
         if not hasattr(processor, "question_inputs"):
             raise LinVTInputError(
-                f"The questions are written by the processor, and {shown(processor)} is none. Pass processor=..., the "
-                "LinVTProcessor of this model."
+                f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., "
+                "the LinVTProcessor of this model."
             )
         processor.check_fits(self.config)
         if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):
@@ -503,16 +529,22 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         if not isinstance(features, VideoFeatures):
             features = self.encode_video(features, processor)
         questions = [question] if isinstance(question, str) else list(question)
+        if generate_kwargs.get("streamer") is not None and len(questions) > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer, and {len(questions)} questions were asked at once. Ask "
+                "them one after the other."
+            )
         inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
+        assert condensed is not None  # there are features
         generated = self.generate_prepared(prepared, **generate_kwargs)
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
 
 
-def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs that a processor makes of a video."""
+def _check_reader(processor: Any, video: Any, sampling: Mapping[str, Any]) -> None:
+    """Refuse to read a video without a processor, or by arguments that nobody knows."""
     if not hasattr(processor, "video_inputs"):
         raise LinVTInputError(
             f"A video ({shown(video)}) is read by the processor. Pass processor=..., the LinVTProcessor of this "
@@ -521,7 +553,6 @@ def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping
     for name in sampling:
         if name not in SAMPLING_ARGUMENTS:
             raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
-    return processor.video_inputs(video, **sampling)
 
 
 def _embedded_once(prepared: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

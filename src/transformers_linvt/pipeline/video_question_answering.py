@@ -16,14 +16,16 @@ from transformers.utils import logging
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
 from ..model.features import VideoFeatures
-from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
+from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
-from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
+from .caching import FeatureCache, Keys, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
+from .progress import frames_bar, make_bar
 from .requests import (
     OTHER_NAMES,
     Request,
+    as_chat,
     is_chat,
     is_list_of_chats,
     last_question,
@@ -31,12 +33,15 @@ from .requests import (
     requests_of,
     with_reply,
 )
+from .seeing import SeesVideos
 
 
 logger = logging.get_logger(__name__)
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
+    *SUBTITLE_ARGUMENTS,
     "video_root",
+    "stream",
     "return_evidence",
     "return_score",
     "on_error",
@@ -44,10 +49,9 @@ _OWN_ARGUMENTS = (
     "generate_kwargs",
 )
 _INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
-_LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
-class VideoQuestionAnsweringPipeline(Pipeline):
+class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
     """
     Answers questions about videos with a [`LinVTForVideoQA`]. Task names: `"video-question-answering"` and
     `"video-text-to-text"`.
@@ -66,12 +70,20 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     Arguments of a call (all may be given when the pipeline is made as well):
 
     Args:
-        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
+        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, ... (*optional*):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
+        subtitles, max_subtitle_tokens (*optional*):
+            Words beside the video at their times: an SRT or WebVTT file, or pairs of seconds and words, and the most
+            tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. Also in dictionaries and video parts;
+            that of a call is for a single video. The result has `subtitle_tokens`.
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
+        stream (`bool`, *optional*, defaults to `True`):
+            Encode a video file while it is read, a few frames at a time, so that memory does not grow with the number
+            of frames. With `False`, with `num_workers`, with `return_evidence`, for chats of several videos, and where
+            prompts name the times of frames, all frames are read first: the same answers.
         return_evidence (`bool`, *optional*, defaults to `False`):
             Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
             that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
@@ -87,7 +99,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             inputs are answered, and a warning is logged; the message of an error of another package
             begins with its kind. A generator that raises ends the answers, after those of all inputs before.
         progress_bar (`bool`, *optional*):
-            By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
+            By default a bar is shown on a terminal for every list, and for a single video that takes longer than a
+            second (frames read, then encoded), unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
             Questions (rows) that go through the language model at once. Several questions about one video are split
             into such batches too; the video is decoded and encoded once in any case.
@@ -103,9 +116,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
             forked from a program that has threads already, they can dead-lock.
         max_new_tokens, do_sample, num_beams, ... (*optional*):
-            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said. A
+            `streamer` gets the words of an answer as they come, one answer after the other.
     """
 
+    processor: Any  # a LinVTProcessor
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -183,8 +198,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
         sampling = {**self._preprocess_params, **sampling, "with_pixels": True}
-        model, seen = self._linvt, self._see(video, **sampling)
-        features = self._answerer.features_of(seen)
+        model = self._linvt
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **sampling)
+            features = self._answerer.features_of(seen)
         if question is None:
             condensed = model.model.condense_features([features])
         else:
@@ -207,9 +224,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: an unknown argument.
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
-        seen = self._see(video, **{**self._preprocess_params, **sampling})
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **{**self._preprocess_params, **sampling})
+            features = self._answerer.features_of(seen)
         encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder()
-        return with_about(self._answerer.features_of(seen), seen.video, encoder=encoder)
+        return with_about(features, seen.video, encoder=encoder)
 
     # -- what is asked --
 
@@ -263,6 +282,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        if kwargs.get("streamer") is not None and batch_size > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer at a time, and batch_size={batch_size}. Leave one of them "
+                "out."
+            )
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
     @staticmethod
@@ -286,7 +310,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        if not isinstance(own.get("stream", True), bool):
+            raise LinVTInputError(f"stream={own['stream']!r}: give True or False.")
+        of_reading = (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, "video_root", "stream")
+        preprocess = {name: own[name] for name in of_reading if name in own}
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
@@ -311,8 +338,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         postprocess_params: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """One input: errors are raised unless they are to be recorded."""
-        read = self.preprocess(inputs, **preprocess_params)
-        (answered,) = self.forward([read], **forward_params)
+        answered: Any
+        with frames_bar(postprocess_params.get("progress_bar")):
+            read = self.preprocess(inputs, **preprocess_params)
+            (answered,) = self.forward([read], **forward_params)
         return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
 
     def get_iterator(
@@ -327,16 +356,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """Many inputs: decoded by `num_workers` threads, answered `batch_size` at a time, in order."""
         is_sized = hasattr(inputs, "__len__")
         requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
+        if num_workers:  # they read ahead of the model, each a whole video
+            preprocess_params = {**preprocess_params, "stream": False}
         videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
-        wanted = postprocess_params.get("progress_bar")
-        if wanted is None:
-            wanted = is_sized and len(inputs) >= _LONG_LIST
         on_error = postprocess_params.get("on_error", "record")
         total = len(inputs) if is_sized else None
-        # disable=None: on a terminal only
-        with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
+        with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
-                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                answers: Any = self.forward(batch, **forward_params)
+                for read, answered in zip(batch, answers, strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
 
@@ -347,6 +375,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         request: Request,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        stream: bool = True,
+        subtitles: Any = None,
+        max_subtitle_tokens: int | None = None,
         **sampling: Any,
     ) -> Read:
         """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
@@ -355,65 +386,23 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return read
         sampling = sampling_of(request.sampling, sampling)
         try:
+            beside = {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens}
+            window = {name: sampling.get(name) for name in ("start", "end")}
+            read.messages = self.processor.with_subtitles(as_chat(request, video_root), {**beside, **window})
             if request.messages is None:
-                read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
+                read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
+                read.messages = None
+                read.videos = [self._see(request.video, video_root, with_pixels, stream, **sampling)]
             else:
+                stream = stream and sum(1 for one in read.messages for _ in parts_of([one], "video")) == 1
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                        self._read_message(message, sampling, with_pixels, stream, read.videos)
+                        for message in read.messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
-
-    def _read_message(
-        self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
-    ) -> dict[str, Any]:
-        """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
-        if not isinstance(message.get("content"), list):
-            return dict(message)
-        content = []
-        for part in message["content"]:
-            if part["type"] == "video":
-                videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
-                part = {"type": "video", "video": videos[-1].video}
-            elif part["type"] == "image":
-                part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
-            content.append(part)
-        return {**message, "content": content}
-
-    def _see(
-        self,
-        video: Any,
-        video_root: str | os.PathLike | None = None,
-        with_pixels: bool = False,
-        **sampling: Any,
-    ) -> SeenVideo:
-        """A video: as it was encoded before where that is known, else its frames."""
-        if isinstance(video, VideoFeatures):
-            self._check_encoder(video)
-            return seen_of_features(video, self.processor.frames_per_step)
-        source = resolved(video, video_root)
-        of_file = self._keys.of_file(source, sampling) if self.cache.is_on else None
-        key = of_file[0] if of_file else None
-        found = self.cache.get(key)
-        if found is not None and not with_pixels:
-            return found.named(os.fspath(source))
-        frames = self.processor.read_video(source, **sampling)
-        if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
-            found = key = None
-        elif of_file is None and self.cache.is_on:
-            key = self._keys.of_frames(frames)
-            found = self.cache.get(key)
-        return SeenVideo(frames, found.features if found is not None else None, key)
-
-    def _check_encoder(self, features: VideoFeatures) -> None:
-        made_by = features.about.get("encoder")
-        if made_by is not None and made_by != Keys(self._linvt, self.processor, for_files=True).of_encoder():
-            raise LinVTInputError(
-                "The video was encoded by another model, or prepared by another processor, than this pipeline has. "
-                "Encode it again with this one: pipe.encode(video)."
-            )
 
     def _forward(
         self,
@@ -439,7 +428,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         read, answered = outputs
         request = read.request
         is_chat = request.messages is not None
-        questions = [last_question(request.messages)] if is_chat else request.questions
+        questions = [last_question(request.messages)] if request.messages is not None else request.questions
         if answered.error is not None:
             names = [seen.video.source for seen in read.videos] or request.names_of_videos()
             if on_error == "raise":
@@ -459,9 +448,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "frame_tokens": answered.num_frame_tokens,
                 "video_tokens": answered.num_video_tokens,
             }
+            if (subtitle_tokens := read.num_subtitle_tokens()) is not None:
+                result["subtitle_tokens"] = subtitle_tokens
             if answered.error is not None:
                 result["error"] = _told(answered.error)
-            elif is_chat:
+            elif request.chat is not None:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
                 result["score"] = answered.scores[number]

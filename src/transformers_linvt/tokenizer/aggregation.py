@@ -8,6 +8,7 @@ exception is the resampler of `aggregation="nonlinear"`, which exists to be comp
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -237,7 +238,7 @@ class AggregatorBlock(nn.Module):
                 module.init_weights()
             elif isinstance(module, nn.LayerNorm):
                 init_layer_norm(module)
-            else:
+            elif isinstance(module, nn.Linear):
                 init_linear(module)
 
     def forward(
@@ -364,6 +365,7 @@ class TextConditionedTokenAggregator(nn.Module):
         if self.text_conditioned:
             init_layer_norm(self.text_norm)
             init_linear(self.text_projection)
+        block: Any
         for block in self.blocks:
             block.init_weights()
         init_linear(self.aggregation_query)
@@ -521,8 +523,8 @@ class TextConditionedTokenAggregator(nn.Module):
             shifts = self.stretch_shifts.to(dtype).split(self.group_sizes)
             softness = self.stretch_log_softness.to(dtype).clamp(narrowest, widest).split(self.group_sizes)
             return [
-                stretch_log_prior(place.squeeze(-1), *group, is_used.sum(1))
-                for place, *group, is_used in zip(places, shifts, softness, masks, used, strict=True)
+                stretch_log_prior(place.squeeze(-1), shift, soft, mask, is_used.sum(1))
+                for place, shift, soft, mask, is_used in zip(places, shifts, softness, masks, used, strict=True)
             ]
         if self.init == "anchored":
             anchors = self.anchors.to(dtype).split(self.group_sizes)

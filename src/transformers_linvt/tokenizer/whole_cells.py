@@ -146,6 +146,22 @@ class CellSearch:
     num_kept: torch.Tensor
     allowance: torch.Tensor | None = None
 
+    @classmethod
+    def of_videos(
+        cls,
+        scan_videos: ScanVideos,
+        unit: torch.Tensor,
+        pictures: torch.Tensor,
+        whole: torch.Tensor,
+        grid_sizes: Sequence[tuple[int, int]],
+        num_video_tokens: int,
+        num_kept: torch.Tensor,
+        allowance: torch.Tensor | None = None,
+    ) -> "CellSearch":
+        """With the trees of their mean pictures, `(batch, places, dim)`, and grids `(rows, columns)`."""
+        trees = [grow_cell_tree(*video) for video in zip(pictures, whole, grid_sizes, strict=True)]
+        return cls(scan_videos, unit, trees, whole, num_video_tokens, num_kept, allowance)
+
     @torch.no_grad()
     def search(self) -> WholeCells:
         """
@@ -234,15 +250,12 @@ def find_what_is_new(
             allowed = None if allowance is None else allowance[rows, frame]
             yield scan.feed(frame_tokens[rows, frame], mask[rows, frame], allowed)
 
-    whole = mask[rows].any(dim=1)
-    pictures = mean_pictures(frame_tokens, mask, rows)
-    search = CellSearch(
+    search = CellSearch.of_videos(
         scan_videos,
         unit=contrast(frame_tokens, mask)[rows],
-        trees=[
-            grow_cell_tree(*video, grid_sizes[row]) for *video, row in zip(pictures, whole, rows.tolist(), strict=True)
-        ],
-        whole=whole,
+        pictures=mean_pictures(frame_tokens, mask, rows),
+        whole=mask[rows].any(dim=1),
+        grid_sizes=[grid_sizes[row] for row in rows.tolist()],
         num_video_tokens=num_video_tokens,
         num_kept=mask[rows].any(2).sum(1).clamp(min=num_kept_tokens),
         allowance=None if allowance is None else allowance[rows],

@@ -31,7 +31,9 @@ def read_other(
     fill = {"decord": fill_from_decord, "torchcodec": fill_from_torchcodec}[backend]
     library = import_backend(backend)
     reason = _why_not(backend, source, table)
-    album, chosen, seconds = None, [], table.seconds
+    album: Any = None
+    chosen: list[int] = []
+    seconds = table.seconds
     if reason is None:
         check_duration(source.name, table.duration, request.limits)
         chosen = request.choose(seconds, table.duration, source.name)
@@ -43,7 +45,7 @@ def read_other(
     if reason is None:
         album = Album(source.name, len(chosen), request.limits)
         try:
-            reason = fill(library, source, table, num_threads, chosen, album, sketch.shape, clock)
+            reason = fill(library, source, table, num_threads, chosen, album, sketch.shape or (), clock)
         except VideoReadError:
             raise
         except Exception as error:  # both raise a RuntimeError, an Exception subclass of their own, or a ValueError
@@ -65,7 +67,7 @@ def import_backend(backend: str) -> Any:
 
             decord.logging.set_level(decord.logging.QUIET)  # its FFmpeg writes to the terminal otherwise
             return decord
-        import torchcodec.decoders
+        import torchcodec.decoders  # pyright: ignore[reportMissingImports] an extra, which few install
 
         return torchcodec.decoders
     except Exception as error:  # OSError and RuntimeError where a shared library is missing, besides ImportError
@@ -103,7 +105,9 @@ def _why_wrong(backend: str, table: FrameTable, wanted: dict[int, int]) -> str |
     """Why this backend would seek wrongly to one of the wanted time stamps; `None` if it does not."""
     if backend != "decord":
         return None
-    for position in {table.key_before(pts) for pts in wanted} - {None}:
+    for position in {table.key_before(pts) for pts in wanted}:
+        if position is None:
+            continue
         if position + 1 < len(table.keys) and table.keys[position + 1][1] <= table.keys[position][0]:
             # Seen on an HEVC file with a key frame every other picture: decord landed one key frame too far.
             return "its key frames follow each other so closely that it seeks past them"
