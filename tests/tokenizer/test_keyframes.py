@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_linvt.demo.shapes import write_clip
-from transformers_linvt.tokenizer import keyframes, linear_video_tokenizer, whole_cells
+from transformers_linvt.tokenizer import keyframes, linear_video_tokenizer, mass_axis, whole_cells
 from transformers_linvt.tokenizer.aggregation import TextConditionedTokenAggregator
 from transformers_linvt.tokenizer.cells import CellLattices, Cells
 from transformers_linvt.tokenizer.keyframes import (
@@ -30,11 +30,11 @@ from transformers_linvt.tokenizer.keyframes import (
     contrast,
     find_new_tokens,
     gather_runs,
-    positions_on_mass,
     relative_distance,
     single_tokens,
 )
 from transformers_linvt.tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
+from transformers_linvt.tokenizer.mass_axis import positions_on_mass
 from transformers_linvt.tokenizer.whole_cells import find_what_is_new
 from transformers_linvt.video.reading import read_video
 
@@ -165,8 +165,9 @@ def assert_notices(check: Callable[[], None], break_it: Callable, monkeypatch: p
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    result = doctest.testmod(keyframes)
-    assert result.attempted > 5 and result.failed == 0
+    for module in (keyframes, mass_axis):
+        result = doctest.testmod(module)
+        assert result.attempted > 4 and result.failed == 0
 
 
 # ---- how far apart tokens are

@@ -72,6 +72,18 @@ def test_a_video_in_pieces_is_refined_as_the_whole_is(options, kind):
         torch.testing.assert_close(averaged, whole.average(layer[None]), atol=2e-5, rtol=1e-4)
 
 
+def test_a_video_in_pieces_has_the_cells_of_the_whole():
+    """13 places for 10 video tokens: a scene in a few cells, with two tokens that change for a while."""
+    tokenizer, video = make_tokenizer(), make_video(kind="still")
+    video[20:31, 4:6] = make_video()[0, 4:6]
+    times = torch.arange(FRAMES) * 0.7
+    whole = tokenizer.refine(video[None], timestamps=times[None], grid_sizes=[(ROWS, COLUMNS)])
+    assert 3 < int(whole.num_used) <= 10 and len(whole.kept_indices[0]) > 10  # cells of several places
+    refined, _ = streamed(tokenizer, video, times, 7)
+    for name, value in whole.to_tensors().items():
+        torch.testing.assert_close(refined.to_tensors()[name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+
 def test_what_compares_with_the_whole_video_is_refined_as_a_whole():
     for options in ({"init": "anchored"}, {"selection": "none"}, {"selection": "uniform"}):
         tokenizer, video = make_tokenizer(**options), make_video()

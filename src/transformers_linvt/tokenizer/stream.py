@@ -4,8 +4,8 @@ SVR of a video that comes piece by piece: what `LinearVideoTokenizer.refine` mak
 How far a token must be from another to be new follows from the contrast of the whole video, and from how much is new
 in it. So the frames are seen once, and their tokens twice more: as they come, they go to a temporary file, and the
 scores, which are one number per token, stay in memory. Then the file is read to count what is new at every threshold,
-and once more to find the runs at the one that was chosen, and average over them. Where a frame has more tokens than the
-video gets, four passes more choose cells (`whole_cells`). Ours, not the paper's.
+and once more to find the runs at the one that was chosen, and average over them. Where a frame has more tokens than
+the video gets, four passes more choose cells (`whole_cells`). Ours, not the paper's.
 """
 
 import tempfile
