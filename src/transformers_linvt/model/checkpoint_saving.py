@@ -116,7 +116,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             super().save_pretrained(folder, state_dict=state_dict, **kwargs)
             if not kwargs.get("is_main_process", True):
                 return
-            write_code(folder, type(self))
+            write_code(folder)
             if not (Path(save_directory) / "README.md").exists():
                 make_card(self.config).save(Path(folder) / "README.md")
         if adapter_name:

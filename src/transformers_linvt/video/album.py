@@ -11,6 +11,7 @@ from ..errors import VideoReadError
 from .damage import Damage
 from .frames import VideoFrames
 from .limits import VideoLimits, check_frame_size
+from .table import FrameTable
 
 
 logger = logging.getLogger(__name__)
@@ -91,14 +92,20 @@ def finish(
     name: str,
     backend: str,
     album: Album,
+    table: FrameTable,
     seconds: np.ndarray,
     chosen: list[int],
     duration: float,
     damage: Damage | None = None,
     num_damaged: int = 0,
 ) -> VideoFrames:
-    """The result of a read, and the warning about broken packets."""
+    """The result of a read, and the warnings about broken and missing packets."""
     num_broken = 0 if damage is None else len(damage.broken)
+    if table.may_have_lost:
+        logger.warning(
+            f"{name}: {table.num_gaps} packets are missing from its even clock. If they were lost, and not left out by "
+            f"the recorder, frames behind them may be wrong, which {table.codec} does not tell (num_gaps)."
+        )
     if num_broken:
         logger.warning(
             f"{name}: {num_broken} broken or lost packets; {num_damaged} of its {len(seconds)} frames are damaged by "
@@ -114,6 +121,8 @@ def finish(
         total_frames=len(seconds),
         average_fps=len(seconds) / duration if duration > 0 else None,
         num_broken_packets=num_broken,
+        num_gaps=table.num_gaps,
+        is_intact=False if num_broken else True if damage is not None and damage.is_ruled_out else None,
     )
 
 
