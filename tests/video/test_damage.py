@@ -138,6 +138,19 @@ def test_slices_of_hevc_that_stop_early_are_seen(tmp_path: Path) -> None:
     assert seen >= 2
 
 
+def test_slices_of_h264_that_go_wrong_without_a_complaint_are_seen(tmp_path: Path) -> None:
+    """The decoder makes up what it misses and returns a whole picture; it only notes that it did."""
+    encode(tmp_path / "whole.mp4", Recipe())
+    noise, seen = random.Random(5), 0
+    for number in (3, 10, 25, 40, 55):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, noise.randbytes(10**5))
+        video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+        numbers = read_numbers(video.frames)
+        assert -1 not in numbers and numbers == sorted(numbers)
+        seen += video.num_broken_packets > 0
+    assert seen == 5
+
+
 def flip_a_bit(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
 

@@ -60,6 +60,8 @@ class VideoFile:
                     f"decoded. Re-encode it, for example to H.264, or, if you trust where it comes from, pass "
                     f"limits=VideoLimits(allowed_codecs=({self.codec!r},))."
                 )
+            if self.codec == "h264":  # it then marks pictures of which it had to make up a part
+                context.options = {"err_detect": "aggressive"}
             if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise, and looks at no checksum
                 context.options = {"err_detect": "explode+crccheck"}
             self.holds_pictures = self.codec in _PICTURE_CODECS
