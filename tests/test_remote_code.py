@@ -35,7 +35,8 @@ def check(folder, version, answer):
     assert result["answer"] == answer, (result["answer"], answer)
     features = ask.model.encode_video(**ask.processor.video_inputs(frames))
     assert ask(video=features, question=sys.argv[1])[0]["answer"] == answer
-    assert ask(video="missing.mp4", question=["a"], on_error="record")[0]["error"].startswith("missing.mp4 does not exist")
+    (lost,) = ask(video="missing.mp4", question=["a"], on_error="record")
+    assert lost["error"].startswith("missing.mp4 does not exist")
     return ask
 
 asked = {version: check(f"{version}/linvt", version, sys.argv[2]) for version in ("old", "new")}

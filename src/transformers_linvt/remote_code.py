@@ -4,8 +4,8 @@ The code that travels with a checkpoint: written flat, because that is all that 
 The package lies in folders; transformers loads code beside a checkpoint by following `from .x import y` within one
 folder. So what the classes of a checkpoint need is written into one folder at saving, each file under a name that says
 where it is from: `tokenizer/weights.py` becomes `tokenizer_weights.py`, and files of `model/` and of the top keep
-theirs. `linvt.py`, which `auto_map` names, has the classes. Code that was itself loaded from a checkpoint is flat already
-and is written as it is.
+theirs. `linvt.py`, which `auto_map` names, has the classes. Code that was itself loaded from a checkpoint is flat
+already and is written as it is.
 """
 
 import ast
@@ -82,7 +82,9 @@ def _bundle() -> dict[str, str]:
     roots = {name: _ROOT / path for name, path in _CLASSES.items()}
     bundle = {_flat_name(path): _flat_source(path) for path in _reachable(roots.values())}
     lines = [f"from .{_flat_name(path)} import {name}" for name, path in roots.items()]
-    bundle[_ENTRY] = "\n".join(['"""The classes of this checkpoint."""', "", *lines, "", "", f"__all__ = {[*roots]}", ""])
+    bundle[_ENTRY] = "\n".join(
+        ['"""The classes of this checkpoint."""', "", *lines, "", "", f"__all__ = {[*roots]}", ""]
+    )
     return bundle
 
 

@@ -230,7 +230,9 @@ def test_a_base_among_temporary_files_is_told_of_when_a_checkpoint_outlives_it(
 ):
     shutil.copytree(family.base_folder, tmp_path / "temporary" / "base")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    model = LinVTForVideoQA.from_base(tmp_path / "temporary" / "base", num_video_tokens=6, bottleneck_size=16, num_heads=2)
+    model = LinVTForVideoQA.from_base(
+        tmp_path / "temporary" / "base", num_video_tokens=6, bottleneck_size=16, num_heads=2
+    )
     model.save_pretrained(tmp_path / "temporary" / "model")  # both go at once
     model.save_pretrained(tmp_path / "whole", include_base=True)
     assert "temporary" not in caplog.text

@@ -101,7 +101,7 @@ def break_packet(source: Path, target: Path, noise: random.Random) -> None:
 
 def mutate(exhibit: Exhibit, target: Path, noise: random.Random) -> str:
     """Write a damaged copy of a file, and say what was done to it."""
-    # a copy of an edited file shows other frames than the file, of one with a thumbnail only that: nothing could be told
+    # a copy of an edited file shows other frames than the file, of one with a thumbnail that alone
     if noise.random() < 0.3 and not exhibit.name.startswith(("edited", "trimmed", "thumbnail")):
         copy: Callable = noise.choice([lose_packets, break_packet])
         try:

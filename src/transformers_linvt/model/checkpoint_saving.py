@@ -54,8 +54,8 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
         A model with `config.adapter_subfolder` is saved with its LoRA adapter in that folder. Without, an adapter that
-        was added (`add_adapter`, `load_adapter`) is saved alone, as transformers does it, if LinVT is still that of the
-        checkpoint it was loaded from; else both are saved, with a warning. Whatever happens while it is written
+        was added (`add_adapter`, `load_adapter`) is saved alone, as transformers does it, if LinVT is still that of
+        the checkpoint it was loaded from; else both are saved, with a warning. Whatever happens while it is written
         (a killed process, a full disk), the folder holds the checkpoint it held before or the new one, whole.
 
         Raises:
@@ -66,8 +66,8 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
         if self._would_lose_linvt():
             logger.warning(
-                "LinVT has changed since it was loaded, or was in no checkpoint yet, and an adapter alone would lose it: "
-                f"LinVT is saved with the adapter in {ADAPTER_SUBFOLDER}/."
+                "LinVT has changed since it was loaded, or was in no checkpoint yet, and an adapter alone would lose "
+                f"it: LinVT is saved with the adapter in {ADAPTER_SUBFOLDER}/."
             )
             with _temporarily(self.config, {"adapter_subfolder": ADAPTER_SUBFOLDER}):
                 return self.save_pretrained(save_directory, include_base, state_dict, **kwargs)
@@ -115,8 +115,8 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             return False
         if kinds := sorted({str(getattr(one.peft_type, "value", one.peft_type)) for one in adapters} - {"LORA"}):
             raise CheckpointError(
-                f"The adapter ({', '.join(kinds)}) would be saved alone, and LinVT has changed since it was loaded, or "
-                "was in no checkpoint yet, so it would be lost. Save LinVT first, without the adapter, and add the "
+                f"The adapter ({', '.join(kinds)}) would be saved alone, and LinVT has changed since it was loaded, "
+                "or was in no checkpoint yet, so it would be lost. Save LinVT first, without the adapter, and add the "
                 "adapter to what you load from there."
             )
         return True

@@ -282,7 +282,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             if getattr(self.model.base_vlm, name, False):
                 setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
-        self._linvt_as_loaded: dict[str, Fingerprint] | None = None  # of the checkpoint in name_or_path, if there is one
+        self._linvt_as_loaded: dict[str, Fingerprint] | None = (
+            None  # of the checkpoint in name_or_path, if there is one
+        )
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
 

@@ -3,8 +3,8 @@ What a language head does beside its matrix, which TRL does not see.
 
 TRL computes the loss from the backbone's hidden states and the head's matrix, with the scale and the cap that it finds
 in the config, so that the logits of a whole batch are never in memory. Where a head does more (it divides by a width,
-it forbids codes of pictures), that is another loss than the model's own. What a head does is written nowhere that could
-be read, so both are compared once, on the first batch; where they differ, the loss goes through the head.
+it forbids codes of pictures), that is another loss than the model's own. What a head does is written nowhere that
+could be read, so both are compared once, on the first batch; where they differ, the loss goes through the head.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class ThroughTheHead:
     def __call__(
         self, *args: Any, fused_lm_head: bool = False, labels: torch.Tensor | None = None, **inputs: Any
     ) -> Any:
-        """With `fused_lm_head` TRL's output, of shape `(batch, length - 1)` and zero without a label; else the model's."""
+        """With `fused_lm_head` TRL's output, `(batch, length - 1)` and zero without a label; else the model's."""
         if not fused_lm_head or labels is None:
             return self.model(*args, **inputs, **({} if labels is None else {"labels": labels}))
         mask = labels[:, 1:] != IGNORED

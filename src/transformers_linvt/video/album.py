@@ -103,8 +103,8 @@ def finish(
     num_broken = 0 if damage is None else len(damage.broken)
     if table.may_have_lost:
         logger.warning(
-            f"{name}: {table.num_gaps} packets are missing from its even clock. If they were lost, and not left out by "
-            f"the recorder, frames behind them may be wrong, which {table.codec} does not tell (num_gaps)."
+            f"{name}: {table.num_gaps} packets are missing from its even clock. If they were lost, and not left out "
+            f"by the recorder, frames behind them may be wrong, which {table.codec} does not tell (num_gaps)."
         )
     if num_broken:
         logger.warning(

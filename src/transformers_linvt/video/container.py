@@ -173,7 +173,9 @@ def _check_picture_size(name: str, packet: Any, limits: VideoLimits) -> None:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         if limits.max_pixels is None:
             return
-        raise VideoReadError(f"{name} holds a picture that is too large: {first_line(error)} Scale it down.") from error
+        raise VideoReadError(
+            f"{name} holds a picture that is too large: {first_line(error)} Scale it down."
+        ) from error
     except Exception:  # of PIL: damaged, or a frame of a GIF, which lies in what the file says about all
         return
     check_frame_size(name, height, width, limits)
