@@ -61,9 +61,9 @@ def test_the_loss_and_the_gradient_are_those_of_forward(name: str, more: bool, t
 
 def test_the_figures_of_a_step_are_those_of_trl_where_it_knows_the_head(tmp_path: Path):
     """The way through the head, taken where it would not have to be."""
-    family = wrapped("llava_phi")
     found = []
     for more in (False, True):
+        family = wrapped("llava_phi")
         torch.manual_seed(0)
         trainer = trainer_of(family, tmp_path, loss_type="dft")
         trainer._head_does_more = more

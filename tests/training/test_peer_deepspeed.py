@@ -2,7 +2,7 @@
 LinVT under DeepSpeed: the script of stage 2 with the configuration for ZeRO-2, in two processes on the CPU.
 
 Needs `pip install deepspeed`, which the package does not. Its operators for the CPU would be compiled first, for
-minutes; without them PyTorch's own collectives do the same.
+minutes; without them PyTorch's own collectives do the same. accelerate has no backend of its own for DeepSpeed on a CPU.
 """
 
 import json
@@ -49,7 +49,7 @@ def test_zero_2_trains_linvt_and_saves_what_loads(tmp_path: Path):
         f"deepspeed_zero2.yaml --num_processes 2 --mixed_precision no {ROOT}/examples/train_instruct.py "
         f"--model_name_or_path {tmp_path}/model --dataset_name {tmp_path}/train.jsonl --bf16 false --max_steps 2 "
         "--per_device_train_batch_size 1 --num_frames 4 --lora_r 2 --report_to none --logging_steps 1 "
-        f"--disable_tqdm true --save_steps 2 --output_dir {tmp_path}/out"
+        f"--disable_tqdm true --save_steps 2 --ddp_backend gloo --output_dir {tmp_path}/out"
     )
     path = os.pathsep.join([str(ROOT / "src"), str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
