@@ -102,7 +102,7 @@ def _reachable(paths: Iterable[Path]) -> list[Path]:
 def _own_imports(path: Path) -> Iterator[tuple[ast.ImportFrom, Path]]:
     """Every `from .x import y` of a file, and the file that it names."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
             yield node, path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
 
 

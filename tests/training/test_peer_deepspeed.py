@@ -2,7 +2,8 @@
 LinVT under DeepSpeed: the script of stage 2 with the configuration for ZeRO-2, in two processes on the CPU.
 
 Needs `pip install deepspeed`, which the package does not. Its operators for the CPU would be compiled first, for
-minutes; without them PyTorch's own collectives do the same. accelerate has no backend of its own for DeepSpeed on a CPU.
+minutes; without them PyTorch's own collectives do the same. accelerate has no backend of its own for DeepSpeed on
+a CPU.
 """
 
 import json

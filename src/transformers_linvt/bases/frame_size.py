@@ -1,5 +1,6 @@
 """How large frames are made: capped as the base's own video processor caps the frames of a video."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,10 @@ def pixels_per_token(processor: ProcessorMixin) -> int | None:
     image_processor = processor.image_processor
     size = dict(getattr(image_processor, "size", None) or {})
     sides = [getattr(image_processor, name, None) for name in ("patch_size", "merge_size")]
-    if not {"shortest_edge", "longest_edge"} <= set(size) or not all(isinstance(side, int) for side in sides):
+    pixels = [side for side in sides if isinstance(side, int)]
+    if not {"shortest_edge", "longest_edge"} <= set(size) or len(pixels) < len(sides):
         return None
-    return (sides[0] * sides[1]) ** 2
+    return math.prod(pixels) ** 2
 
 
 def size_within(processor: ProcessorMixin, budget: FrameBudget, num_frames: int) -> dict[str, Any]:

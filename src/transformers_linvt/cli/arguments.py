@@ -10,12 +10,13 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, demonstration, wrapping
+from . import asking, benching, demonstration, running, serving, wrapping
 from .fields import add_fields
 
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_LIMITS = tuple(entry.name for entry in fields(VideoLimits) if entry.type is not bool)
+# of those that are numbers; which codings and hosts are allowed has options of its own, or none
+_LIMITS = tuple(entry.name for entry in fields(VideoLimits) if entry.name.startswith("max_"))
 _BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 
 
@@ -50,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
+    asking_commands = (_add_ask, _add_run, _add_bench, _add_encode, _add_inspect)
+    for add in (*asking_commands, _add_wrap, _add_convert, _add_demo, _add_serve):
         add(commands)
     return parser
 
@@ -74,6 +76,14 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument(
         "--cache-dir", metavar="DIR", help="remembers encoded videos, so that a further question is answered sooner"
     )
+    ask.add_argument(
+        "--subtitles",
+        metavar="FILE",
+        help="an SRT or WebVTT file of the video; its words are written beside the video",
+    )
+    ask.add_argument(
+        "--max-subtitle-tokens", type=_positive_integer, metavar="N", help="most tokens that they take (1024)"
+    )
     ask.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
     ask.add_argument(
         "--evidence",
@@ -83,8 +93,29 @@ def _add_ask(commands: Any) -> None:
         help="say, and draw, which frames and places the answer depended on (integrated gradients through the exact "
         "weights, a dozen more passes of the language model); for several answers OUT-1.png, OUT-2.png, ...",
     )
+    ask.add_argument("--stream", action="store_true", help="print the words of an answer as they come")
     ask.add_argument("--json", action="store_true", help="print one JSON object; with --evidence its numbers too")
     ask.set_defaults(run=asking.ask)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench", help="measure what questions about a video cost here, with a model and with its base alone"
+    )
+    bench.add_argument(
+        "video", metavar="VIDEO", nargs="?", help="a video file; a clip of 256x256 is drawn without one"
+    )
+    _add_model_arguments(bench)
+    numbers = {"type": _positive_integer, "nargs": "+", "metavar": "N"}
+    bench.add_argument("--num-frames", **numbers, default=[8, 32], help="frames (8 32)")
+    bench.add_argument("--video-tokens", **numbers, help="M; another than the model's is measured untrained")
+    bench.add_argument(
+        "--ways", nargs="+", metavar="WAY", help="to ask: linvt, 'all frames', 'fewer frames', 'own video path' (all)"
+    )
+    bench.add_argument("--answer-tokens", type=_positive_integer, default=8, metavar="N", help="to time one on (8)")
+    bench.add_argument("--repeats", type=_positive_integer, default=3, metavar="N", help="the median counts (3)")
+    bench.add_argument("--json", action="store_true", help="print a JSON object for each row")
+    bench.set_defaults(run=benching.bench)
 
 
 def _add_encode(commands: Any) -> None:
@@ -94,6 +125,26 @@ def _add_encode(commands: Any) -> None:
     _add_model_arguments(encode)
     _add_sampling_arguments(encode)
     encode.set_defaults(run=asking.encode)
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="answer the questions of a file; goes on where it was stopped, in several processes by accelerate"
+    )
+    run.add_argument(
+        "input", metavar="INPUT.jsonl", help='a row on each line: {"id": ..., "video": ..., "question": ...}'
+    )
+    run.add_argument(
+        "output", metavar="OUTPUT.jsonl", help="the file to write; OUTPUT.jsonl.part-* until all is there"
+    )
+    _add_model_arguments(run)
+    _add_sampling_arguments(run)
+    run.add_argument("--video-root", metavar="DIR", help="folder that relative paths of videos start from")
+    run.add_argument("--batch-size", type=_positive_integer, default=1, metavar="N", help="rows answered at once (1)")
+    run.add_argument("--num-workers", type=_whole_number, default=0, metavar="N", help="threads that read ahead (0)")
+    run.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
+    run.add_argument("--retry-errors", action="store_true", help="answer rows again that have an error")
+    run.set_defaults(run=running.run)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -148,6 +199,42 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(run=demonstration.demo)
 
 
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="an endpoint with OpenAI's chat completions")
+    serve.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a LinVT checkpoint, folder or repository id; the embedded one if not given",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0 for any that is free (default: 8000)")
+    serve.add_argument("--served-name", metavar="NAME", help="what clients call the model (the last part of MODEL)")
+    serve.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    serve.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    serve.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    serve.add_argument("--cache-dir", metavar="DIR", help="remembers encoded videos from one start to the next")
+    group = serve.add_argument_group("what clients may")
+    group.add_argument("--media-root", metavar="DIR", help="file: addresses may name files below DIR; else none")
+    group.add_argument(
+        "--allow-domain",
+        action="append",
+        metavar="HOST",
+        help="https: addresses may lead to HOST (*.HOST: to all below it); may be given several times; else none",
+    )
+    group.add_argument(
+        "--max-waiting", type=_positive_integer, metavar="N", help="requests at once; more get 429 (64)"
+    )
+    group.add_argument("--readers", type=_positive_integer, metavar="N", help="threads that read videos (2)")
+    group.add_argument("--max-videos", type=_positive_integer, metavar="N", help="of one request (8)")
+    group.add_argument("--max-pictures", type=_positive_integer, metavar="N", help="of one request (32)")
+    group.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="of one answer (2048)")
+    group.add_argument("--max-body-bytes", type=_positive_integer, metavar="N", help="of one request (134217728)")
+    _add_limits(group)
+    _add_verbose(serve)
+    serve.set_defaults(run=serving.serve)
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH_OR_ID", help="a LinVT checkpoint; the embedded one if not given")
@@ -158,7 +245,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much.add_argument("--quiet", action="store_true", help="no bars and no notes, only results and errors")
 
 
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +259,11 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", type=_natural_number, metavar="S", help="first second of the part to look at")
     group.add_argument("--end", type=_positive_number, metavar="S", help="last second of the part to look at")
     group.add_argument("--video-backend", choices=_BACKENDS, metavar="B", help=", ".join(_BACKENDS))
+    _add_limits(group)
+    group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _add_limits(group: Any) -> None:
     group.add_argument(
         "--limit",
         dest="limits",
@@ -178,7 +272,13 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N",
         help=f"what a video may cost at most ({', '.join(_LIMITS)}), or none; may be given several times",
     )
-    group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _port(text: str) -> int:
+    number = _number(text, int, "a port, 0 to 65535", 0)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return number
 
 
 def _question(text: str) -> str:
@@ -201,6 +301,10 @@ def _limit(text: str) -> tuple[str, float | None]:
 
 def _positive_integer(text: str) -> int:
     return _number(text, int, "a whole number of 1 or more", 1)
+
+
+def _whole_number(text: str) -> int:
+    return _number(text, int, "a whole number of 0 or more", 0)
 
 
 def _positive_number(text: str) -> float:

@@ -72,33 +72,34 @@ class LinearVideoTokenizer(nn.Module):
     (`aggregate`); `forward` is the one after the other. In the paper's terms *k* is `num_kept_tokens`, *d* is
     `bottleneck_size`. All learned projections live in the branch that computes the weights, `bottleneck_size` wide.
 
+    Where a default is from, the paper, its code or ours, is said once, in [`~transformers_linvt.LinVTConfig`].
+
     Args:
         dim (`int`):
             Width of the frame tokens and of the question's embeddings: the LLM's.
         num_video_tokens (`int`, *optional*, defaults to 256):
-            Tokens a video becomes. Ours (the paper's value is not public; its code has 16, 32 and 64).
+            Tokens a video becomes.
         num_kept_tokens (`int`, *optional*):
             Most slots kept before aggregation: runs with key frames, else tokens, and at most all there are. Four per
-            video token by default, which is 1,024 of 256, as in the paper's code.
+            video token by default.
         pooling_scales (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`):
-            Kept tokens per pooling window, at each scale. The paper's code.
+            Kept tokens per pooling window, at each scale.
         scale_mode (`str`, *optional*, defaults to `"single"`):
             `"specific"`: one group of queries per scale (the paper's best, "Multi-C"); each group shares the whole
             video among its own queries, so that a still picture comes out three times, at half and a quarter of M.
             `"shared"`: one group that sees all scales at once. `"single"`: the first scale only; a still picture comes
             out as it is. The paper's A and B are not defined publicly; these are our reading.
         bottleneck_size (`int`, *optional*, defaults to 512):
-            Width of the weight branch; never more than `dim`, rounded down to a multiple of `num_heads`. Ours (the
-            paper's code works at full width and has 2 billion parameters at `dim=3584`).
+            Width of the weight branch; never more than `dim`, rounded down to a multiple of `num_heads`. (At full
+            width, as in the paper's code, it would be 2 billion parameters at `dim=3584`.)
         num_heads (`int`, *optional*, defaults to 8):
-            Attention heads of the weight branch. The paper's demos (its training code passes 4, apparently swapped
-            with the layers).
+            Attention heads of the weight branch.
         num_scorer_layers (`int`, *optional*, defaults to 2):
-            Blocks of the scorer; 0 scores every token by itself. Ours.
+            Blocks of the scorer; 0 scores every token by itself.
         num_aggregator_layers (`int`, *optional*, defaults to 4):
-            Blocks of the aggregator, at least 1. The paper's demos.
+            Blocks of the aggregator, at least 1.
         temporal_window (`int`, *optional*, defaults to 16):
-            Frames that see each other in one temporal attention; 1 switches temporal attention off. Ours.
+            Frames that see each other in one temporal attention; 1 switches temporal attention off.
         selection (`str`, *optional*, defaults to `"learned"`):
             How tokens are kept: by `"learned"` scores (the paper), by `"novelty"` (parameter-free), `"uniform"`ly, or
             `"none"`: all of them, with learned scores as weights only. The last three are ablations of ours.
@@ -110,11 +111,11 @@ class LinearVideoTokenizer(nn.Module):
         init (`str`, *optional*, defaults to `"keyframes"`):
             `"keyframes"`: untrained, the tokens are the first frame and then what changes, in the order of time, and
             what repeats is averaged; for use without training. `"anchored"`: local averages over a lattice of time,
-            rows and columns, weighted by novelty. `"free"`: usual initialisation. Ours.
+            rows and columns, weighted by novelty. `"free"`: usual initialisation.
         shift_windows (`bool`, *optional*, defaults to `False`):
-            Start pooling windows half a window earlier. The paper says "shifted-window", its code has no shift.
+            Start pooling windows half a window earlier.
         contrastive_size (`int`, *optional*, defaults to 0):
-            Width of the space in which stage 1 compares videos and captions; 0 is no head for that. Ours.
+            Width of the space in which stage 1 compares videos and captions; 0 is no head for that.
 
     Raises:
         `LinVTInputError`: for values that make no tokenizer.
@@ -216,9 +217,9 @@ class LinearVideoTokenizer(nn.Module):
 
     def forward(
         self,
-        frame_tokens: torch.Tensor,
+        frame_tokens: torch.Tensor | Sequence[torch.Tensor],
         frame_mask: torch.Tensor | None = None,
-        timestamps: torch.Tensor | None = None,
+        timestamps: torch.Tensor | Sequence[torch.Tensor] | None = None,
         grid_sizes: Sequence[tuple[int, int]] | None = None,
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
@@ -231,11 +232,12 @@ class LinearVideoTokenizer(nn.Module):
 
         Args:
             frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
-                Visual tokens of the sampled frames.
+                Visual tokens of the sampled frames; or a sequence of videos of any shapes `(num_frames,
+                tokens_per_frame, dim)`, which cost what each of them costs and not what the longest does.
             frame_mask (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`, *optional*):
-                True where a token exists.
+                True where a token exists; not with a sequence.
             timestamps (`torch.Tensor` of shape `(batch, num_frames)`, *optional*):
-                Seconds.
+                Seconds; of a sequence of videos a sequence.
             grid_sizes (sequence of `(rows, columns)`, *optional*):
                 Grid of each video's tokens.
             question_embeds (`torch.Tensor` of shape `(batch, num_text_tokens, dim)`, *optional*):
@@ -253,7 +255,14 @@ class LinearVideoTokenizer(nn.Module):
         Raises:
             `LinVTInputError`: captions without a contrastive head.
         """
-        refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
+        if isinstance(frame_tokens, torch.Tensor):
+            refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
+        else:
+            if frame_mask is not None:
+                raise LinVTInputError(
+                    "A sequence of videos has no padding, so frame_mask has no meaning. Leave it out."
+                )
+            refined = self.refine_each(frame_tokens, timestamps, grid_sizes)
         output = self.aggregate(refined, question_embeds, question_mask)
         if caption_embeds is None:
             return output
@@ -337,6 +346,40 @@ class LinearVideoTokenizer(nn.Module):
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
         )
 
+    def refine_each(
+        self,
+        videos: Sequence[torch.Tensor],
+        timestamps: Sequence[torch.Tensor] | None = None,
+        grid_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> RefinedVideo:
+        """
+        `refine` for videos of different shapes, of which only what is kept is padded to one batch.
+
+        Videos of one shape go through SVR together. In several processes each goes by itself: where weights are
+        sharded, all processes have to make as many calls, whatever the shapes of their videos.
+
+        Args:
+            videos (sequence of `torch.Tensor` of shapes `(num_frames, tokens_per_frame, dim)`).
+            timestamps (sequence of `torch.Tensor` of shapes `(num_frames,)`, *optional*): seconds.
+            grid_sizes (sequence of `(rows, columns)`, *optional*): see `refine`.
+
+        Raises:
+            `LinVTInputError`: see `refine`.
+        """
+        groups: dict[object, list[int]] = {}
+        for number, video in enumerate(videos):
+            groups.setdefault(number if _in_several_processes() else video.shape[:2], []).append(number)
+        refined: list[RefinedVideo | None] = [None] * len(videos)
+        for numbers in groups.values():
+            together = self.refine(
+                torch.stack([videos[number] for number in numbers]),
+                timestamps=torch.stack([timestamps[number] for number in numbers]) if timestamps is not None else None,
+                grid_sizes=[grid_sizes[number] for number in numbers] if grid_sizes is not None else None,
+            )
+            for row, number in enumerate(numbers):
+                refined[number] = together if len(numbers) == 1 else together.select([row])
+        return together if len(groups) == 1 else RefinedVideo.stack(refined)
+
     def _keep(
         self,
         frame_tokens: torch.Tensor,
@@ -357,7 +400,7 @@ class LinearVideoTokenizer(nn.Module):
         flat_mask = mask.flatten(1)
         num_tokens = flat_mask.shape[1]
         num_slots = num_tokens if self.selection == "none" else min(self.num_kept_tokens, num_tokens)
-        if self.selection in ("uniform", "none"):
+        if scores is None or self.selection in ("uniform", "none"):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:
             indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)
@@ -422,3 +465,11 @@ class LinearVideoTokenizer(nn.Module):
             weights,
             kept_tokens=refined.kept_tokens,
         )
+
+
+def _in_several_processes() -> bool:
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )

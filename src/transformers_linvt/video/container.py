@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.codec
+import av.error
+import av.stream
 import PIL.Image
 
 from ..errors import VideoReadError, first_line
