@@ -17,7 +17,7 @@ from promises import QUESTION, wrapped
 
 # Each folder is called "linvt", as checkpoints of two people are.
 WITHOUT_THE_PACKAGE = """
-import sys
+import os, sys
 sys.modules["transformers_linvt"] = None  # importing it fails, wherever it is installed
 import numpy as np, torch
 from transformers import AutoModel, pipeline
@@ -44,6 +44,8 @@ assert type(asked["old"]) is not type(asked["new"])
 check("old/linvt", "old", sys.argv[2])
 asked["old"].model.save_pretrained("third/linvt", include_base=True)
 asked["old"].processor.save_pretrained("third/linvt")
+assert sorted(os.listdir("third/linvt/code")) == sorted(os.listdir("old/linvt/code"))
+assert not [name for name in os.listdir("third/linvt") if name.endswith(".py")]
 check("third/linvt", "old", sys.argv[2])
 print("asked")
 """

@@ -22,6 +22,8 @@ from promises import QUESTION, user, wrapped
 from transformers_linvt.demo.shapes import make_clip, write_clip
 
 
+pytest.importorskip("deepspeed")
+
 ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ("a cat", "two red cars stand on a road", "rain", "she opens the door")
 WITHOUT_COMPILING = """
@@ -35,7 +37,6 @@ if "RANK" in os.environ:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_zero_2_trains_linvt_and_saves_what_loads(tmp_path: Path):
-    pytest.importorskip("deepspeed")
     family = wrapped("llava_phi")
     family.model.save_pretrained(tmp_path / "model", include_base=True)
     family.processor.save_pretrained(tmp_path / "model")

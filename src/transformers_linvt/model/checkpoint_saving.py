@@ -35,6 +35,10 @@ _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "
 class SavesCheckpoints(LinVTPreTrainedModel):
     """How [`LinVTForVideoQA`] is saved and pushed."""
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: a checkpoint gets its code from [`write_code`], and transformers would write it once more."""
+
     _base_as_loaded: dict[str, Fingerprint] | None
     _base_folder: str | None
 

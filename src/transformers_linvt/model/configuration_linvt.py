@@ -218,6 +218,10 @@ class LinVTConfig(PreTrainedConfig):
             if before is not None:
                 self.custom_pipelines = before
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: a checkpoint gets its code from [`write_code`], and transformers would write it once more."""
+
     @property
     def tokenizer_kwargs(self) -> dict[str, Any]:
         """Arguments of [`LinearVideoTokenizer`], without the width, which is the base's."""
