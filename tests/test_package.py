@@ -54,6 +54,7 @@ LIBRARIES = {
     "evidence": {"numpy", "PIL"},
     "bases": {"torch", "transformers", "tokenizers", "numpy", "PIL", "safetensors", "huggingface_hub"},
     "model": {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"},
+    "pipeline": {"torch", "transformers", "numpy", "tqdm"},
 }
 # Imported where they are used: decoders, which may be missing, and PEFT, which a checkpoint with an adapter needs
 WHERE_USED = {"video": {"decord", "torchcodec"}, "model": {"peft"}}

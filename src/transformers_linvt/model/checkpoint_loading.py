@@ -198,6 +198,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
         model._load_linvt_weights(state_dict, source)
         model.name_or_path = config.name_or_path = source
+        model._linvt_as_loaded = fingerprint_weights(model.linvt)
         model._base_folder = base_location(config.base_model_name_or_path, source)
         if generation_config is not None:
             model.generation_config = generation_config
@@ -230,6 +231,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         model.model.freeze_base()
         _check_finite(dict(model.linvt.named_parameters()), os.fspath(path))
         model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
+        model._linvt_as_loaded = fingerprint_weights(model.linvt)
         if not model._hf_peft_config_loaded:
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model

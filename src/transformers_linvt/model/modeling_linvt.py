@@ -100,7 +100,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
-        self._has_warned_of_few_tokens = False
+        self._has_warned_of_few_tokens = self._has_told_of_nothing_to_learn = False
         self.freeze_base()
         self.post_init()
 
@@ -176,6 +176,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 forget_positions(self.base_vlm)
             elif (seen := getattr(cache, _SEEN, None)) is not None and input_ids is not None:
                 inputs |= go_on_from(self.base_vlm, input_ids, seen, inputs, self.bridge.takes_positions)
+            self._tell_of_nothing_to_learn()
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
             raise LinVTInputError(
@@ -210,6 +211,19 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 *self._captions(input_ids, given["caption_mask"], rows),
             )
         return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
+
+    def _tell_of_nothing_to_learn(self) -> None:
+        """Under a trainer that does not know LinVT a frozen base would not move, and nobody would say so."""
+        if self._has_told_of_nothing_to_learn or not self.training or not torch.is_grad_enabled():
+            return
+        if any(weight.requires_grad for weight in self.base_vlm.parameters()):
+            return
+        self._has_told_of_nothing_to_learn = True
+        logger.warning(
+            "A batch without a video is trained on, and nothing is learnt from it: the base is frozen (from_base and "
+            "from_pretrained do that), and LinVT takes no part. Train with LoRA (lora_config), or give the weights of "
+            "the base that should move their gradient: model.base_vlm.requires_grad_(True)."
+        )
 
     def _captions(
         self, input_ids: torch.Tensor, caption_mask: torch.Tensor | None, rows: Sequence[int]
@@ -272,6 +286,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             if getattr(self.model.base_vlm, name, False):
                 setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
+        self._linvt_as_loaded: dict[str, Fingerprint] | None = (
+            None  # of the checkpoint in name_or_path, if there is one
+        )
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
 
