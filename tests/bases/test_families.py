@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
-from refused_bases import audio, blip_with_t5, captioner, encoder_decoder, mllama, text_only
+from refused_bases import audio, blip_with_t5, captioner, encoder_decoder, idefics, text_only
 from tiny_bases import build_model, build_processor, model_type_of, save_base
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
 from transformers_linvt.bases.base import _BUILT_IN
@@ -57,7 +57,7 @@ REFUSED = {
     captioner: ("encoder-decoder",),
     text_only: ("llama", "mm_encoder_outputs"),
     audio: ("qwen2_audio",),
-    mllama: ("mllama", "cross-attention"),
+    idefics: ("idefics", "cross-attention", "Mllama"),
     without_image_token: ("image_token_id is None",),
     linvt: ("LinVT model already",),
     headless: ("language head", "AutoModelForImageTextToText"),

@@ -35,24 +35,15 @@ def audio() -> nn.Module:
     return transformers.Qwen2AudioForConditionalGeneration(config)
 
 
-def mllama() -> nn.Module:
-    vision = {
-        "hidden_size": 8,
-        "attention_heads": 2,
-        "intermediate_size": 12,
-        "num_hidden_layers": 2,
-        "num_global_layers": 1,
-        "image_size": 16,
-        "patch_size": 8,
-        "max_num_tiles": 1,
-        "intermediate_layers_indices": [1],
-        "vision_output_dim": 16,
-        "supported_aspect_ratios": [[1, 1]],
-    }
-    text = {**TEXT, "num_hidden_layers": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
-    text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
-    return transformers.MllamaForConditionalGeneration(config)
+def idefics() -> nn.Module:
+    config = transformers.IdeficsConfig(
+        **TEXT,
+        additional_vocab_size=0,
+        cross_layer_interval=1,
+        use_resampler=False,
+        vision_config={"embed_dim": 8, "image_size": 16, "patch_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )
+    return transformers.IdeficsForVisionText2Text(config)
 
 
 def blip_with_t5(is_instructed: bool = False) -> nn.Module:
