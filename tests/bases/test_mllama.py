@@ -10,13 +10,26 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import MllamaForConditionalGeneration
 
-from promises import CHAT, LINVT, NUM_VIDEO_TOKENS, OTHER_QUESTION, QUESTION, Wrapped, relative_difference, user, wrapped
+from promises import (
+    CHAT,
+    LINVT,
+    NUM_VIDEO_TOKENS,
+    OTHER_QUESTION,
+    QUESTION,
+    Wrapped,
+    relative_difference,
+    user,
+    wrapped,
+)
 from tiny_bases import build_model, randomise
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
 from transformers_linvt.bases.kinds.mllama import OneTile
 from transformers_linvt.bases.loading import load_base_processor
+from transformers_linvt.planning import plan_wrap
 
 
 @pytest.fixture
@@ -147,3 +160,14 @@ def test_a_frame_is_one_tile_whatever_its_size_and_its_class_token_comes_last(fa
     tokens = torch.arange(2.0)[:, None, None] + torch.arange(17.0)[None, :, None] / 100
     rolled = OneTile().by_frame(family.base, list(tokens), 2)
     assert rolled[1, -1] == tokens[1, 0] and rolled[1, 0] == tokens[1, 1]
+
+
+def test_a_plan_counts_keys_where_they_are_kept_and_the_empty_tiles_of_a_frame(family: Wrapped):
+    """Of two layers of four, keys and values of M tokens, and of one word in the other two."""
+    plan = plan_wrap(str(family.base_folder), num_frames=2, num_video_tokens=11)
+    key_and_value = 2 * 24 * 4  # width of two heads of the keys, float32
+    assert plan.cache_bytes == 2 * 11 * key_and_value + 2 * 1 * key_and_value
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        frames = family.processor.video_inputs(family.clip(2))["frame_pixel_values"]
+        family.model.model.bridge.encode(family.base, {"pixel_values": frames})
+    assert plan.vision_flops == pytest.approx(counter.get_total_flops(), rel=0.01)

@@ -225,6 +225,11 @@ class BaseBridge:
             attentions=output.attentions,
         )
 
+    def run_over_tokens(self, base: PreTrainedModel, num_tokens: int) -> ModelOutput:
+        """The language model over so many tokens of a video and nothing else, for who counts what they cost."""
+        tokens = torch.zeros(1, num_tokens, dtype=torch.long, device=base.device)
+        return self.decoder(base)(input_ids=tokens, use_cache=True)
+
     def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
         """The base's settings of generation, which those of the model with LinVT begin with."""
         return getattr(base, "generation_config", None) or GenerationConfig()

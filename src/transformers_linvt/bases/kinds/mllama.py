@@ -2,9 +2,10 @@
 Mllama (Llama 3.2 Vision): visual tokens are the keys of cross-attention layers, and a picture is one word of a prompt.
 
 Its head takes the keys encoded, but its mask of them is made for tiles of a fixed number of tokens. A video has another
-number, so prompts with one go to the language model inside, which takes the keys and a mask for each of them. The rules
-are those of its own pictures: a visual is seen by the words from its place to the next visual, words in front of all
-visuals see them in their attention and not in the layer behind it (transformers 5.23).
+number, so prompts with one go to the language model inside, which takes the keys and a mask for each of them. The
+rules are those of its own pictures (transformers 5.23): a visual is seen by the words from its place to the next
+visual; words in front of all visuals see them in their attention, and not in the layer behind it. They see the empty
+tiles of a picture as well, which a video has none of.
 """
 
 import math
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput
@@ -34,7 +34,7 @@ from ..markers import VisualMarkers
 
 _PATCH_SIZE = 14  # of every published checkpoint; the processor does not say it
 _PICTURES = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
-# Attribute of a cache with keys in it, (batch, 2, keys): those that a word behind the prompt sees, and those of any word.
+# Attribute of a cache with keys in it, (batch, 2, keys): those that words behind the prompt see, and those of any word.
 _SIGHT = "_sight_of_linvt"
 
 
@@ -100,10 +100,14 @@ class MllamaBridge(BaseBridge):
         return {name: inputs[name] for name in _PICTURES if inputs.get(name) is not None}
 
     def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
-        """As its `forward` does; of each picture the tokens of its real tiles."""
+        """As its `forward` does; of each picture, or bare frame, the tokens of its real tiles."""
+        if "aspect_ratio_ids" not in inputs:
+            inputs = self.family.layout.as_pictures(base, dict(inputs))
         given = {name: inputs[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
         states = base.model.vision_model(**given).last_hidden_state
         states = base.model.multi_modal_projector(states).flatten(0, 1)
+        if states.is_meta:  # for who counts operations: nothing tells which tiles are real
+            return list(states.flatten(1, 2)), [], "list"
         are_real, is_picture = given["aspect_ratio_mask"].flatten(0, 1).bool(), given["aspect_ratio_ids"].flatten() > 0
         pictures = [tiles[real].flatten(0, 1) for tiles, real in zip(states, are_real, strict=True)]
         return [one for one, is_one in zip(pictures, is_picture.tolist(), strict=True) if is_one], [], "list"
@@ -166,7 +170,7 @@ class MllamaBridge(BaseBridge):
         return MllamaGenerator(base).generate(**prepared)
 
     def _with_picture_mask(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
-        """Pictures for every row, and which words see them: in training the prompts are not written by its processor."""
+        """Pictures for every row, and which words see them: prompts that train are not written by its processor."""
         if prepared.get("pixel_values") is None or prepared.get("cross_attention_mask") is not None:
             return prepared
         ids, given = prepared["input_ids"], {name: prepared[name] for name in _PICTURES if name in prepared}
@@ -188,6 +192,12 @@ class MllamaBridge(BaseBridge):
             length=ids.shape[1],
         )
         return {**prepared, **of_rows, "cross_attention_mask": torch.as_tensor(mask, device=ids.device)}
+
+    def run_over_tokens(self, base: PreTrainedModel, num_tokens: int) -> ModelOutput:
+        """One word, and the tokens as its keys."""
+        word = torch.zeros(1, 1, dtype=torch.long, device=base.device)
+        keys = torch.zeros(1, num_tokens, self.width(base), dtype=base.dtype, device=base.device)
+        return self.decoder(base)(input_ids=word, cross_attention_states=keys, use_cache=True)
 
     # -- the processor --
 
