@@ -151,15 +151,15 @@ ENCODER_DECODER = (
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {
     "blip": (
-        "it writes captions: no word of its prompts stands for a picture, and its cross-attention takes tokens as wide "
-        "as its vision tower, which a question in the width of its language model cannot be compared with"
+        "it writes captions: no word of its prompts stands for a picture, and its cross-attention takes tokens as "
+        "wide as its vision tower, which a question in the width of its language model cannot be compared with"
     ),
     "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
     "evolla": "it reads proteins and no pictures",
     "florence2": (
         "it is an encoder-decoder: its encoder takes video tokens at its image tokens and generate() writes from "
-        "them, but the answer is a second sequence, so that nothing behind a prompt has logits, by which LinVT and TRL "
-        "train and an answer is attributed"
+        "them, but the answer is a second sequence, so that nothing behind a prompt has logits, by which LinVT and "
+        "TRL train and an answer is attributed"
     ),
     "fuyu": "its processor cuts off what its tokenizer writes before a picture, and a video would have no sure place",
     "git": "it takes pictures as pixels alone, and sets what it makes of them before the text without placeholders",

@@ -1,9 +1,9 @@
 """
 Mllama (Llama 3.2 Vision): visual tokens are the keys of cross-attention layers, and a picture is one word of a prompt.
 
-Its head takes the keys encoded, but its mask of them is made for tiles of a fixed number of tokens. A video has another
-number, so prompts with one go to the language model inside, which takes the keys and a mask for each of them. The
-rules are those of its own pictures (transformers 5.23): a visual is seen by the words from its place to the next
+Its head takes the keys encoded, but its mask of them is made for tiles of a fixed number of tokens. A video has
+another number, so prompts with one go to the language model inside, which takes the keys and a mask for each of them.
+The rules are those of its own pictures (transformers 5.23): a visual is seen by the words from its place to the next
 visual; words in front of all visuals see them in their attention, and not in the layer behind it. They see the empty
 tiles of a picture as well, which a video has none of.
 """
@@ -34,7 +34,7 @@ from ..markers import VisualMarkers
 
 _PATCH_SIZE = 14  # of every published checkpoint; the processor does not say it
 _PICTURES = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
-# Attribute of a cache with keys in it, (batch, 2, keys): those that words behind the prompt see, and those of any word.
+# Attribute of a cache with keys, (batch, 2, keys): those that words behind the prompt see, and those of any word.
 _SIGHT = "_sight_of_linvt"
 
 
