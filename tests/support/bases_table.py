@@ -3,8 +3,9 @@ Writes docs/bases.md from the results of `make test-bases`: what each architectu
 
     python tests/support/bases_table.py outputs/bases.xml docs/bases.md
 
-Of several runs, such as one of everything and one of what was mended, the last result of a test counts, and the page says
-how many there were. Every status in the table is a result of that run; what an architecture is refused for is what the package itself says.
+Of several runs, such as one of everything and one of what was mended, the last result of a test counts, and the page
+says how many there were. Every status in the table is a result of these runs; what an architecture is refused for is
+what the package itself says.
 """
 
 import platform
