@@ -31,7 +31,7 @@ SEED = 56
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
-	@echo "make test                set up .venv, then ruff, typos and the tests that CI runs"
+	@echo "make test                set up .venv, then ruff, typos, pyright and the tests that CI runs"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-oldest         a part of the tests with the oldest versions that pyproject.toml allows"
 	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
@@ -52,6 +52,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/typos --quiet
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 	$(PYTEST) $(TESTS)
 
 # What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside

@@ -82,7 +82,7 @@ class Recipe:
     aggregation: str = "linear"
     text_conditioned: bool = True
     num_kept_tokens: int = 0  # 0: four per video token, as by default
-    num_video_tokens: int = 16
+    num_video_tokens: int = 32
     bottleneck_size: int = 64
     num_scorer_layers: int = 2
     num_aggregator_layers: int = 2
@@ -109,7 +109,13 @@ FEW_TOKENS = {
     "picture_share": 0.0,
     "mix": NEEDLES,
 }
-CROWD = {"steps": 600, "batch_size": 32, "picture_share": 0.0, "mix": (("needles", None, 1), ("crowd", None, 2))}
+CROWD = {
+    "num_video_tokens": 16,
+    "steps": 600,
+    "batch_size": 32,
+    "picture_share": 0.0,
+    "mix": (("needles", None, 1), ("crowd", None, 2)),
+}
 ARMS: dict[str, dict] = {
     "default": {},
     "untrained": {"steps": 0},
@@ -120,7 +126,7 @@ ARMS: dict[str, dict] = {
     "k=all": {"num_kept_tokens": 256},
     "M=4": {"num_video_tokens": 4},
     "M=8": {"num_video_tokens": 8},
-    "M=32": {"num_video_tokens": 32},
+    "M=16": {"num_video_tokens": 16},
     "M=64": {"num_video_tokens": 64},
     "d=128": {"bottleneck_size": 128},
     "easy tasks first": {"easy_first": True},

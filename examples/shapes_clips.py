@@ -27,6 +27,7 @@ import argparse
 import json
 import math
 import platform
+import shutil
 import time
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -333,8 +334,7 @@ def embed(arguments: argparse.Namespace) -> None:
     model.config.base_config.name_or_path = ""  # the folder it was trained in is nobody's business
     save_instructed(model, arguments.output)
     AutoProcessor.from_pretrained(arguments.checkpoint).save_pretrained(arguments.output)
-    for code in arguments.output.glob("*.py"):
-        code.unlink()  # the installed package is the code; copies of it in the wheel would only grow old
+    shutil.rmtree(arguments.output / "code")  # the installed package is the code; a copy in the wheel would grow old
     (arguments.output / "README.md").unlink()  # the card says how to load it from a Hub
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 
@@ -27,7 +27,11 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 VIDEOS_VARIABLE = "LINVT_TEST_VIDEOS"
 # Files of transformers that use something deprecated themselves (5.23), whoever calls them.
-DEPRECATED_INSIDE = ("image_processing_video_llava.py", "modeling_nemotron_h_omni.py")
+DEPRECATED_INSIDE = (
+    "image_processing_video_llava.py",
+    "modeling_nemotron_h_omni.py",
+    "molmo_stand_in.py",  # says `past_key_values`, as the published code does
+)
 # Said of what transformers does to itself, whoever calls it (5.23).
 NOT_OURS = (
     "`generation_config` together with generation-related arguments=({'guidance_scale'})",  # Janus' generate()
@@ -72,6 +76,25 @@ def pytest_report_header() -> list[str]:
     """The two things outside the repository that decide what is run, and how fast."""
     videos = os.environ.get(VIDEOS_VARIABLE) or "not set, tests of real clips are skipped"
     return [f"torch threads: {torch.get_num_threads()}; {VIDEOS_VARIABLE}: {videos}"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """
+    Skips a test that itself calls a method of transformers for which the newest PEFT is too old.
+
+    transformers 5.24 asks for PEFT 0.22, which was not there yet. Where the package makes such a call, the test fails.
+    """
+    try:
+        return (yield)
+    except ValueError as error:
+        if "version of PEFT you are using is not compatible" not in str(error):
+            raise
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        caller = next(files[number - 1] for number, file in enumerate(files) if file.endswith("integrations/peft.py"))
+        if Path(caller).is_relative_to(Path(__file__).parent):
+            pytest.skip(f"transformers: {error}")
+        raise
 
 
 @pytest.fixture(autouse=True)

@@ -302,6 +302,25 @@ def test_readme_has_no_relative_links_which_are_dead_where_the_package_is_listed
     assert links and [link for link in links if not link.startswith("https://")] == []
 
 
+def test_the_address_of_the_project_is_said_in_one_place_and_the_same_elsewhere():
+    """Whoever gives the project another address changes `[project.urls]`, and this test names what goes with it."""
+    source = IN_THIS_TREE.removesuffix("/blob/main/")
+    site = source.partition("//")[2].partition("/")[0]
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert all(url.startswith(source) for name, url in urls.items() if name not in ("Source", "Paper"))
+    assert f"repo_url: {source}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
+    others = {
+        f"{page.name}: {address}"
+        for page in pages
+        for address in re.findall(rf"https?://{re.escape(site)}/[\w.-]+/transformers-linvt", page.read_text("utf-8"))
+        if address != source
+    }
+    assert others == set()
+    relative = re.findall(r"\]\((?!https?://|#)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert relative == [], "links of README.md are dead on a package index unless they are absolute"
+
+
 def test_the_reference_has_an_entry_for_every_public_name_and_for_nothing_else():
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")]
     entries = [name for text in pages for name in re.findall(r"^::: transformers_linvt\.(\w+)$", text, re.M)]

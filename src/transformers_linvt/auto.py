@@ -73,7 +73,7 @@ def _register_biased_config(module: ModuleType) -> None:
 
 def _register_model(module: ModuleType) -> None:
     model = _LazyClass("model.modeling_linvt", "LinVTForVideoQA", _config_class())
-    for auto_class in (module.AutoModel, module.AutoModelForImageTextToText):
+    for auto_class in (module.AutoModel, module.AutoModelForImageTextToText, module.AutoModelForMultimodalLM):
         auto_class.register(_config_class(), model, exist_ok=True)
     biased = "bases.biased_llava.modeling_biased_llava", "BiasedLlavaForConditionalGeneration", _biased_config_class()
     module.AutoModelForImageTextToText.register(_biased_config_class(), _LazyClass(*biased), exist_ok=True)

@@ -31,7 +31,7 @@ class AttributionError(LinVTError, RuntimeError):
 
 
 def check_folder(name_or_path: str) -> None:
-    """Refuse what can only be a folder and is none: the libraries take it for a repository and say it has a bad id."""
+    """Refuse a folder that does not exist: the libraries take it for a repository and say that its id is bad."""
     if not os.path.exists(name_or_path) and name_or_path.startswith(("/", ".", "~")):
         raise CheckpointError(f"There is no folder {name_or_path!r}. Give a folder or a repository id.")
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .bases.cache import CACHE_NAME
 from .bases.loading import context_length, image_text_config, no_known_architecture
 from .bases.positions import check_grid_positions
 from .bases.registry import bridge_at, bridge_of
@@ -149,7 +150,7 @@ def plan_wrap(
         base=base,
         architecture=model.config.model_type,
         num_frames=num_frames,
-        frame_size=tuple(frame_size),
+        frame_size=(frame_size[0], frame_size[1]),
         tokens_per_frame=tokens_per_frame,
         num_video_tokens=config.num_video_tokens,
         prefill_flops=flops,
@@ -404,11 +405,11 @@ def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None
     except Exception as error:  # some layers look at values, which are not there; each says so in its own way
         logger.info(f"The cost of {type(bridge.decoder(model)).__name__} cannot be counted without weights: {error}")
         return None, None
-    return counter.get_total_flops(), _bytes_of(getattr(output, "past_key_values", None))
+    return counter.get_total_flops(), _bytes_of(getattr(output, CACHE_NAME, None))
 
 
 def _bytes_of(cache: Any) -> int | None:
-    """Of the tensors in a cache, whatever kinds of layers it has."""
+    """Bytes of the tensors in a cache, whatever kinds of layers it has."""
     if cache is None:
         return None
     tensors = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]

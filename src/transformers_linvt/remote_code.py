@@ -9,9 +9,9 @@ it is.
 """
 
 import ast
+import inspect
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
     target = Path(folder) / CODE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    paths = _reachable(Path(sys.modules[one.__module__].__file__).resolve() for one in classes)
+    paths = _reachable(Path(inspect.getfile(one)).resolve() for one in classes)
     has_model = (target / f"{_MODEL}.py").exists() or any(path.stem == _MODEL for path in paths)
     for path in paths:
         destination = target / f"{_flat_name(path)}.py"
@@ -91,7 +91,7 @@ def _reachable(paths: Iterator[Path]) -> list[Path]:
 def _own_imports(path: Path) -> Iterator[tuple[ast.ImportFrom, Path]]:
     """Every `from .x import y` of a file, and the file that it names."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
             yield node, path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
 
 

@@ -27,6 +27,7 @@ from promises import (
 )
 from tiny_bases import build_model, randomise
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
+from transformers_linvt.bases.cache import CACHE_NAME
 from transformers_linvt.bases.kinds.mllama import OneTile
 from transformers_linvt.bases.loading import load_base_processor
 from transformers_linvt.planning import plan_wrap
@@ -115,10 +116,10 @@ def test_a_static_cache_holds_all_keys(family: Wrapped):
 @torch.no_grad()
 def test_a_second_video_on_a_cache_is_refused(family: Wrapped):
     inputs = family.inputs(user(family.clip(3), QUESTION))
-    cache = family.model(**inputs, use_cache=True).past_key_values
+    cache = family.model(**inputs, use_cache=True)[CACHE_NAME]
     mask = torch.ones(1, 2 * inputs["input_ids"].shape[1], dtype=torch.long)
     with pytest.raises(LinVTInputError, match="cannot take another one"):
-        family.model(**{**inputs, "attention_mask": mask}, past_key_values=cache)
+        family.model(**{**inputs, "attention_mask": mask}, **{CACHE_NAME: cache})
 
 
 @torch.no_grad()

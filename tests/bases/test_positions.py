@@ -28,6 +28,7 @@ from promises import (
 )
 from tiny_bases import build_model
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
+from transformers_linvt.bases.cache import CACHE_NAME
 from transformers_linvt.bases.positions import lay_out_positions
 from transformers_linvt.tokenizer.aggregation import lattice_cells
 
@@ -152,7 +153,7 @@ def test_words_after_a_video_are_counted_from_their_own_beginning(family: Wrappe
 
     def in_two_steps() -> torch.Tensor:
         first = family.model(input_ids=ids[:, :-1], use_cache=True)
-        return family.model(input_ids=ids[:, -1:], past_key_values=first.past_key_values, use_cache=True).logits
+        return family.model(input_ids=ids[:, -1:], **{CACHE_NAME: first[CACHE_NAME]}, use_cache=True).logits
 
     before = in_two_steps()
     family.model(**family.inputs(user(family.clip(5), QUESTION)))

@@ -17,6 +17,7 @@ from transformers import AutoModel, Trainer, TrainingArguments
 
 from promises import FAMILIES, QUESTION, Wrapped, check_refused, language_linears, user, wrapped
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError
+from transformers_linvt.bases.cache import CACHE_NAME
 
 
 PLAIN, DEEP = "llava_phi", "qwen3_vl"
@@ -145,8 +146,8 @@ def test_placeholders_that_lost_their_video_are_refused_everywhere(name: str):
         with_mask = {**text, "video_mask": inputs["video_mask"]}
         check_refused(lambda call=call, given=with_mask: call(**given), LinVTInputError, "placeholders of videos")
     # what follows a prompt has its visuals behind it
-    cache = family.model(**inputs, use_cache=True).past_key_values
-    family.model(input_ids=text["input_ids"][:, :1], past_key_values=cache, use_cache=True)
+    cache = family.model(**inputs, use_cache=True)[CACHE_NAME]
+    family.model(input_ids=text["input_ids"][:, :1], **{CACHE_NAME: cache}, use_cache=True)
 
 
 # --- embeddings, offloading, adapters --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ One or two families stand for all here (Qwen3-VL has the deepest seam, LLaVA the
 is in `test_bases.py`.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -52,6 +53,7 @@ from transformers_linvt import (
     VideoEvidence,
 )
 from transformers_linvt.bases import base as seam
+from transformers_linvt.bases.cache import CACHE_NAME
 
 
 PLAIN, DEEP = "llava_phi", "qwen3_vl"
@@ -768,3 +770,24 @@ def test_a_folder_that_is_no_image_text_model_is_refused_as_base(tmp_path: Path)
 
     GPT2LMHeadModel(GPT2Config(vocab_size=13, n_positions=11, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     check_refused(lambda: LinVTForVideoQA.from_base(tmp_path, **LINVT), UnsupportedBaseError, "no image-text model")
+
+
+@torch.no_grad()
+def test_a_cache_is_taken_under_the_old_name_and_under_the_new_one(family: Wrapped):
+    """transformers 5.24 calls `cache` what was `past_key_values`; callers say the one or the other."""
+    inputs = ask(family)
+    cached = family.model(**inputs, use_cache=True)[CACHE_NAME]
+    length, token = cached.get_seq_length(), inputs["input_ids"][:, -1:]
+    logits = []
+    for name in ("past_key_values", "cache"):
+        logits.append(family.model(input_ids=token, **{name: copy.deepcopy(cached)}, use_cache=True).logits)
+        assert cached.get_seq_length() == length
+    assert torch.equal(*logits)
+    without = family.model(input_ids=token, use_cache=True).logits
+    assert not torch.allclose(logits[0], without)
+    check_refused(
+        lambda: family.model(input_ids=token, past_key_values=cached, cache=cached),
+        LinVTInputError,
+        "twice",
+        CACHE_NAME,
+    )

@@ -5,8 +5,10 @@ A tiny LLaVA with random weights serves, because what is proved is that the ways
 batches, as chats, from datasets. The last tests ask the embedded model, which knows something.
 """
 
+import io
 import itertools
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from transformers_linvt import (
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.model import video_inputs
 from transformers_linvt.model.attribution import tokens_of_answer, words_of_answer
+from transformers_linvt.pipeline import progress
 
 
 VIDEO_TOKENS, NEW_TOKENS = 6, 5
@@ -864,7 +867,7 @@ def test_saved_pipeline_comes_back_under_both_names(pipe, clips, tmp_path, task)
     assert again(video=clips["b"], question="Who?") == pipe(video=clips["b"], question="Who?")
 
 
-def test_progress_is_shown_for_long_lists_only_and_on_terminals_only(pipe, clips, capfd):
+def test_progress_is_shown_for_lists_and_on_terminals_only(pipe, clips, capfd):
     shown = []
 
     def hook(factory, args, kwargs):
@@ -881,8 +884,24 @@ def test_progress_is_shown_for_long_lists_only_and_on_terminals_only(pipe, clips
     finally:
         logging.set_tqdm_hook(previous)
     # disable=None leaves it to tqdm, which shows nothing where stderr is no terminal
-    assert shown == [(10, None), (2, True), (2, None), (10, True)]
+    assert shown == [(10, None), (2, None), (2, None), (10, True)]
     assert capfd.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_video_shows_where_it_is(pipe, clips, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE", 0.0)
+    cases = ((None, True, True), (None, False, False), (True, False, True), (False, True, False))
+    for count, (asked, are_on, is_shown) in enumerate(cases, 2):  # each another sampling, so that none is remembered
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setattr(logging, "_tqdm_active", are_on)
+        pipe(video=clips["b"], question="Who?", num_frames=count, end=1.0, progress_bar=asked)
+        written = sys.stderr.getvalue()
+        assert ("Reading" in written and f"/{count}" in written) == is_shown, (asked, are_on)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from transformers import AutoModel, DynamicCache, PreTrainedModel
 from base_specs import ALL_BASES, BASES
 from tiny_bases import save_base
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFeatures, VideoFrames
+from transformers_linvt.bases.cache import CACHE_NAME
 from transformers_linvt.bases.visuals import flat_rows
 from transformers_linvt.model.attribution import AnswerPasses, attribute_answers, attribute_to_slots, words_of_answer
 
@@ -327,9 +328,9 @@ def check_generation(
         for step, (a, b) in enumerate(zip(cached.logits, uncached.logits, strict=True)):
             assert relative_difference(a, b) < 1e-4, f"logits with and without cache differ at step {step}"
     output = model(**inputs, use_cache=True)
-    if output.past_key_values is None:  # Granite 4 Vision begins no cache itself, also without LinVT (5.23)
+    if getattr(output, CACHE_NAME, None) is None:  # Granite 4 Vision begins no cache itself, also without LinVT (5.23)
         cache = DynamicCache(config=model.base_vlm.config.get_text_config())
-        output = model(**inputs, use_cache=True, past_key_values=cache)
+        output = model(**inputs, use_cache=True, **{CACHE_NAME: cache})
     mask, positions = inputs["attention_mask"], model.model.prepare(**inputs)[0].get("position_ids")
     # Qwen2-VL after a picture takes the whole mask for that of the new token (5.23), also without LinVT.
     padded = not bool(mask.all())
@@ -341,7 +342,7 @@ def check_generation(
         kwargs = {"attention_mask": mask} if padded else {}
         if padded and positions is not None:  # in a grid: the base goes on by itself only where nothing is padded
             kwargs["position_ids"] = positions[..., -1:] + step
-        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, **kwargs)
+        output = model(input_ids=token, **{CACHE_NAME: output[CACHE_NAME]}, use_cache=True, **kwargs)
         difference = relative_difference(output.logits[:, -1], cached.logits[step])
         assert difference < 1e-4, f"step {step} by hand with a cache differs: {difference:.1e}"
 

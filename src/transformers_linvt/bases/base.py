@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from ..errors import LinVTInputError
+from .cache import CACHE_NAME
 from .families import Family
 from .frame_size import pixels_per_token, size_within
 from .layouts import EncodedFrames
@@ -220,7 +221,7 @@ class BaseBridge:
         output = base(**{**prepared, "output_hidden_states": True, "logits_to_keep": 1})
         return BaseModelOutputWithPast(
             last_hidden_state=output.hidden_states[-1],
-            past_key_values=output.past_key_values,
+            **{CACHE_NAME: getattr(output, CACHE_NAME, None)},
             hidden_states=output.hidden_states if prepared.get("output_hidden_states") else None,
             attentions=output.attentions,
         )
@@ -234,7 +235,7 @@ class BaseBridge:
         """The base's settings of generation, which those of the model with LinVT begin with."""
         return getattr(base, "generation_config", None) or GenerationConfig()
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Generated ids behind those of the prompt, as transformers' `generate`."""
         return base.generate(**prepared)
 
@@ -272,7 +273,7 @@ class BaseBridge:
         return self.family.layout.names(made)
 
     def frame_inputs(
-        self, processor: ProcessorMixin, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+        self, processor: Any, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """
         Frames of one video through the base's image processor, one tile each: what [`encode_frames`] takes.
@@ -346,7 +347,8 @@ class BaseBridge:
 
     def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
-        return self.family.layout.merge_frames(inputs, self.frames_per_step(processor))
+        steps = self.frames_per_step(processor)  # which checks that the layout is one that merges
+        return cast(Any, self.family.layout).merge_frames(inputs, steps)
 
     def tokens_of_frame(
         self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None
@@ -420,7 +422,7 @@ class EmbeddingsBridge(BaseBridge):
         super().__init__(family)
         self.is_added = is_added
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+    def language_model(self, base: Any) -> Any:
         """The model with a language head that takes `inputs_embeds`."""
         return base.language_model
 
@@ -455,7 +457,7 @@ class EmbeddingsBridge(BaseBridge):
         return {"input_ids": input_ids, "inputs_embeds": embeds, **inputs}
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model where there is a video, else of the base."""
+        """Logits of the language model where there is a video, else of the base."""
         if prepared.get("inputs_embeds") is None:
             return super().forward(base, **prepared)
         return self.language_model(base)(**without_ids(prepared))
@@ -471,7 +473,7 @@ class EmbeddingsBridge(BaseBridge):
         return getattr(base, "generation_config", None) or super().generation_config(self.language_model(base))
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
-        """Of the language model where there is a video, else of the base."""
+        """What the language model generates where there is a video, else the base."""
         if prepared.get("inputs_embeds") is None:
             return super().generate(base, **prepared)
         language_model = self.language_model(base)

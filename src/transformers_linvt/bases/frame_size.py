@@ -1,5 +1,6 @@
 """How large frames are made: capped, and not enlarged, as the base's own video processor makes those of a video."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,10 @@ def pixels_per_token(processor: ProcessorMixin) -> int | None:
     image_processor = processor.image_processor
     size = dict(getattr(image_processor, "size", None) or {})
     sides = [getattr(image_processor, name, None) for name in ("patch_size", "merge_size")]
-    if not {"shortest_edge", "longest_edge"} <= set(size) or not all(isinstance(side, int) for side in sides):
+    pixels = [side for side in sides if isinstance(side, int)]
+    if not {"shortest_edge", "longest_edge"} <= set(size) or len(pixels) < len(sides):
         return None
-    return (sides[0] * sides[1]) ** 2
+    return math.prod(pixels) ** 2
 
 
 def size_of_square(processor: ProcessorMixin) -> dict[str, Any]:

@@ -25,16 +25,16 @@ class BorrowedGenerator(PreTrainedModel, GenerationMixin):
 
     @property
     def device(self) -> torch.device:
-        """Of the model."""
+        """The device of the model."""
         return self._held[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model."""
+        """The precision of the model."""
         return self._held[0].dtype
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of the model."""
+        """The token embeddings of the model."""
         return self._held[0].get_input_embeddings()
 
 

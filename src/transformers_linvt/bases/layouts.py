@@ -79,7 +79,7 @@ class FrameLayout:
 
     def tokens_of_frame(self, processor: ProcessorMixin, inputs: Mapping[str, Any], token: str) -> int:
         """Tokens that the base's processor writes for the first of prepared frames."""
-        return processor.replace_image_token(inputs, image_idx=0).count(token)
+        return processor.replace_image_token(dict(inputs), image_idx=0).count(token)
 
     # -- cutting --
 
@@ -294,7 +294,7 @@ class PictureTiles(FrameLayout):
         """The frame as a whole, before its tiles."""
         return {**inputs, "pixel_values": inputs["pixel_values"][:, :1]}
 
-    def tokens_of_frame(self, processor: ProcessorMixin, inputs: Mapping[str, Any], token: str) -> int:
+    def tokens_of_frame(self, processor: Any, inputs: Mapping[str, Any], token: str) -> int:
         """Those of one tile; the processor would count a picture's other tiles as well."""
         pixels, rate = inputs["pixel_values"].shape[-1], getattr(processor, "downsample_rate", None)
         return tokens_along_tile(pixels, processor.patch_size, rate) ** 2

@@ -260,7 +260,7 @@ def video_processors_known() -> Iterator[None]:
     """Let processors with a video processor be built where torchvision is missing."""
     # Processors check the class of their parts among the top-level names of transformers, and without torchvision this
     # one is missing there (5.23: AttributeError in ProcessorMixin.check_argument_for_proper_class).
-    names = processing_utils.transformers_module
+    names: Any = processing_utils.transformers_module
     if hasattr(names, "VideoProcessorMixin"):
         yield
         return
@@ -378,7 +378,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     class_name = settings.get("base_processor_class") or settings.get("processor_class")
     if class_name is None:
         class_name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source, **kwargs).model_type)
-    processor_class = getattr(transformers, class_name or "", AutoProcessor)
+    processor_class: Any = getattr(transformers, class_name or "", AutoProcessor)
     attributes = processor_class.get_attributes() if issubclass(processor_class, ProcessorMixin) else []
     if "video_processor" not in attributes:
         return processor_class.from_pretrained(source, **kwargs)

@@ -67,7 +67,7 @@ class VisualMarkers:
         token_id = Counter(ids).most_common(1)[0][0]
         token = processor.tokenizer.convert_ids_to_tokens(token_id)
         first, last = written.find(token), written.rfind(token) + len(token)
-        return cls(placeholder, token, token_id, written[:first], written[last:])
+        return cls(str(placeholder), token, token_id, written[:first], written[last:])
 
     def video(self, num_video_tokens: int) -> str:
         """What stands for a whole video."""
@@ -103,7 +103,7 @@ class AddedTexts:
 
 
 def write_pictures(
-    processor: ProcessorMixin,
+    processor: Any,
     pictures: Sequence[Sequence[Any]],
     options: Mapping[str, Any],
     are_nested: bool = True,
@@ -122,7 +122,7 @@ def write_pictures(
     """
     if not pictures:
         return {}, []
-    placeholder = placeholder_of(processor)
+    placeholder = placeholder_of(processor) or ""
     # HunYuan-VL's processor insists on what its chat template writes around a placeholder; others do not look.
     start, end = (getattr(processor, name, None) or "" for name in ("image_start_token", "image_end_token"))
     nested = [list(row) for row in pictures]
@@ -148,10 +148,10 @@ def placeholder_of(processor: ProcessorMixin) -> str | None:
     return getattr(processor, "image_placeholder_token", None) or getattr(processor, "image_token", None)
 
 
-def _written_alone(processor: ProcessorMixin, picture: Any, options: Mapping[str, Any]) -> str:
+def _written_alone(processor: Any, picture: Any, options: Mapping[str, Any]) -> str:
     """What a processor that does not report its replacements (Idefics2) writes for a picture in front of a word."""
     word = "x"
-    text = placeholder_of(processor) + word
+    text = (placeholder_of(processor) or "") + word
     made = processor(text=[text], images=[[picture]], add_special_tokens=False, **options)
     return processor.tokenizer.decode(made["input_ids"][0]).removesuffix(word)
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import LinVTInputError
+from .cache import CACHE_NAME
 from .families import Family
 
 
@@ -78,7 +79,7 @@ def _positions_of_pictures(
     """`(3, batch, length)` as the base counts them, with videos as text; None without a picture."""
     if inputs.get("image_grid_thw") is None:
         return None
-    count = base.base_model.get_rope_index
+    count: Any = base.base_model.get_rope_index
     accepted = inspect.signature(count).parameters
     return count(input_ids=input_ids, **{name: value for name, value in inputs.items() if name in accepted})[0]
 
@@ -106,7 +107,7 @@ def grids_with_videos(
     return torch.tensor(grids, device=is_video.device)
 
 
-def forget_positions(base: PreTrainedModel) -> None:
+def forget_positions(base: Any) -> None:
     """
     Drop the position offset that a family with multimodal rotary positions keeps from an earlier picture.
 
@@ -157,7 +158,7 @@ def go_on_from(
     Returns:
         `attention_mask`, and `position_ids` where none are given.
     """
-    mask, past = inputs.get("attention_mask"), inputs["past_key_values"].get_seq_length()
+    mask, past = inputs.get("attention_mask"), inputs[CACHE_NAME].get_seq_length()
     mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1]) if mask is None else mask.clone()
     mask[:, : seen.shape[1]] *= seen.to(mask)
     if not takes_positions or inputs.get("position_ids") is not None:

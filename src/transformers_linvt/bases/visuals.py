@@ -55,7 +55,7 @@ def pack_visuals(
     if container == "tensor":
         # One tensor needs groups of one size; beam search repeats whole groups, so they may not cross rows.
         return EncodedVisuals(pooler_output=tokens.reshape(-1, math.gcd(*lengths), tokens.shape[-1]))
-    pack = tuple if container == "tuple" else list
+    pack: Any = tuple if container == "tuple" else list
     layers: list[Any] = [pack(layer.split(list(lengths))) for layer in deepstack]
     return EncodedVisuals(pooler_output=pack(tokens.split(list(lengths))), deepstack_features=layers or None)
 

@@ -1,5 +1,5 @@
 """
-The command `linvt`: ask, encode, inspect, wrap, convert, demo. Thin layers over the Python API.
+The command `linvt`: ask, encode, inspect, wrap, convert, demo, serve. Thin layers over the Python API.
 
 Every expected failure is one line on stderr and an exit status: 1 for what is wrong with files and models, 2 for what
 is wrong with the command, 130 when interrupted. Files appear whole or not at all.
@@ -48,6 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(in_flags(str(error) or type(error).__name__, vars(arguments)))
         return 1
-    for note in dict.fromkeys(notes):
+    for note in () if arguments.quiet else dict.fromkeys(notes):
         complain(f"note: {in_flags(note, vars(arguments))}")
     return 0

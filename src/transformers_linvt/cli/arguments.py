@@ -10,12 +10,13 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, demonstration, wrapping
+from . import asking, demonstration, serving, wrapping
 from .fields import add_fields
 
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_LIMITS = tuple(entry.name for entry in fields(VideoLimits) if entry.type is not bool)
+# of those that are numbers; which codings and hosts are allowed has options of its own, or none
+_LIMITS = tuple(entry.name for entry in fields(VideoLimits) if entry.name.startswith("max_"))
 _BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 
 
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo):
+    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo, _add_serve):
         add(commands)
     return parser
 
@@ -73,6 +74,14 @@ def _add_ask(commands: Any) -> None:
     _add_sampling_arguments(ask)
     ask.add_argument(
         "--cache-dir", metavar="DIR", help="remembers encoded videos, so that a further question is answered sooner"
+    )
+    ask.add_argument(
+        "--subtitles",
+        metavar="FILE",
+        help="an SRT or WebVTT file of the video; its words are written beside the video",
+    )
+    ask.add_argument(
+        "--max-subtitle-tokens", type=_positive_integer, metavar="N", help="most tokens that they take (1024)"
     )
     ask.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
     ask.add_argument(
@@ -148,6 +157,42 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(run=demonstration.demo)
 
 
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="an endpoint with OpenAI's chat completions")
+    serve.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a LinVT checkpoint, folder or repository id; the embedded one if not given",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0 for any that is free (default: 8000)")
+    serve.add_argument("--served-name", metavar="NAME", help="what clients call the model (the last part of MODEL)")
+    serve.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    serve.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    serve.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    serve.add_argument("--cache-dir", metavar="DIR", help="remembers encoded videos from one start to the next")
+    group = serve.add_argument_group("what clients may")
+    group.add_argument("--media-root", metavar="DIR", help="file: addresses may name files below DIR; else none")
+    group.add_argument(
+        "--allow-domain",
+        action="append",
+        metavar="HOST",
+        help="https: addresses may lead to HOST (*.HOST: to all below it); may be given several times; else none",
+    )
+    group.add_argument(
+        "--max-waiting", type=_positive_integer, metavar="N", help="requests at once; more get 429 (64)"
+    )
+    group.add_argument("--readers", type=_positive_integer, metavar="N", help="threads that read videos (2)")
+    group.add_argument("--max-videos", type=_positive_integer, metavar="N", help="of one request (8)")
+    group.add_argument("--max-pictures", type=_positive_integer, metavar="N", help="of one request (32)")
+    group.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="of one answer (2048)")
+    group.add_argument("--max-body-bytes", type=_positive_integer, metavar="N", help="of one request (134217728)")
+    _add_limits(group)
+    _add_verbose(serve)
+    serve.set_defaults(run=serving.serve)
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH_OR_ID", help="a LinVT checkpoint; the embedded one if not given")
@@ -158,7 +203,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--verbose", action="store_true", help="show warnings of the libraries, and tracebacks")
+    how_much.add_argument("--quiet", action="store_true", help="no bars and no notes, only results and errors")
 
 
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +217,11 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", type=_natural_number, metavar="S", help="first second of the part to look at")
     group.add_argument("--end", type=_positive_number, metavar="S", help="last second of the part to look at")
     group.add_argument("--video-backend", choices=_BACKENDS, metavar="B", help=", ".join(_BACKENDS))
+    _add_limits(group)
+    group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _add_limits(group: Any) -> None:
     group.add_argument(
         "--limit",
         dest="limits",
@@ -178,7 +230,13 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N",
         help=f"what a video may cost at most ({', '.join(_LIMITS)}), or none; may be given several times",
     )
-    group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _port(text: str) -> int:
+    number = _number(text, int, "a port, 0 to 65535", 0)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return number
 
 
 def _question(text: str) -> str:

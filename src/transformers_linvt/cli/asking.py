@@ -15,6 +15,7 @@ from ..demo.embedded import EMBEDDED_MODEL_KNOWS
 from ..errors import LinVTInputError, VideoReadError
 from ..evidence.evidence import check_picture_path
 from ..video.media_address import is_address
+from ..video.subtitles import read_subtitles
 from .loading import load, trusted
 from .output import complain
 
@@ -28,6 +29,14 @@ def ask(arguments: argparse.Namespace) -> None:
     videos, questions = _videos_and_questions([arguments.video, *arguments.questions])
     wants_evidence = arguments.evidence is not None
     pictures = _pictures(arguments.evidence or None, len(videos) * len(questions))
+    if arguments.subtitles is not None:
+        if len(videos) > 1:
+            raise LinVTInputError(
+                f"--subtitles is of one video, and {len(videos)} were given. Ask about one at a time."
+            )
+        read_subtitles(arguments.subtitles)
+    elif arguments.max_subtitle_tokens is not None:
+        raise LinVTInputError("--max-subtitle-tokens has no effect without --subtitles. Give both, or neither.")
     for video in videos:
         _check_video(video, arguments, looks_inside=len(videos) == 1)
         if pictures and video.endswith(ENCODED):
@@ -37,8 +46,9 @@ def ask(arguments: argparse.Namespace) -> None:
             )
     pipe = _load(arguments)
     how = {"return_evidence": wants_evidence, **_sampling(arguments)}
-    if arguments.max_new_tokens:
-        how["max_new_tokens"] = arguments.max_new_tokens
+    for name in ("max_new_tokens", "subtitles", "max_subtitle_tokens"):
+        if (value := getattr(arguments, name)) is not None:
+            how[name] = value
     if len(videos) == 1:
         answered = iter([pipe(video=_opened(videos[0]), question=questions, **how)])
     else:
@@ -59,7 +69,7 @@ def ask(arguments: argparse.Namespace) -> None:
             _print(results, drawn, names_video=len(videos) > 1)
     if arguments.json:
         _print_json(arguments, told)
-    elif arguments.model is None:
+    elif arguments.model is None and not arguments.quiet:
         sys.stdout.flush()
         complain(f"{EMBEDDED_MODEL_KNOWS} Name another with --model.")
     if failed:
@@ -142,7 +152,9 @@ def _inputs(videos: Sequence[str], questions: Sequence[str]) -> Iterator[dict[st
 def _load(arguments: argparse.Namespace) -> Any:
     folder = getattr(arguments, "cache_dir", None)
     cache = {"cache_dir": folder} if folder is not None else {}
-    return load(arguments.model, arguments.device, arguments.dtype, **cache, **trusted(arguments))
+    # the libraries' own bars are off here
+    bars = {"progress_bar": not arguments.quiet}
+    return load(arguments.model, arguments.device, arguments.dtype, **cache, **bars, **trusted(arguments))
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -64,13 +64,14 @@ def _comments_of(config: type) -> dict[str, str]:
     except OSError:  # frozen into one file
         return dict.fromkeys(config.__annotations__, "")
     lines, told = source.splitlines(), {}
-    for node in ast.parse(source).body[0].body:
-        if not isinstance(node, ast.AnnAssign):
+    (of_class,) = ast.parse(source).body
+    for node in ast.iter_child_nodes(of_class):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         above = node.lineno - 2
         while re.match(r"\s*# (?!--)", lines[above]):
             above -= 1
-        behind = re.search(r"(?<=  )# .*", lines[node.end_lineno - 1])
+        behind = re.search(r"(?<=  )# .*", lines[(node.end_lineno or node.lineno) - 1])
         comments = [*lines[above + 1 : node.lineno - 1], *([behind[0]] if behind else [])]
         told[node.target.id] = " ".join(line.strip().removeprefix("# ") for line in comments)
     return told

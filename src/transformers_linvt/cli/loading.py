@@ -27,7 +27,8 @@ def load(model: str | None, device: str | None, dtype: str, **options: Any) -> A
             "LinVTForVideoQA.from_base(model) in Python."
         )
     try:
-        return transformers.pipeline("video-question-answering", model=name, device=device, dtype=dtype, **options)
+        make: Any = transformers.pipeline  # its types know the tasks of transformers alone
+        return make("video-question-answering", model=name, device=device, dtype=dtype, **options)
     except LinVTError:
         raise
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
@@ -36,7 +37,7 @@ def load(model: str | None, device: str | None, dtype: str, **options: Any) -> A
 
 
 def _kind_of(name: str) -> Any:
-    """`model_type` of a config; None where there is none to be read, which the loader says best."""
+    """`model_type` of a config; None where it cannot be read: the loader says best why."""
     try:
         settings = transformers.PreTrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError, TypeError):

@@ -89,9 +89,10 @@ def _print_plan(plan: Any) -> None:
         ("prefill", plan.prefill_flops_before, plan.prefill_flops, "FLOP"),
         ("KV cache", plan.cache_bytes_before, plan.cache_bytes, "B"),
     ):
-        known = before is not None and after is not None
-        figures = [_figure(value, unit) if known else "not known" for value in (before, after)]
-        rows.append((name, *figures, _compared(before, after) if known else ""))
+        if before is None or after is None:
+            rows.append((name, "not known", "not known", ""))
+        else:
+            rows.append((name, _figure(before, unit), _figure(after, unit), _compared(before, after)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

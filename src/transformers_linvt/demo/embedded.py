@@ -30,7 +30,7 @@ def embedded_model_path() -> str:
     """
     The folder of the embedded LinVT checkpoint: a LinVT and a LoRA adapter around the embedded base.
 
-    Trained in two stages on generated clips of coloured shapes with 16 frames, at which 256 frame tokens become 16
+    Trained in two stages on generated clips of coloured shapes with 16 frames, at which 256 frame tokens become 32
     (`make train-linvt-shapes`).
 
     Raises:

@@ -340,17 +340,17 @@ def ask(
     answers = sorted({option[0] for option in options} if answer is None else {answer})
     if not options or (answer is not None and all(option[0] != answer for option in options)):
         return None
-    answer = pick(rng, answers)
-    words = pick(rng, [option[1] for option in options if option[0] == answer])
+    right: str = pick(rng, answers)
+    words = pick(rng, [option[1] for option in options if option[0] == right])
     if plain:
-        return Question(kind, WORDINGS[kind][0].format(medium=MEDIA[0], **words), answer)
+        return Question(kind, WORDINGS[kind][0].format(medium=MEDIA[0], **words), right)
     words["medium"] = pick(rng, MEDIA)
     text, extra = pick(rng, WORDINGS[kind]), rng.random(2)
     if extra[0] < 0.15:
         text = f"{pick(rng, LEAD_INS)} {text}"
     if extra[1] < 0.15 and kind != "description":
         text = f"{text} {pick(rng, INSTRUCTIONS)}"
-    return Question(kind, text.format(**words), answer)
+    return Question(kind, text.format(**words), right)
 
 
 def vocabulary() -> list[str]:

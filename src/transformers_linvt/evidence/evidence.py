@@ -72,7 +72,7 @@ class VideoEvidence:
             Log-probability of the answer with the video, and with the mean frame token in place of every video token.
             The attribution sums to the difference, but for the error of the integral.
         no_attribution (`str`, *optional*):
-            Why there is none, where one was asked for.
+            Why there is no attribution, where one was asked for.
 
     Raises:
         `LinVTInputError`: if the parts do not fit together.
@@ -104,8 +104,8 @@ class VideoEvidence:
     source: str | None = None
     region: tuple[float, float, float, float] = WHOLE_FRAME
     is_exact: bool = True
-    run_slots: np.ndarray | None = None
-    run_weights: np.ndarray | None = None
+    run_slots: np.ndarray = None  # type: ignore[assignment] every token for itself, in __post_init__
+    run_weights: np.ndarray = None  # type: ignore[assignment]
     attribution: np.ndarray | None = None
     log_probs: tuple[float, float] | None = None
     no_attribution: str | None = None
@@ -132,10 +132,10 @@ class VideoEvidence:
         )
         if not fits:
             raise LinVTInputError(
-                f"These are not the parts of one video: frames {np.shape(self.frames)}, time stamps "
+                f"These are not the parts of one video: frames {_shape(self.frames)}, time stamps "
                 f"{self.timestamps.shape}, significance {self.significance.shape}, grid {self.grid_size}, kept tokens "
                 f"{self.kept_indices.shape}, weights {self.kept_weights.shape}, runs {self.run_slots.shape} and "
-                f"{self.run_weights.shape}, attribution {np.shape(self.attribution)}. Pass what one call returned."
+                f"{self.run_weights.shape}, attribution {_shape(self.attribution)}. Pass what one call returned."
             )
 
     @classmethod
@@ -271,8 +271,8 @@ class VideoEvidence:
         The `count` frames that the answer owes most to, or without an attribution those with most weight, the first
         first; the earlier one where two have the same.
         """
-        by = self.frame_weights if self.attribution is None else self.frame_attribution
-        owed = [None] * self.num_frames if self.attribution is None else self.frame_attribution.tolist()
+        by = self.frame_weights if self.frame_attribution is None else self.frame_attribution
+        owed = [None] * self.num_frames if self.frame_attribution is None else self.frame_attribution.tolist()
         order = np.argsort(-by, kind="stable")[: max(count, 0)]
         return [FrameShare(int(i), float(self.timestamps[i]), float(self.frame_weights[i]), owed[i]) for i in order]
 
@@ -321,14 +321,14 @@ class VideoEvidence:
             "timestamps": [float(seconds) for seconds in self.timestamps],
             "frame_weights": [float(weight) for weight in self.frame_weights],
             "kept_tokens_per_frame": self._kept_per_frame().tolist(),
-            "frame_attribution": None if self.attribution is None else self.frame_attribution.tolist(),
+            "frame_attribution": None if self.frame_attribution is None else self.frame_attribution.tolist(),
             "log_probs": None if self.log_probs is None else list(self.log_probs),
             "no_attribution": self.no_attribution,
         }
         if with_places:
             result["place_weights"] = self.place_weights.tolist()
             result["kept_places"] = self.kept.tolist()
-            result["place_attribution"] = None if self.attribution is None else self.place_attribution.tolist()
+            result["place_attribution"] = None if self.place_attribution is None else self.place_attribution.tolist()
         return result
 
     def _kept_per_frame(self) -> np.ndarray:
@@ -460,7 +460,7 @@ def region_seen(image_processor: Any, height: int, width: int) -> tuple[float, f
         return WHOLE_FRAME
     size = getattr(image_processor, "size", None) or {}
     edge, box = _entry(size, "shortest_edge"), (_entry(size, "height"), _entry(size, "width"))
-    resized = (height, width)
+    resized: Any = (height, width)
     if getattr(image_processor, "do_resize", True) and edge:
         resized = (height * edge / min(height, width), width * edge / min(height, width))
     elif getattr(image_processor, "do_resize", True) and all(box):
@@ -469,6 +469,10 @@ def region_seen(image_processor: Any, height: int, width: int) -> tuple[float, f
         (_entry(crop, name) or length) / length / 2 for name, length in zip(("height", "width"), resized, strict=True)
     ]
     return 0.5 - halves[0], 0.5 - halves[1], 0.5 + halves[0], 0.5 + halves[1]
+
+
+def _shape(values: np.ndarray | None) -> tuple[int, ...]:
+    return () if values is None else values.shape
 
 
 def _entry(size: Any, name: str) -> int | None:

@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -31,8 +31,26 @@ def is_of_base(name: str) -> bool:
     return ".base_layer." in name
 
 
+def adapter_weights(
+    model: Any, adapter_name: str = "default", state_dict: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """
+    The weights of an adapter by PEFT's names, as `get_adapter_state_dict` of transformers gives them.
+
+    transformers 5.24 asks there for a PEFT that is newer than the newest one.
+
+    Args:
+        model: a model with the adapter.
+        adapter_name: how the model calls it.
+        state_dict: weights to take instead of the model's own.
+    """
+    from peft import get_peft_model_state_dict  # here, as in `put_adapter`
+
+    return get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=adapter_name)
+
+
 def put_adapter(
-    model: nn.Module,
+    model: Any,
     path: str | os.PathLike,
     adapter_name: str = "default",
     *,
@@ -62,19 +80,21 @@ def put_adapter(
     if adapter_name in getattr(model, "peft_config", {}):
         raise LinVTInputError(f"The model has an adapter {adapter_name!r} already. Give adapter_name another name.")
     hub_arguments = {name: value for name, value in (hub_arguments or {}).items() if name in HUB_ARGUMENTS}
-    files = [
+    settings_file, weights_file = (
         cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
         for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
-    ]
-    if None in files:
+    )
+    if settings_file is None or weights_file is None:
         raise CheckpointError(
             f"{os.fspath(path)!r} has no adapter: {ADAPTER_CONFIG_NAME} or {ADAPTER_SAFE_WEIGHTS_NAME} is missing"
             f"{' in ' + repr(hub_arguments['subfolder']) if hub_arguments.get('subfolder') else ''}."
         )
-    config = PeftConfig.from_pretrained(os.path.dirname(files[0]))
+    config = PeftConfig.from_pretrained(os.path.dirname(settings_file))
     config.inference_mode = not is_trainable
     weights = {
-        name.removeprefix(_PEFT_PREFIX): value for name, value in load_file(files[1]).items() if not is_of_base(name)
+        name.removeprefix(_PEFT_PREFIX): value
+        for name, value in load_file(weights_file).items()
+        if not is_of_base(name)
     }
     inject_adapter_in_model(config, model, adapter_name)
     model._hf_peft_config_loaded = True

@@ -11,7 +11,7 @@ from transformers.processing_utils import TextKwargs
 
 from ..bases.markers import VisualMarkers
 from ..errors import LinVTInputError, nearest_name, unknown_argument
-from .messages import SAMPLING_ARGUMENTS
+from .messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS
 from .prompt import VIDEO_TOKEN
 
 
@@ -36,6 +36,7 @@ class Arguments:
     pictures: dict[str, Any] = field(default_factory=dict)
     frames: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
+    subtitles: dict[str, Any] = field(default_factory=dict)
     add_timestamps: bool | None = None
     video_root: str | os.PathLike | None = None
 
@@ -48,14 +49,15 @@ def sort_arguments(kwargs: Mapping[str, Any], image_processor: Any, template: st
     result.text.update(kwargs.pop("text_kwargs", None) or {})
     result.pictures.update(kwargs.pop("images_kwargs", None) or {})
     for name, value in dict(kwargs.pop("videos_kwargs", None) or {}).items():
-        if name not in SAMPLING_ARGUMENTS and name not in image_names:
-            raise LinVTInputError(f"videos_kwargs: {unknown_argument(name, (*SAMPLING_ARGUMENTS, *image_names))}")
-        (result.sampling if name in SAMPLING_ARGUMENTS else result.frames)[name] = value
+        of_videos = (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS)
+        if name not in of_videos and name not in image_names:
+            raise LinVTInputError(f"videos_kwargs: {unknown_argument(name, (*of_videos, *image_names))}")
+        _target(result, name)[name] = value
     own = ("add_timestamps", "video_root", "images", "videos", "text")
-    known = (*SAMPLING_ARGUMENTS, *TOKENIZER_ARGUMENTS, *own)
+    known = (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, *TOKENIZER_ARGUMENTS, *own)
     for name, value in kwargs.items():
-        if name in SAMPLING_ARGUMENTS:
-            result.sampling[name] = value
+        if name in SAMPLING_ARGUMENTS or name in SUBTITLE_ARGUMENTS:
+            _target(result, name)[name] = value
         elif name in ("add_timestamps", "video_root"):
             setattr(result, name, value)
         elif name in TOKENIZER_ARGUMENTS or name in TextKwargs.__annotations__:
@@ -69,6 +71,13 @@ def sort_arguments(kwargs: Mapping[str, Any], image_processor: Any, template: st
         else:
             result.template[name] = value
     return result
+
+
+def _target(result: Arguments, name: str) -> dict[str, Any]:
+    """Where an argument of videos goes."""
+    if name in SAMPLING_ARGUMENTS:
+        return result.sampling
+    return result.subtitles if name in SUBTITLE_ARGUMENTS else result.frames
 
 
 def _is_frame_list(videos: Any) -> bool:

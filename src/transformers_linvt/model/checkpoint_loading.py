@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,7 +23,7 @@ from transformers.utils import (
 from transformers.utils.hub import resolve_revision
 
 from ..bases.base import BaseBridge
-from ..bases.fingerprint import fingerprint_loaded, fingerprint_weights
+from ..bases.fingerprint import Fingerprint, fingerprint_loaded, fingerprint_weights
 from ..bases.loading import HUB_ARGUMENTS
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
@@ -41,6 +41,10 @@ _LOADING_ARGUMENTS = (*HUB_ARGUMENTS, "config", "max_memory", "num_labels", "tru
 
 class LoadsCheckpoints(LinVTPreTrainedModel):
     """How [`LinVTForVideoQA`] comes to be."""
+
+    model: Any  # a LinVTModel
+    _base_as_loaded: dict[str, Fingerprint] | None
+    _base_folder: str | None
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | PreTrainedModel", **kwargs: Any) -> Self:
@@ -115,6 +119,26 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         if device_map := getattr(self.base_vlm, "hf_device_map", None):
             self.hf_device_map = {f"{BASE_PREFIX}{name}".rstrip("."): place for name, place in device_map.items()}
             self.hf_device_map["model.linvt"] = device
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        output_loading_info: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict]: ...
 
     @classmethod
     def from_pretrained(
@@ -193,7 +217,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         try:
-            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            model, info = loaded
         except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"The weights in {os.fspath(path)!r} cannot be loaded: {error} Save or download the checkpoint again."
@@ -274,7 +299,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             kwargs["dtype"] = config.dtype
         if config._attn_implementation is not None:  # Auto classes move the argument into the config
             kwargs.setdefault("attn_implementation", config._attn_implementation)
-        return bridge_of(config.base_config.model_type).load(name, revision=config.base_revision, **kwargs)
+        return _bridge_to(config).load(name, revision=config.base_revision, **kwargs)
 
     def _load_linvt_weights(self, state_dict: dict[str, torch.Tensor], path: str) -> None:
         own = {f"{LINVT_PREFIX}{name}": value for name, value in self.linvt.state_dict().items()}
@@ -293,6 +318,11 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
 def _bridge_of_model(base: Any) -> BaseBridge:
     """The bridge to a loaded model, whatever it is: what is no base is refused by the common one."""
     return bridge_of(getattr(getattr(base, "config", None), "model_type", ""))
+
+
+def _bridge_to(config: LinVTConfig) -> BaseBridge:
+    """The bridge to the base that a config describes."""
+    return bridge_of(getattr(config.base_config, "model_type", ""))
 
 
 def _check_same_kind(base: PreTrainedModel, config: LinVTConfig) -> None:
@@ -380,7 +410,7 @@ def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinV
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)!r} has no readable config.json: {error}") from error
     except Exception as error:  # of any JSON that is no config
-        raise CheckpointError(f"The config.json of {os.fspath(path)!r} is none: {first_line(error)}") from error
+        raise CheckpointError(f"The config.json of {os.fspath(path)!r} cannot be read: {first_line(error)}") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"The config.json of {os.fspath(path)!r} holds no settings but {shown(settings)}.")
     if (found := settings.get("model_type")) is None:
@@ -401,7 +431,7 @@ def _weight_files(path: str, hub_arguments: dict[str, Any]) -> dict[str, str]:
     Where the weights of a checkpoint lie: its file, or its shards by the names that stand in the index.
 
     Raises:
-        CheckpointError: no weights, an index that is none, or one that leads out of the checkpoint.
+        CheckpointError: no weights, an index that cannot be read, or one that leads out of the checkpoint.
     """
     missing = CheckpointError(
         f"{path!r} has no LinVT weights ({SAFE_WEIGHTS_NAME}). Is it a LinVT checkpoint, and was it saved or "
@@ -423,8 +453,9 @@ def _weight_files(path: str, hub_arguments: dict[str, Any]) -> dict[str, str]:
         raise CheckpointError(
             f"{index!r} names {shown(outside[0])}, which is no file of the checkpoint. Do not trust where it is from."
         )
-    files = {name: _find(path, name, hub_arguments) for name in names}
-    if not files or None in files.values():
+    found = {name: _find(path, name, hub_arguments) for name in names}
+    files = {name: file for name, file in found.items() if file is not None}
+    if not files or len(files) < len(found):
         raise missing
     return files
 

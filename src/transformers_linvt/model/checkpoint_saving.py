@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, logging
 
-from ..bases.fingerprint import changed_weights
+from ..bases.fingerprint import Fingerprint, changed_weights
 from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
-from .adapter_files import is_of_base
+from .adapter_files import adapter_weights, is_of_base
 from .base_reference import reference_from
 from .model_card import card_for_upload, is_local, make_card
 from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
@@ -34,6 +34,9 @@ _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "
 
 class SavesCheckpoints(LinVTPreTrainedModel):
     """How [`LinVTForVideoQA`] is saved and pushed."""
+
+    _base_as_loaded: dict[str, Fingerprint] | None
+    _base_folder: str | None
 
     def save_pretrained(
         self,
@@ -67,10 +70,9 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
         wants_push, is_main_process = push.pop("push_to_hub", False), kwargs.get("is_main_process", True)
         is_adapter_alone = self._hf_peft_config_loaded and not self.config.adapter_subfolder
-        if not is_adapter_alone:
-            include_base = self.check_can_be_saved(include_base)
+        holds_base = bool(include_base) if is_adapter_alone else self.check_can_be_saved(include_base)
         if wants_push:
-            self.check_can_be_pushed(include_base)
+            self.check_can_be_pushed(holds_base)
         weights = dict(state_dict or self.state_dict())
         # The other processes of a training take part in gathering the weights and write none of the common files.
         whole = saved_as_one(save_directory) if is_main_process else contextlib.nullcontext(save_directory)
@@ -79,7 +81,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
                 if is_adapter_alone:
                     super().save_pretrained(folder, state_dict=state_dict, **kwargs)
                 else:
-                    self._save_into(folder, os.fspath(save_directory), include_base, weights, kwargs)
+                    self._save_into(folder, os.fspath(save_directory), holds_base, weights, kwargs)
         except (OSError, SafetensorError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -222,9 +224,8 @@ class SavesCheckpoints(LinVTPreTrainedModel):
 
     def _save_adapter(self, folder: str, adapter_name: str, state_dict: dict[str, torch.Tensor]) -> None:
         """Write the LoRA weights in PEFT's own format, without the copy of LinVT that PEFT may train beside them."""
-        with _temporarily(self, {"_hf_peft_config_loaded": True}):  # PEFT does not tell transformers of its adapters
-            weights = self.get_adapter_state_dict(adapter_name, state_dict)
-        config = copy.copy(self.peft_config[adapter_name])
+        weights = adapter_weights(self, adapter_name, state_dict)
+        config: Any = copy.copy(self.peft_config[adapter_name])
         # Whole names: PEFT shortens them to endings that are unambiguous only beside the modules of today.
         config.target_modules = sorted({name.split(".lora_")[0] for name in weights if ".lora_" in name})
         config.modules_to_save = [name for name in config.modules_to_save or () if name != "linvt"] or None

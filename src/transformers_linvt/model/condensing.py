@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..bases.base import BaseBridge
 from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
@@ -42,6 +43,8 @@ class CondensedVideos:
 
 class CondensesVideos(LinVTPreTrainedModel):
     """What [`LinVTModel`] does to videos before they meet a prompt."""
+
+    bridge: BaseBridge
 
     def encode_videos(
         self, frames_per_video: Sequence[int], frame_inputs: Mapping[str, torch.Tensor]
@@ -140,7 +143,8 @@ class CondensesVideos(LinVTPreTrainedModel):
                 "the video again with this one."
             )
         if question_embeds is not None:
-            question_embeds, question_mask = question_embeds.to(device, dtype), question_mask.to(device)
+            question_embeds = question_embeds.to(device, dtype)
+            question_mask = question_mask.to(device) if question_mask is not None else None
         outputs = self.linvt.aggregate(stacked.refined, question_embeds, question_mask)
         return CondensedVideos(
             tokens=outputs.video_tokens,

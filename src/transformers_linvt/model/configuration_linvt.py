@@ -16,6 +16,7 @@ AUTO_MAP = {
     "AutoConfig": class_reference("configuration_linvt", "LinVTConfig"),
     "AutoModel": class_reference("modeling_linvt", "LinVTForVideoQA"),
     "AutoModelForImageTextToText": class_reference("modeling_linvt", "LinVTForVideoQA"),
+    "AutoModelForMultimodalLM": class_reference("modeling_linvt", "LinVTForVideoQA"),
     "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
 }
 
@@ -71,7 +72,7 @@ def _of_unknown_kind(settings: dict[str, Any]) -> dict[str, Any] | PreTrainedCon
         values["text_config"] = PreTrainedConfig(
             **{name: value for name, value in text.items() if name != "model_type"}
         )
-    config = PreTrainedConfig(**values)
+    config: Any = PreTrainedConfig(**values)
     config.model_type = model_type
     return config
 
@@ -107,15 +108,17 @@ class LinVTConfig(PreTrainedConfig):
     adapter_subfolder: str | None = None  # folder in the checkpoint with a LoRA adapter of the base's language model
 
     # -- the linear video tokenizer --
-    num_video_tokens: int = 256  # M, tokens the language model gets per video; the paper's value is not public: ours
+    # M, tokens the language model gets per video; the paper's value is not public, its code has 16, 32 and 64: ours
+    num_video_tokens: int = 256
     num_kept_tokens: int | None = None  # k, "top-k" of the paper; None: 4 M (1024 of 256 in the authors' code)
     pooling_scales: tuple[int, ...] | list[int] = (1, 2, 4)  # windows of the multi-scale pooling; authors' code
     # "specific": the paper's scale-specific queries (Multi-C); only with "single" is a still video its picture: ours
     scale_mode: Literal["single", "shared", "specific"] = "single"
     bottleneck_size: int = 512  # d, width of the branch that computes the weights: ours
-    num_heads: int = 8  # attention heads inside that branch: ours
+    # attention heads inside that branch; authors' demos (their training code passes 4, apparently swapped with layers)
+    num_heads: int = 8
     num_scorer_layers: int = 2  # blocks of significance scoring: ours
-    num_aggregator_layers: int = 4  # blocks of query interaction: ours
+    num_aggregator_layers: int = 4  # blocks of query interaction; authors' demos
     temporal_window: int = 16  # frames that see each other in temporal attention, so that cost is linear in T: ours
     selection: Literal["learned", "novelty", "uniform", "none"] = "learned"  # how the k tokens are chosen
     aggregation: Literal["linear", "nonlinear"] = "linear"  # "nonlinear" is an ablation: tokens are no averages then
@@ -203,7 +206,8 @@ class LinVTConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's configuration: the base's own."""
-        return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+        base_config: Any = self.base_config
+        return base_config.get_text_config(decoder=decoder, encoder=encoder)
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -225,6 +229,11 @@ class LinVTConfig(PreTrainedConfig):
         """
         given = getattr(self.base_config, "image_token_id", None)
         return getattr(self.base_config, "image_placeholder", None) if given is None else given
+
+    @property
+    def video_token_id(self) -> int | None:
+        """Id that video tokens stand at: that of the base's image placeholder."""
+        return self.image_token_id
 
 
 # What a caller may set; the rest is known of the base.

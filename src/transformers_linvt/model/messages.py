@@ -4,7 +4,8 @@ The one parser of chats, for the processor, the pipeline and training: what a me
 A message part is what transformers and OpenAI document:
 
 - `{"type": "text", "text": ...}`;
-- `{"type": "video", ...}` with one source under `video`, `path`, `url` or `frames`, and sampling arguments of its own;
+- `{"type": "video", ...}` with one source under `video`, `path`, `url` or `frames`, with sampling arguments of its own
+  and with `subtitles`; a list of files under `video` or `frames` is one video, a picture per frame;
 - `{"type": "image", ...}` with one source under `image`, `path`, `url` or `base64`;
 - `{"type": "video_url", "video_url": {"url": ...}}` and `{"type": "image_url", "image_url": {"url": ...}}`.
 
@@ -36,15 +37,47 @@ SAMPLING_ARGUMENTS = (
     "limits",
     "allow_urls",
     "timestamps",
+    "do_sample_frames",
+    "video_metadata",
 )
+# What is written beside a video; the frames do not depend on it.
+SUBTITLE_ARGUMENTS = ("subtitles", "max_subtitle_tokens")
 SOURCE_KEYS = {"video": VIDEO_KEYS, "image": PICTURE_KEYS}
 
 _PART_KEYS = {
     "text": ("type", "text"),
     "image": ("type", *PICTURE_KEYS),
-    "video": ("type", *VIDEO_KEYS, *SAMPLING_ARGUMENTS),
+    "video": ("type", *VIDEO_KEYS, *SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS),
     "image_url": ("type", "image_url"),
-    "video_url": ("type", "video_url", *SAMPLING_ARGUMENTS),
+    "video_url": ("type", "video_url", *SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS),
+}
+# Keys that the documentation of others teaches and that mean nothing here: what to do instead.
+_INSTEAD = {
+    "uuid": "A video that was encoded before is found again by its content: leave it out.",
+    "cache_control": "A video that was encoded before is found again by its content: leave it out.",
+    "max_pixels": "The size of frames is set for a processor (max_frame_tokens) or a call (size, max_pixels).",
+    "min_pixels": "The size of frames is set for a processor (max_frame_tokens) or a call (size, min_pixels).",
+    "total_pixels": "The tokens of all frames are set for a processor: max_total_frame_tokens.",
+    "resized_height": "The size of frames is set for a processor (max_frame_tokens) or a call (size).",
+    "resized_width": "The size of frames is set for a processor (max_frame_tokens) or a call (size).",
+    "sample_fps": "The rate of frames that were sampled before is fps.",
+    "raw_fps": "The rate of a file that frames were sampled from is video_metadata={'fps': ...}.",
+}
+# Parts that the documentation of others teaches.
+_OTHER_PARTS = {
+    "input_text": "OpenAI's Responses write it so; in a chat it is {'type': 'text', 'text': ...}.",
+    "output_text": "OpenAI's Responses write it so; in a chat it is {'type': 'text', 'text': ...}.",
+    "input_image": "OpenAI's Responses write it so; in a chat it is {'type': 'image_url', 'image_url': {'url': ...}}.",
+    "input_video": "In a chat it is {'type': 'video_url', 'video_url': {'url': ...}}.",
+    "input_audio": "Sound is not heard; what is said can be given as subtitles=... of the video.",
+    "audio_url": "Sound is not heard; what is said can be given as subtitles=... of the video.",
+    "audio": "Sound is not heard; what is said can be given as subtitles=... of the video.",
+    "image_pil": "A picture in memory is {'type': 'image', 'image': ...}.",
+    "image_embeds": "Encoded pictures are not taken; give the picture.",
+    "prompt_embeds": "Embeddings of prompts are not taken; give the messages.",
+    "file": "A video is {'type': 'video_url', 'video_url': {'url': 'data:video/mp4;base64,...'}}.",
+    "input_file": "A video is {'type': 'video_url', 'video_url': {'url': 'data:video/mp4;base64,...'}}.",
+    "refusal": "What the assistant refused is text: {'type': 'text', 'text': ...}.",
 }
 # What stands inside of {"image_url": {...}}; OpenAI's `detail` is taken where it asks for nothing.
 _ADDRESS_KEYS = {"image_url": ("url", "detail"), "video_url": ("url",)}
@@ -72,7 +105,8 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], what: str) -> Non
     """
     for key in entry:
         if key not in known:
-            raise LinVTInputError(f"{what} has the key {key!r}, which is not known. {advice(key, known)}")
+            instead = _INSTEAD.get(key) if isinstance(key, str) else None
+            raise LinVTInputError(f"{what} has the key {key!r}, which is not known. {instead or advice(key, known)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,7 +154,7 @@ def parse_messages(messages: Any, video_root: str | os.PathLike | None = None, f
 
     Raises:
         LinVTInputError: a message without role or content, a part of an unknown type, a key that is not known, two
-            sources in one part, an address that is none or leads out of `video_root`.
+            sources in one part, an address that cannot be used or leads out of `video_root`.
 
     Example:
 
@@ -166,10 +200,9 @@ def _parsed_part(part: Any, number: int, video_root: str | os.PathLike | None) -
     part = {key: value for key, value in part.items() if value is not None}
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in _PART_KEYS:
-        meant = nearest_name(kind, tuple(_PART_KEYS))
         raise LinVTInputError(
             f"A content part of message {number} has type {shown(kind)}; 'video', 'image', 'text', 'video_url' and "
-            f"'image_url' are known." + (f" Did you mean {meant!r}?" if meant else "")
+            f"'image_url' are known.{_meant_by(kind, part)}"
         )
     article = "An" if kind.startswith("image") else "A"
     what = f"{article} {kind} part of message {number}"
@@ -179,6 +212,16 @@ def _parsed_part(part: Any, number: int, video_root: str | os.PathLike | None) -
     elif kind == "text" and not isinstance(part.get("text"), str):
         raise LinVTInputError(f"A text part of message {number} has no text, or none that is a string: {shown(part)}.")
     return part if kind == "text" else _with_source(part, what, video_root)
+
+
+def _meant_by(kind: Any, part: Mapping[str, Any]) -> str:
+    """What to write instead of a part of a type that is not known."""
+    if isinstance(kind, str) and kind in _OTHER_PARTS:
+        return f" {_OTHER_PARTS[kind]}"
+    # vLLM takes {"video_url": "https://..."} without a type
+    if meant := nearest_name(kind, tuple(_PART_KEYS)) or next((one for one in _PART_KEYS if one in part), None):
+        return f" Did you mean {meant!r}?" if kind is not None else f" Add 'type': {meant!r}."
+    return ""
 
 
 def _from_openai(part: Mapping[str, Any], kind: str, what: str) -> dict[str, Any]:
@@ -215,9 +258,18 @@ def _with_source(part: dict[str, Any], what: str, video_root: str | os.PathLike 
         part[opened] = source
     elif key == "base64" and isinstance(part[key], str) and not is_data_url(part[key]):
         part["url"] = f"data:image/*;base64,{part.pop(key)}"
-    elif key != "frames":
+    else:
         part[key] = resolved(part[key], video_root)
+    if "subtitles" in part:
+        part["subtitles"] = _subtitles(part["subtitles"], what, video_root, is_from_others=key == "url")
     return part
+
+
+def _subtitles(given: Any, what: str, video_root: str | os.PathLike | None, is_from_others: bool) -> Any:
+    """Subtitles as they are to be opened: a file beside an address only where the address could be one."""
+    if isinstance(given, str) and is_from_others:
+        return _from_address(given, f"{what}: 'subtitles'", video_root, "video")[1]
+    return resolved(given, video_root)
 
 
 def _from_address(
@@ -255,8 +307,8 @@ def resolved(source: Any, video_root: str | os.PathLike | None = None) -> Any:
     The caller's own source as it is to be opened.
 
     Args:
-        source: a path, which is joined to `video_root` if it is relative; an undecoded file of `datasets`, which is
-            its bytes or its path; anything else stays as it is.
+        source: a path, which is joined to `video_root` if it is relative; a list of paths, each of them; an undecoded
+            file of `datasets`, which is its bytes or its path; anything else stays as it is.
         video_root (*optional*): folder that relative paths start from.
 
     Example:
@@ -267,6 +319,8 @@ def resolved(source: Any, video_root: str | os.PathLike | None = None) -> Any:
     if isinstance(source, Mapping):
         held = [source[key] for key in ("bytes", "path") if source.get(key) is not None]
         source = held[0] if held else source
+    if isinstance(source, list | tuple) and source and all(isinstance(one, str | os.PathLike) for one in source):
+        return [resolved(one, video_root) for one in source]
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if isinstance(source, str) and video_root is not None and not is_address(source):
@@ -305,7 +359,7 @@ def source_of(part: Mapping[str, Any], is_needed: bool = True, or_else: str = ""
         or_else: end of the sentence of that error: where else the source could stand.
 
     Raises:
-        LinVTInputError: there is none.
+        LinVTInputError: the part names no source.
     """
     kind = part["type"]
     for key in SOURCE_KEYS[kind]:

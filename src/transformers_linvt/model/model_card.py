@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError
@@ -89,7 +89,7 @@ def make_card(
         datasets=[name for name in named if _is_repository(name)] or None,
         library_name=LIBRARY,
         license=license,
-        language=list(language) if isinstance(language, tuple) else language,
+        language=list(language) if isinstance(language, Sequence) and not isinstance(language, str) else language,
         pipeline_tag=PIPELINE_TAG,
         **_results(repo_id, named, figures or {}),
         tags=list(dict.fromkeys([*TAGS, *(["lora"] if config.adapter_subfolder else []), *tags])),
@@ -123,14 +123,15 @@ def card_for_upload(
     """
     new = make_card(config, repo_id, tags=tags or ())
     try:
-        card = ModelCard.load(repo_id, token=token, ignore_metadata_errors=True)
+        card = ModelCard.load(repo_id, token=cast(Any, token), ignore_metadata_errors=True)  # True: the stored one
     except EntryNotFoundError:
         return new
-    if "This model card has been automatically generated" in card.text and card.data.library_name != LIBRARY:
+    data: Any = card.data
+    if "This model card has been automatically generated" in card.text and data.library_name != LIBRARY:
         return new
     for name in ("base_model", "base_model_relation", "library_name", "pipeline_tag"):
-        setattr(card.data, name, getattr(new.data, name))
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or ()), *new.data.tags]))
+        setattr(data, name, getattr(new.data, name))
+    data.tags = list(dict.fromkeys([*(data.tags or ()), *cast(Any, new.data).tags]))
     return card
 
 
@@ -138,7 +139,7 @@ def _what_it_is(config: LinVTConfig, base: str | None) -> str:
     of = (
         f"[{base}](https://huggingface.co/{base})"
         if base
-        else f"an image-text model ({config.base_config.model_type})"
+        else f"an image-text model ({getattr(config.base_config, 'model_type', 'of a kind that is not known')})"
     )
     at = f" at commit `{config.base_revision}`" if base and config.base_revision else ""
     holds = "it holds the base's weights too" if config.includes_base else "it refers to the base and holds LinVT only"

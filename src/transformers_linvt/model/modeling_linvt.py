@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from ..bases.base import BaseBridge
+from ..bases.cache import CACHE_NAME, with_cache_named
 from ..bases.dropout import modules_with_dropout
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
@@ -82,18 +83,20 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        bridge = bridge_of(config.base_config.model_type)
+        base_config: Any = config.base_config
+        bridge = bridge_of(base_config.model_type)
         if base_vlm is None:
-            base_vlm = bridge.build(config.base_config)
+            base_vlm = bridge.build(base_config)
         else:
             # post_init below would draw the weights of a base again that was not loaded by transformers
+            module: Any
             for module in base_vlm.modules():
                 module._is_hf_initialized = True
         bridge.check(base_vlm)
         if config.video_positions == "grid":
             check_grid_positions(base_vlm)
-        if getattr(config.base_config, "image_token_id", None) is None:  # Molmo's config does not say it
-            config.base_config.image_placeholder = bridge.image_token_id(config.base_config)
+        if getattr(base_config, "image_token_id", None) is None:  # Molmo's config does not say it
+            base_config.image_placeholder = bridge.image_token_id(base_config)
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
@@ -110,7 +113,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
     @property
     def bridge(self) -> BaseBridge:
         """How this kind of base is talked to."""
-        return bridge_of(self.config.base_config.model_type)
+        return bridge_of(getattr(self.config.base_config, "model_type", ""))
 
     @property
     def has_video_grid(self) -> bool:
@@ -156,6 +159,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         Raises:
             LinVTInputError: placeholders, frames and pictures do not fit together.
         """
+        inputs = with_cache_named(inputs)
         given = {name: inputs.pop(name, None) for name in OWN_INPUTS}
         frame_inputs = {
             name.removeprefix(FRAME_PREFIX): inputs.pop(name) for name in list(inputs) if name.startswith(FRAME_PREFIX)
@@ -166,7 +170,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                     f"Frames were given ({', '.join(FRAME_PREFIX + name for name in frame_inputs)}) without "
                     "frames_per_video. Pass everything that LinVTProcessor returned."
                 )
-            cache = inputs.get("past_key_values")
+            cache = inputs.get(CACHE_NAME)
             if cache is None or not cache.get_seq_length():  # a new prompt: an earlier video's offset is not its own
                 self._check_no_placeholders(input_ids, given["video_mask"], inputs)
                 forget_positions(self.base_vlm)
@@ -240,7 +244,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self, outputs: ModelOutput, prepared: Mapping[str, Any], condensed: CondensedVideos | None
     ) -> ModelOutput:
         """The same outputs, whose cache knows which video tokens were passed over, for who goes on by hand."""
-        cache = getattr(outputs, "past_key_values", None)
+        cache = getattr(outputs, CACHE_NAME, None)
         if condensed is None or cache is None or not self.bridge.has_place_per_token:
             return outputs
         if not bool(condensed.outputs.weights.used.all()):
@@ -284,7 +288,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The linear video tokenizer."""
         return self.model.linvt
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         """The base's language head."""
         return self.model.bridge.head(self.base_vlm)
 
@@ -311,11 +315,11 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base.
 
         Returns:
-            The base's own output: `logits`, `past_key_values`, and `loss` when labels are given. With `caption_mask`
+            The base's own output: `logits`, the cache, and `loss` when labels are given. With `caption_mask`
             of shape `(batch, length)`, 1 at the caption of the video of each row, [`ContrastiveOutput`].
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
-        outputs = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
+        outputs: Any = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
         self.model.remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
@@ -360,7 +364,13 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "(transformers_linvt.lora_config) or another method of PEFT that changes layers."
             )
         self.base_vlm.generation_config = self.generation_config
-        return self.model.bridge.generate(self.base_vlm, **prepared, **kwargs)
+        if "mm_token_type_ids" not in inspect.signature(self.base_vlm.forward).parameters:
+            # a processor that was asked for them writes them for any base; generate() refuses what it does not know
+            prepared = {name: value for name, value in prepared.items() if name != "mm_token_type_ids"}
+        given = {**prepared, **kwargs}
+        if "tokenizer" in given:  # stop strings are looked up in it, and servers hand the processor over
+            given["tokenizer"] = getattr(given["tokenizer"], "tokenizer", given["tokenizer"])
+        return self.model.bridge.generate(self.base_vlm, **given)
 
     @torch.no_grad()
     def encode_video(
@@ -446,6 +456,21 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
 
+    @overload
+    def answer_with_evidence(
+        self, features: Any, question: str, processor: Any = None, video: VideoFrames | None = None, **kwargs: Any
+    ) -> tuple[str, VideoEvidence]: ...
+
+    @overload
+    def answer_with_evidence(
+        self,
+        features: Any,
+        question: Sequence[str],
+        processor: Any = None,
+        video: VideoFrames | None = None,
+        **kwargs: Any,
+    ) -> tuple[list[str], list[VideoEvidence]]: ...
+
     @torch.no_grad()
     def answer_with_evidence(
         self,
@@ -497,8 +522,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """The answers, the prompts and videos they were given to, and the ids of the answers."""
         if not hasattr(processor, "question_inputs"):
             raise LinVTInputError(
-                f"The questions are written by the processor, and {shown(processor)} is none. Pass processor=..., the "
-                "LinVTProcessor of this model."
+                f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., "
+                "the LinVTProcessor of this model."
             )
         processor.check_fits(self.config)
         if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):
@@ -508,6 +533,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         questions = [question] if isinstance(question, str) else list(question)
         inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
+        assert condensed is not None  # there are features
         generated = self.generate_prepared(prepared, **generate_kwargs)
         answers = generated[:, inputs["input_ids"].shape[1] :]
         texts = [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]

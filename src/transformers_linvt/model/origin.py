@@ -33,7 +33,7 @@ def digest_of_video(inputs: Mapping[str, Any], timestamps: torch.Tensor | None) 
     for name, value in sorted(tensors.items()):
         value = torch.as_tensor(value).detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -53,6 +53,7 @@ def digest_of_model(model: Any) -> str | None:
     """
     language = {id(weight) for weight in model.bridge.decoder(model.base_vlm).parameters()}
     language |= {id(weight) for weight in (model.bridge.head(model.base_vlm) or nn.Identity()).parameters()}
+    weights: list[tuple[str, torch.Tensor, int | None]]
     weights = [(f"linvt.{name}", weight, None) for name, weight in model.linvt.named_parameters()]
     weights += [
         (name, weight, _SAMPLED)
@@ -73,5 +74,5 @@ def _digest_of_weights(weights: list[tuple[str, torch.Tensor, int | None]]) -> s
     for name, weight, num_values in sorted(weights, key=lambda one: one[0].replace(".base_layer.", ".")):
         values = weight.detach().reshape(-1)[:num_values].to("cpu", torch.bfloat16)
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)} ".encode())
-        digest.update(values.view(torch.uint8).numpy())
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..bases.base import BaseBridge
 from ..bases.loading import context_length
 from ..bases.positions import (
     forget_positions,
@@ -22,6 +23,8 @@ from .pretrained import LinVTPreTrainedModel
 
 class PlacesVideos(LinVTPreTrainedModel):
     """What [`LinVTModel`] does with condensed videos: which placeholders are theirs, and at which positions."""
+
+    bridge: BaseBridge
 
     def _check_length(self, input_ids: torch.Tensor) -> None:
         length, limit = input_ids.shape[1], context_length(self.base_vlm)
@@ -68,7 +71,7 @@ class PlacesVideos(LinVTPreTrainedModel):
             )
 
     def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
-        """Of a batch of prompts: the row that each video stands in."""
+        """The row of the batch that each video stands in."""
         return self._rows_of_videos(
             self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs), num_videos
         )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..bases.cache import CACHE_NAME
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import CheckpointError, shown
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
@@ -38,7 +39,7 @@ _TEXT_INPUTS = (
     "token_type_ids",
     "mm_token_type_ids",
     "position_ids",
-    "past_key_values",
+    CACHE_NAME,
     "inputs_embeds",
 )
 # Under these names the image processors of transformers give what a base encodes; frames have them behind `frame_`.
@@ -96,10 +97,14 @@ def with_named_inputs(*further: str) -> Callable[[Forward], Forward]:
 class LinVTPreTrainedModel(PreTrainedModel):
     """What [`LinVTModel`] and [`LinVTForVideoQA`] share."""
 
+    config: LinVTConfig
+    base_vlm: PreTrainedModel
+    linvt: LinearVideoTokenizer
+
     config_class = LinVTConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
+    input_modalities: Any = ("image", "video", "text")
     supports_gradient_checkpointing = True
     # The base decides; these say only that LinVT itself stands in nobody's way.
     _supports_sdpa = True
@@ -129,7 +134,7 @@ class LinVTPreTrainedModel(PreTrainedModel):
         """As in transformers, without names of modules that this base does not have (FSDP refuses those)."""
         super().post_init()
         present = {type(module).__name__ for module in self.modules()}
-        self._no_split_modules = {name for name in self._no_split_modules if name in present}
+        self._no_split_modules = {name for name in self._no_split_modules or () if name in present}
 
     @property
     def working_device(self) -> torch.device:

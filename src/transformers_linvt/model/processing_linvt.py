@@ -12,7 +12,16 @@ from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
-from .messages import PICTURE_KEYS, Messages, parse_conversations, parse_messages, parts_of, sampling_of, source_of
+from .messages import (
+    PICTURE_KEYS,
+    Messages,
+    parse_conversations,
+    parse_messages,
+    parts_of,
+    resolved,
+    sampling_of,
+    source_of,
+)
 from .pictures import read_named_pictures, read_picture
 from .processor_files import SavesProcessors
 from .prompt import (
@@ -24,13 +33,15 @@ from .prompt import (
     with_questions,
 )
 from .prompt_tokens import WritesTokens
+from .subtitle_words import WritesSubtitles
 from .video_inputs import ReadsVideos
+from .video_processor import HasConventionalNames
 
 
 logger = logging.get_logger(__name__)
 
 
-class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
+class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors):
     """
     A base model's processor that also takes videos.
 
@@ -54,7 +65,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
             picture.
-        LinVTInputError: a number that is none, or a base that is a LinVTProcessor already.
+        LinVTInputError: a setting that is not the number it has to be, or a base that is a LinVTProcessor already.
 
     Example (the embedded model):
 
@@ -196,8 +207,8 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             conversation: messages, or a list of conversations. Content parts `{"type": "video", "path": ...}` (or
                 `"video"`, `"url"`, `"frames"`), `{"type": "image", ...}`, `{"type": "text", ...}`, and OpenAI's
                 `video_url` and `image_url`; several videos, pictures and turns are fine, and so are turns that call
-                tools. A video part may carry sampling arguments of its own, which come before those of the call, and
-                the `timestamps` of frames in memory. A key that nobody knows is refused.
+                tools. A video part may carry sampling arguments of its own, which come before those of the call, the
+                `timestamps` of frames in memory, and `subtitles`. A key that nobody knows is refused.
             chat_template: instead of the base's own.
             tokenize: read the videos and return model inputs; otherwise the rendered prompt, in which every video is
                 `<|linvt_video|>`, to be given to the processor's call together with the videos.
@@ -212,21 +223,25 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
                 as it encoded them before (`video_features=[...]`); then they are read for times in the prompt only.
             processor_kwargs: as in transformers; may hold everything below as well.
             kwargs: sampling (`num_frames`, `fps`, `start`, `end`, `max_frames`, `video_backend`, `limits`,
-                `allow_urls`), `add_timestamps`, `video_root` (folder that relative paths start from, and that files
-                named by `url`, `video_url` and `image_url` have to lie in; without it these name none); tokenizer
-                arguments (`padding`, `truncation`, `max_length`, ...); options of the image processor, for pictures
-                and frames; any of them in `videos_kwargs`, `text_kwargs` and `images_kwargs` (pictures only). The rest
-                goes to the template.
+                `allow_urls`, `do_sample_frames`, `video_metadata`), `subtitles` and `max_subtitle_tokens` (see
+                [`subtitle_words`](LinVTProcessor.subtitle_words)), `add_timestamps`, `video_root` (folder that
+                relative paths start from, and that files named by `url`, `video_url` and `image_url` have to lie in;
+                without it these name none); tokenizer arguments (`padding`, `truncation`, `max_length`, ...); options
+                of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs` and
+                `images_kwargs` (pictures only). The rest goes to the template.
 
         Raises:
-            LinVTInputError: messages that are none, an empty question, a placeholder typed into a text, a part
-                without a source or with two, an unknown key in a part, a prompt longer than the tokenizer's limit, a
-                base without chat template, a misspelt argument.
+            LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
+                text, a part without a source or with two, an unknown key in a part, a prompt longer than the
+                tokenizer's limit, a base without chat template, a misspelt argument.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)
         arguments = sort_arguments({**kwargs, **(processor_kwargs or {})}, self.image_processor, template)
         conversations, is_batched = parse_conversations(conversation, arguments.video_root)
+        beside = {**arguments.sampling, **arguments.subtitles}
+        beside["subtitles"] = resolved(beside.get("subtitles"), arguments.video_root)
+        conversations = [self.with_subtitles(messages, beside) for messages in conversations]
         video_parts = [list(parts_of(messages, "video")) for messages in conversations]
         self._check_texts(conversations, any(video_parts))
         warn_of_lost_tool_calls(conversations, template)
@@ -300,6 +315,11 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             VideoReadError: a video could not be read.
         """
         arguments = sort_arguments(kwargs, self.image_processor, None)
+        if arguments.subtitles:
+            raise LinVTInputError(
+                f"{', '.join(arguments.subtitles)}: a prompt that is rendered already has its words. Give subtitles "
+                "to apply_chat_template."
+            )
         texts = [text] if isinstance(text, str) else text
         if texts is not None and (
             not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts)
@@ -355,6 +375,7 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
         template = self._template(chat_template)
         arguments = sort_arguments(kwargs, self.image_processor, template)
         checked, _ = parse_conversations([list(messages) for messages in conversations])
+        checked = [self.with_subtitles(messages, arguments.subtitles) for messages in checked]
         self._check_texts(checked, any(videos))
         warn_of_lost_tool_calls(checked, template)
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
@@ -453,24 +474,10 @@ class LinVTProcessor(ReadsVideos, WritesPrompts, WritesTokens, SavesProcessors):
             arguments.pictures,
         )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
-        visual = {**made, **self._frames_of(videos, arguments.frames)}
+        visual = {**made, **self.frame_inputs(videos, arguments.frames)}
         if return_tensors == "np":
             visual = {name: np.asarray(value) for name, value in visual.items()}
         return BatchFeature({**inputs, **visual})
-
-    # -- decoding --
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
-        """The tokenizer's `batch_decode`."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> str:
-        """The tokenizer's `decode`."""
-        return self.tokenizer.decode(*args, **kwargs)
-
-    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
-        """The base's own clean-up of generated text."""
-        return self.base_processor.post_process_image_text_to_text(generated_outputs, **kwargs)
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]

@@ -129,8 +129,8 @@ class SavesProcessors(HasBaseProcessor):
         saved = settings["linvt"]
         if not isinstance(saved, dict) or not isinstance(saved.get("base_model_type"), str | None):
             raise CheckpointError(
-                f"The processor_config.json of {source!r} has the LinVT settings {shown(saved)}, which are none. Save "
-                "or download the processor again."
+                f"The processor_config.json of {source!r} has the LinVT settings {shown(saved)}, which cannot be "
+                "used. Save or download the processor again."
             )
         settings = {**{name: value for name, value in saved.items() if name in _SETTINGS}, **own}
         bridge = bridge_of(settings.get("base_model_type") or "")

@@ -14,6 +14,7 @@ from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
 from .base_parts import HasBaseProcessor
 from .messages import Messages, parts_of, texts_of
+from .subtitle_words import words_beside
 
 
 logger = logging.get_logger(__name__)
@@ -123,18 +124,21 @@ class WritesPrompts(HasBaseProcessor):
                     "chat_template=..."
                 )
             return own.get(name, name)
-        if chat_template is None and own is None:
+        if chat_template is not None:
+            return chat_template
+        if own is None:
             raise LinVTInputError(
                 f"{type(self.base_processor).__name__} has no chat template. Pass chat_template=..., or set "
                 "processor.chat_template."
             )
-        return chat_template if chat_template is not None else own
+        return own
 
     def _check_texts(self, conversations: Sequence[Sequence[Mapping[str, Any]]], has_video: bool) -> None:
         """Refuse texts that hold what stands for a picture or a video."""
         refused = (*self._placeholders, *(self._marker_tokens if has_video else ()))
         for messages in conversations:
-            for text in texts_of(messages):
+            beside = [words_beside(part) for part in parts_of(messages, "video")]
+            for text in (*texts_of(messages), *beside):
                 if token := next((token for token in refused if token in text), None):
                     raise LinVTInputError(
                         f"The text {shown(text)} holds {token!r}, which stands for a picture or video in prompts of "
@@ -258,7 +262,7 @@ class WritesPrompts(HasBaseProcessor):
 
 
 def rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames] | None) -> Conversation:
-    """Messages with a picture for every video; with the steps of time of each, their times stand behind it."""
+    """Messages with a picture for every video; its subtitles stand behind it, and with `steps` its times."""
     result, frames = Conversation(), iter(steps or ())
     asked = _question_turn(messages)
     for number, message in enumerate(messages):
@@ -282,7 +286,7 @@ def rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames
                     target.append({"type": "image"})
                 result.visuals.append("video" if part["type"] == "video" else "picture")
                 is_timed = part["type"] == "video" and steps is not None
-                times = _times_in_words(next(frames)) if is_timed else ""
+                times = (_times_in_words(next(frames)) if is_timed else "") + words_beside(part)
             for target in (plain, marked):
                 target += [{"type": "text", "text": times}] if times else []
         has_content = "content" in message

@@ -16,6 +16,7 @@ from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
 from .base_parts import HasBaseProcessor
+from .frame_sources import as_read_video_takes_it
 from .messages import SAMPLING_ARGUMENTS, resolved
 
 
@@ -30,12 +31,15 @@ class ReadsVideos(HasBaseProcessor):
         Sampled frames of one video.
 
         Args:
-            video: a path, bytes, frames in memory (array, tensor, list of pictures), a `datasets` video, a URL with
-                `allow_urls=True`, or [`VideoFrames`], which come back as they are, whatever the sampling.
+            video: a path, bytes, frames in memory (array, tensor, list of pictures), a list of the files of its
+                frames, a `datasets` video, a URL with `allow_urls=True`, or [`VideoFrames`], which come back as they
+                are, whatever the sampling.
             video_root (*optional*): folder that a relative path starts from, instead of the current one.
             sampling: `num_frames` or `fps` (with `max_frames`), `start`, `end`, `video_backend`, `limits`,
                 `allow_urls`, `timestamps` (seconds of each given frame, for frames in memory); see [`read_video`].
-                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`.
+                With neither `num_frames` nor `fps` the processor's own `num_frames`, at most `max_frames`. Also what
+                transformers has for frames that somebody else has read: `video_metadata` (their `fps` and
+                `frames_indices`) in place of `timestamps`, and `do_sample_frames=False` for all frames as they are.
 
         Raises:
             LinVTInputError: an unknown argument.
@@ -48,10 +52,11 @@ class ReadsVideos(HasBaseProcessor):
             _check_frames(video)
             return video
         sampling = {name: value for name, value in sampling.items() if value is not None}
-        if "num_frames" not in sampling and "fps" not in sampling:
+        video, sampling, is_sampled = as_read_video_takes_it(resolved(video, video_root), sampling)
+        if is_sampled and "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(resolved(video, video_root), **sampling)
+        return read_video(video, **sampling)
 
     def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
         """The videos of one request, each with its own sampling; they share the limits of a request."""
@@ -70,23 +75,25 @@ class ReadsVideos(HasBaseProcessor):
         limits: VideoLimits | None = None,
         allow_urls: bool | None = None,
         timestamps: Sequence[float] | None = None,
+        do_sample_frames: bool | None = None,
+        video_metadata: Any = None,
     ) -> BatchFeature:
         """
         One video as [`LinVTForVideoQA.encode_video`] takes it.
 
         Args:
-            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps: as in
-                [`read_video`](LinVTProcessor.read_video).
+            video, num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps,
+                do_sample_frames, video_metadata: as in [`read_video`](LinVTProcessor.read_video).
 
         Returns:
             `BatchFeature` with the frames under the base's names with the prefix `frame_`, `frames_per_video` of shape
             `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
         """
-        sampling = (num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, timestamps)
-        named = dict(zip(SAMPLING_ARGUMENTS, sampling, strict=True))
-        return BatchFeature(self._frames_of([self.read_video(video, **named)]))
+        given = locals()
+        named = {name: given[name] for name in SAMPLING_ARGUMENTS}
+        return BatchFeature(self.frame_inputs([self.read_video(video, **named)]))
 
-    def _frames_of(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def frame_inputs(self, videos: Sequence[VideoFrames], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Model inputs of the frames of several videos, one video after the other along the first axis.
 

@@ -13,6 +13,8 @@ from ..errors import AttributionError
 from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
 from ..model.features import VideoFeatures
+from ..model.messages import parts_of
+from ..model.subtitle_words import SubtitleWords
 from .caching import FeatureCache, SeenVideo
 from .requests import Request, is_continued
 
@@ -27,7 +29,15 @@ class Read:
     request: Request
     videos: list[SeenVideo] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
+    subtitles: SubtitleWords | None = None
     error: Exception | None = None
+
+    def num_subtitle_tokens(self) -> int | None:
+        """Tokens that subtitles take in the prompt; None where none were given."""
+        parts = parts_of(self.messages or (), "video")
+        words = [self.subtitles] if self.messages is None else [part.get("subtitles") for part in parts]
+        counts = [one.num_tokens for one in words if isinstance(one, SubtitleWords)]
+        return sum(counts) if counts else None
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Answerer:
 
     def answer(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
         """Answer a batch; the error of one does not keep the others from being answered."""
-        answered: list[Answered | None] = [Answered(error=read.error) if read.error else None for read in batch]
+        answered: list[Any] = [Answered(error=read.error) if read.error else None for read in batch]
         together = [
             i
             for i, read in enumerate(batch)
@@ -106,7 +116,8 @@ class Answerer:
             if answered[i] is not None:
                 continue
             try:
-                if read.request.messages is None and not self.processor.add_timestamps:
+                has_words = self.processor.add_timestamps or read.subtitles is not None
+                if read.request.messages is None and not has_words:
                     answered[i] = self._answer_questions(read, how)
                 else:
                     answered[i] = self._answer_one_by_one(read, how)
@@ -131,13 +142,13 @@ class Answerer:
             made = self._generate(prepared, how)
             result.texts += made.texts
             result.scores = None if made.scores is None else [*(result.scores or []), *made.scores]
-            if how.return_evidence:
+            if result.evidence is not None:
                 places = [[(row, seen)] for row in range(len(chunk))]
                 result.evidence += self._evidence_of_answers(prompts, condensed, made, places)
         return result
 
     def _answer_one_by_one(self, read: Read, how: Generation) -> Answered:
-        """Every question of a request as a chat of its own: the way for prompts that name the times of the frames."""
+        """Every question of a request as a chat of its own: for prompts with the times of frames or with subtitles."""
         merged = Answered(evidence=[] if how.return_evidence else None)
         for one in _as_chats(read):
             (answered,) = self._answer_chats([one], how)
@@ -145,7 +156,7 @@ class Answerer:
             merged.num_frame_tokens, merged.num_video_tokens = answered.num_frame_tokens, answered.num_video_tokens
             merged.scores = None if answered.scores is None else [*(merged.scores or []), *answered.scores]
             if merged.evidence is not None:
-                merged.evidence += answered.evidence
+                merged.evidence += answered.evidence or []
         return merged
 
     def _answer_chats(self, batch: Sequence[Read], how: Generation) -> list[Answered]:
@@ -259,11 +270,11 @@ class Answerer:
         """A video after the vision tower and SVR, which it goes through once."""
         if seen.features is None and (found := self.cache.get(seen.key)) is not None:  # another request met it
             seen.features = found.features
-        if seen.features is None:
+        if (features := seen.features) is None:
             inputs = self.on_device(self.processor.video_inputs(seen.video))
-            seen.features = self.model.encode_video(**inputs)
-            self.cache.put(seen.key, seen.video, seen.features)
-        return seen.features
+            seen.features = features = self.model.encode_video(**inputs)
+            self.cache.put(seen.key, seen.video, features)
+        return features
 
     def evidence_of(self, condensed: Any, row: int, seen: SeenVideo, **about: Any) -> VideoEvidence:
         """
@@ -289,15 +300,10 @@ def _as_chats(read: Read) -> list[Read]:
     """A request as chats: itself, or one chat per question."""
     if read.messages is not None:
         return [read]
+    video = {"type": "video", "video": read.videos[0].video}
+    if read.subtitles is not None:
+        video["subtitles"] = read.subtitles
     return [
-        replace(
-            read,
-            messages=[
-                {
-                    "role": "user",
-                    "content": [{"type": "video", "video": read.videos[0].video}, {"type": "text", "text": question}],
-                }
-            ],
-        )
+        replace(read, messages=[{"role": "user", "content": [video, {"type": "text", "text": question}]}])
         for question in read.request.questions
     ]

@@ -108,7 +108,7 @@ class FeatureCache:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-        if found is None and self.folder is not None and (found := self._from_folder(key)) is not None:
+        if found is None and self.folder is not None and (found := self._from_folder(self.folder, key)) is not None:
             self._keep(key, found)
         with self._lock:
             self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
@@ -118,24 +118,25 @@ class FeatureCache:
         """Keep a video, on the CPU and without its pixels."""
         if key is None or not self.is_on:
             return
-        seen = SeenVideo(replace(video, frames=_no_pixels(len(video.frames))), features.to("cpu"), key, False)
+        features = features.to("cpu")
+        seen = SeenVideo(replace(video, frames=_no_pixels(len(video.frames))), features, key, False)
         self._keep(key, seen)
         if self.folder is not None:
-            self._to_folder(key, seen)
+            self._to_folder(self.folder, key, with_about(features, seen.video))
 
     def _keep(self, key: str, seen: SeenVideo) -> None:
         with self._lock:
             self._kept[key] = seen
             self._kept.move_to_end(key)
-            sizes = {name: bytes_of(one.features) for name, one in self._kept.items()}
+            sizes = {name: bytes_of(one.features) for name, one in self._kept.items() if one.features is not None}
             while self._kept and (len(self._kept) > self.num_videos or sum(sizes.values()) > self.num_bytes):
                 sizes.pop(self._kept.popitem(last=False)[0])
 
     # -- the folder --
 
-    def _from_folder(self, key: str) -> SeenVideo | None:
+    def _from_folder(self, folder: Path, key: str) -> SeenVideo | None:
         # the rest of a name is the digest of the file, so that one which was damaged is not taken
-        for path in self.folder.glob(f"{key}.*{_SUFFIX}"):
+        for path in folder.glob(f"{key}.*{_SUFFIX}"):
             try:
                 if digest_of_file(path) != path.name.split(".")[1]:
                     raise LinVTInputError(f"{path} is damaged.")
@@ -151,24 +152,24 @@ class FeatureCache:
             return SeenVideo(video, features, key, has_pixels=False)
         return None
 
-    def _to_folder(self, key: str, seen: SeenVideo) -> None:
-        if any(self.folder.glob(f"{key}.*{_SUFFIX}")):  # another process was faster
+    def _to_folder(self, folder: Path, key: str, features: VideoFeatures) -> None:
+        if any(folder.glob(f"{key}.*{_SUFFIX}")):  # another process was faster
             return
-        partial = self.folder / f".{key}.{os.getpid()}.{threading.get_ident()}.partial"
+        partial = folder / f".{key}.{os.getpid()}.{threading.get_ident()}.partial"
         try:
-            with_about(seen.features, seen.video).save(partial)
+            features.save(partial)
             size = partial.stat().st_size
             if size <= self.folder_bytes:
-                self._make_room(size)
-                os.replace(partial, self.folder / f"{key}.{digest_of_file(partial)}{_SUFFIX}")
+                self._make_room(folder, size)
+                os.replace(partial, folder / f"{key}.{digest_of_file(partial)}{_SUFFIX}")
         except (LinVTInputError, OSError) as error:  # a full disk costs the file, not the answer
-            logger.warning(f"An encoded video was not kept in cache_dir={str(self.folder)!r}: {error}")
+            logger.warning(f"An encoded video was not kept in cache_dir={str(folder)!r}: {error}")
         finally:
             partial.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, folder: Path, size: int) -> None:
         files = []
-        for path in self.folder.glob(f"*{_SUFFIX}"):
+        for path in folder.glob(f"*{_SUFFIX}"):
             try:
                 status = path.stat()
             except FileNotFoundError:
@@ -236,7 +237,7 @@ def bytes_of(features: VideoFeatures) -> int:
 
 
 def digest_of_file(path: str | os.PathLike) -> str:
-    """Of the bytes of a file, 32 hexadecimal digits."""
+    """The digest of the bytes of a file, 32 hexadecimal digits."""
     digest = _new_digest()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -249,7 +250,7 @@ def _new_digest() -> Any:
 
 
 def digest_of(*parts: Any) -> str:
-    """Of anything that prints itself, 32 hexadecimal digits."""
+    """The digest of anything that prints itself, 32 hexadecimal digits."""
     digest = _new_digest()
     for part in parts:
         digest.update(repr(part).encode() + b"\0")
@@ -284,7 +285,7 @@ def identity_of(path: str | os.PathLike) -> tuple:
 
 
 def digest_of_frames(video: VideoFrames) -> str:
-    """Of frames in memory and their times."""
+    """The key of frames in memory and their times."""
     digest = _new_digest()
     for array in (video.frames, video.timestamps):
         array = np.ascontiguousarray(array)
@@ -294,7 +295,7 @@ def digest_of_frames(video: VideoFrames) -> str:
 
 
 def digest_of_processor(processor: Any) -> str:
-    """Of the settings that decide how frames are prepared."""
+    """The digest of the settings that decide how frames are prepared."""
     prepares = getattr(processor.base_processor, "image_processor", processor.base_processor)
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())

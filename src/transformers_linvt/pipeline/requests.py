@@ -10,9 +10,11 @@ from torch.utils.data import Dataset
 from ..errors import LinVTInputError, nearest_name
 from ..model.messages import (
     SAMPLING_ARGUMENTS,
+    SUBTITLE_ARGUMENTS,
     check_keys,
     parse_messages,
     parts_of,
+    resolved,
     sampling_of,
     source_of,
     texts_of,
@@ -44,6 +46,7 @@ class Request:
     questions: list[str] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    subtitles: dict[str, Any] = field(default_factory=dict)
     chat: Sequence[Mapping[str, Any]] | None = None
     error: Exception | None = None
 
@@ -120,13 +123,15 @@ def _request_of(item: Any, question: Any, video_root: str | os.PathLike | None) 
             raise LinVTInputError("A chat holds its own question; leave the argument question out.")
         return _chat_request(item, video_root)
     sampling: dict[str, Any] = {}
+    subtitles: dict[str, Any] = {}
     if isinstance(item, Mapping) and "video" in item:
         if question is not None and item.get("question") is not None:
             raise LinVTInputError("The input names a question of its own; leave the argument question out.")
         if "messages" in item:
             raise LinVTInputError("An input has both a video and messages. Put the video into the messages.")
-        _check_input(item, ("video", "question", *SAMPLING_ARGUMENTS))
+        _check_input(item, ("video", "question", *SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS))
         sampling = sampling_of(item, {})
+        subtitles = {name: item[name] for name in SUBTITLE_ARGUMENTS if item.get(name) is not None}
         question = item.get("question") if question is None else question
         item = item["video"]
     elif isinstance(item, Mapping) and "messages" in item:
@@ -138,7 +143,7 @@ def _request_of(item: Any, question: Any, video_root: str | os.PathLike | None) 
         )
     if item is None:
         raise LinVTInputError("The video of an input is None. Give a path, frames, or what else read_video takes.")
-    return Request(video=item, questions=questions_of(question), sampling=sampling)
+    return Request(video=item, questions=questions_of(question), sampling=sampling, subtitles=subtitles)
 
 
 def _check_input(item: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -247,6 +252,14 @@ def _name_of(video: Any) -> str:
     if isinstance(video, str) and is_data_url(video):
         return name_of_address(video)
     return str(video) if isinstance(video, str) or hasattr(video, "__fspath__") else f"<{type(video).__name__}>"
+
+
+def as_chat(request: Request, video_root: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+    """The chat of a request; a video by itself is one without its source and its question."""
+    if request.messages is not None:
+        return request.messages
+    own = {name: resolved(value, video_root) for name, value in request.subtitles.items()}
+    return [{"role": "user", "content": [{"type": "video", **own}]}]
 
 
 def is_continued(messages: Sequence[Mapping[str, Any]] | None) -> bool:

@@ -16,14 +16,16 @@ from transformers.utils import logging
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
 from ..model.features import VideoFeatures
-from ..model.messages import SAMPLING_ARGUMENTS, resolved, sampling_of, source_of
+from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of, source_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
 from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
+from .progress import frames_bar, make_bar
 from .requests import (
     OTHER_NAMES,
     Request,
+    as_chat,
     is_chat,
     is_list_of_chats,
     last_question,
@@ -36,6 +38,7 @@ from .requests import (
 logger = logging.get_logger(__name__)
 _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
+    *SUBTITLE_ARGUMENTS,
     "video_root",
     "return_evidence",
     "return_score",
@@ -44,7 +47,6 @@ _OWN_ARGUMENTS = (
     "generate_kwargs",
 )
 _INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
-_LONG_LIST = 10  # inputs from which on a progress bar is shown
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -66,9 +68,14 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     Arguments of a call (all may be given when the pipeline is made as well):
 
     Args:
-        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls (*optional*):
+        num_frames, fps, start, end, max_frames, video_backend, limits, allow_urls, ... (*optional*):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
+        subtitles, max_subtitle_tokens (*optional*):
+            Words that are written beside the video at their times: an SRT or WebVTT file, or pairs of seconds and
+            words, and the most tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. May stand in
+            dictionaries and video parts as well; that of a call is for a single video. The result says in
+            `subtitle_tokens` what they took.
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
@@ -87,7 +94,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             inputs are answered, and a warning is logged; the message of an error of another package
             begins with its kind. A generator that raises ends the answers, after those of all inputs before.
         progress_bar (`bool`, *optional*):
-            By default shown for lists of 10 inputs or more, on a terminal, unless transformers' bars are switched off.
+            By default a bar is shown on a terminal for every list, and for a single video that takes longer than a
+            second (frames read, then encoded), unless transformers' bars are switched off.
         batch_size (`int`, *optional*, defaults to 1):
             Questions (rows) that go through the language model at once. Several questions about one video are split
             into such batches too; the video is decoded and encoded once in any case.
@@ -106,6 +114,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
     """
 
+    processor: Any  # a LinVTProcessor
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -183,8 +192,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
         sampling = {**self._preprocess_params, **sampling, "with_pixels": True}
-        model, seen = self._linvt, self._see(video, **sampling)
-        features = self._answerer.features_of(seen)
+        model = self._linvt
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **sampling)
+            features = self._answerer.features_of(seen)
         if question is None:
             condensed = model.model.condense_features([features])
         else:
@@ -207,9 +218,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             LinVTInputError: an unknown argument.
         """
         sampling, *_ = self._sanitize_parameters(**sampling)
-        seen = self._see(video, **{**self._preprocess_params, **sampling})
+        with frames_bar(self._postprocess_params.get("progress_bar")):
+            seen = self._see(video, **{**self._preprocess_params, **sampling})
+            features = self._answerer.features_of(seen)
         encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder()
-        return with_about(self._answerer.features_of(seen), seen.video, encoder=encoder)
+        return with_about(features, seen.video, encoder=encoder)
 
     # -- what is asked --
 
@@ -286,7 +299,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {name: own[name] for name in (*SAMPLING_ARGUMENTS, "video_root") if name in own}
+        preprocess = {
+            name: own[name] for name in (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, "video_root") if name in own
+        }
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
@@ -311,8 +326,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         postprocess_params: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """One input: errors are raised unless they are to be recorded."""
-        read = self.preprocess(inputs, **preprocess_params)
-        (answered,) = self.forward([read], **forward_params)
+        answered: Any
+        with frames_bar(postprocess_params.get("progress_bar")):
+            read = self.preprocess(inputs, **preprocess_params)
+            (answered,) = self.forward([read], **forward_params)
         return self.postprocess((read, answered), on_error=postprocess_params.get("on_error", "raise"))
 
     def get_iterator(
@@ -328,13 +345,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         is_sized = hasattr(inputs, "__len__")
         requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
         videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
-        wanted = postprocess_params.get("progress_bar")
-        if wanted is None:
-            wanted = is_sized and len(inputs) >= _LONG_LIST
         on_error = postprocess_params.get("on_error", "record")
         total = len(inputs) if is_sized else None
-        # disable=None: on a terminal only
-        with logging.tqdm(total=total, desc="Videos", unit="video", disable=None if wanted else True) as bar:
+        with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
                 for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
@@ -347,6 +360,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         request: Request,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        subtitles: Any = None,
+        max_subtitle_tokens: int | None = None,
         **sampling: Any,
     ) -> Read:
         """Read the videos and pictures of a request; an expected failure is kept, to be raised or recorded later."""
@@ -355,12 +370,17 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             return read
         sampling = sampling_of(request.sampling, sampling)
         try:
+            beside = {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens}
+            window = {name: sampling.get(name) for name in ("start", "end")}
+            read.messages = self.processor.with_subtitles(as_chat(request, video_root), {**beside, **window})
             if request.messages is None:
+                read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
+                read.messages = None
                 read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
             else:
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, read.videos) for message in request.messages
+                        self._read_message(message, sampling, with_pixels, read.videos) for message in read.messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
@@ -376,7 +396,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         for part in message["content"]:
             if part["type"] == "video":
                 videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
-                part = {"type": "video", "video": videos[-1].video}
+                words = {"subtitles": part["subtitles"]} if "subtitles" in part else {}
+                part = {"type": "video", "video": videos[-1].video, **words}
             elif part["type"] == "image":
                 part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
             content.append(part)
@@ -439,7 +460,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         read, answered = outputs
         request = read.request
         is_chat = request.messages is not None
-        questions = [last_question(request.messages)] if is_chat else request.questions
+        questions = [last_question(request.messages)] if request.messages is not None else request.questions
         if answered.error is not None:
             names = [seen.video.source for seen in read.videos] or request.names_of_videos()
             if on_error == "raise":
@@ -459,9 +480,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 "frame_tokens": answered.num_frame_tokens,
                 "video_tokens": answered.num_video_tokens,
             }
+            if (subtitle_tokens := read.num_subtitle_tokens()) is not None:
+                result["subtitle_tokens"] = subtitle_tokens
             if answered.error is not None:
                 result["error"] = _told(answered.error)
-            elif is_chat:
+            elif request.chat is not None:
                 result["generated_text"] = with_reply(request.chat, result["answer"])
             if answered.scores is not None:
                 result["score"] = answered.scores[number]

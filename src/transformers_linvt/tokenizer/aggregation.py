@@ -237,7 +237,7 @@ class AggregatorBlock(nn.Module):
                 module.init_weights()
             elif isinstance(module, nn.LayerNorm):
                 init_layer_norm(module)
-            else:
+            elif isinstance(module, nn.Linear):
                 init_linear(module)
 
     def forward(
@@ -521,8 +521,8 @@ class TextConditionedTokenAggregator(nn.Module):
             shifts = self.stretch_shifts.to(dtype).split(self.group_sizes)
             softness = self.stretch_log_softness.to(dtype).clamp(narrowest, widest).split(self.group_sizes)
             return [
-                stretch_log_prior(place.squeeze(-1), *group, is_used.sum(1))
-                for place, *group, is_used in zip(places, shifts, softness, masks, used, strict=True)
+                stretch_log_prior(place.squeeze(-1), shift, soft, mask, is_used.sum(1))
+                for place, shift, soft, mask, is_used in zip(places, shifts, softness, masks, used, strict=True)
             ]
         if self.init == "anchored":
             anchors = self.anchors.to(dtype).split(self.group_sizes)

@@ -1,6 +1,7 @@
 """What the arguments of the tokenizer have to be, with the sentence that says so."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -118,7 +119,7 @@ def check_grid_sizes(
             return [infer_grid_size(tokens_per_frame)] * batch
         places = torch.arange(1, tokens_per_frame + 1, device=mask.device)
         return [infer_grid_size(count) for count in (mask.any(dim=1) * places).amax(dim=1).tolist()]
-    grids = [tuple(int(size) for size in grid) for grid in grid_sizes]
+    grids: list[Any] = [tuple(int(size) for size in grid) for grid in grid_sizes]
     if len(grids) != batch:
         raise LinVTInputError(f"grid_sizes must name a grid for each of the {batch} videos, got {len(grids)}.")
     for grid in grids:
@@ -144,7 +145,7 @@ def check_refined(refined: RefinedVideo, dim: int, bottleneck_size: int) -> None
 def check_question(
     question_embeds: torch.Tensor | None, question_mask: torch.Tensor | None, batch: int, dim: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The question and its mask as bool; an empty one is none."""
+    """The question and its mask as bool; an empty question counts as no question."""
     if question_embeds is None:
         return None, None
     shape = tuple(question_embeds.shape)

@@ -102,8 +102,8 @@ class NoveltyScan:
         self.unit = unit
         self.levels = torch.tensor(tuple(levels))
         self.references: torch.Tensor | None = None  # (batch, places, levels, dim)
-        self.squares: torch.Tensor | None = None  # of their lengths, (batch, places, levels)
-        self.seen: torch.Tensor | None = None  # (batch, places)
+        self.squares: torch.Tensor  # of their lengths, (batch, places, levels)
+        self.seen: torch.Tensor  # (batch, places)
 
     @torch.no_grad()
     def feed(

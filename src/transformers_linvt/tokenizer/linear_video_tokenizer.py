@@ -72,33 +72,34 @@ class LinearVideoTokenizer(nn.Module):
     (`aggregate`); `forward` is the one after the other. In the paper's terms *k* is `num_kept_tokens`, *d* is
     `bottleneck_size`. All learned projections live in the branch that computes the weights, `bottleneck_size` wide.
 
+    Where a default is from, the paper, its code or ours, is said once, in [`~transformers_linvt.LinVTConfig`].
+
     Args:
         dim (`int`):
             Width of the frame tokens and of the question's embeddings: the LLM's.
         num_video_tokens (`int`, *optional*, defaults to 256):
-            Tokens a video becomes. Ours (the paper's value is not public; its code has 16, 32 and 64).
+            Tokens a video becomes.
         num_kept_tokens (`int`, *optional*):
             Most slots kept before aggregation: runs with key frames, else tokens, and at most all there are. Four per
-            video token by default, which is 1,024 of 256, as in the paper's code.
+            video token by default.
         pooling_scales (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`):
-            Kept tokens per pooling window, at each scale. The paper's code.
+            Kept tokens per pooling window, at each scale.
         scale_mode (`str`, *optional*, defaults to `"single"`):
             `"specific"`: one group of queries per scale (the paper's best, "Multi-C"); each group shares the whole
             video among its own queries, so that a still picture comes out three times, at half and a quarter of M.
             `"shared"`: one group that sees all scales at once. `"single"`: the first scale only; a still picture comes
             out as it is. The paper's A and B are not defined publicly; these are our reading.
         bottleneck_size (`int`, *optional*, defaults to 512):
-            Width of the weight branch; never more than `dim`, rounded down to a multiple of `num_heads`. Ours (the
-            paper's code works at full width and has 2 billion parameters at `dim=3584`).
+            Width of the weight branch; never more than `dim`, rounded down to a multiple of `num_heads`. (At full
+            width, as in the paper's code, it would be 2 billion parameters at `dim=3584`.)
         num_heads (`int`, *optional*, defaults to 8):
-            Attention heads of the weight branch. The paper's demos (its training code passes 4, apparently swapped
-            with the layers).
+            Attention heads of the weight branch.
         num_scorer_layers (`int`, *optional*, defaults to 2):
-            Blocks of the scorer; 0 scores every token by itself. Ours.
+            Blocks of the scorer; 0 scores every token by itself.
         num_aggregator_layers (`int`, *optional*, defaults to 4):
-            Blocks of the aggregator, at least 1. The paper's demos.
+            Blocks of the aggregator, at least 1.
         temporal_window (`int`, *optional*, defaults to 16):
-            Frames that see each other in one temporal attention; 1 switches temporal attention off. Ours.
+            Frames that see each other in one temporal attention; 1 switches temporal attention off.
         selection (`str`, *optional*, defaults to `"learned"`):
             How tokens are kept: by `"learned"` scores (the paper), by `"novelty"` (parameter-free), `"uniform"`ly, or
             `"none"`: all of them, with learned scores as weights only. The last three are ablations of ours.
@@ -110,11 +111,11 @@ class LinearVideoTokenizer(nn.Module):
         init (`str`, *optional*, defaults to `"keyframes"`):
             `"keyframes"`: untrained, the tokens are the first frame and then what changes, in the order of time, and
             what repeats is averaged; for use without training. `"anchored"`: local averages over a lattice of time,
-            rows and columns, weighted by novelty. `"free"`: usual initialisation. Ours.
+            rows and columns, weighted by novelty. `"free"`: usual initialisation.
         shift_windows (`bool`, *optional*, defaults to `False`):
-            Start pooling windows half a window earlier. The paper says "shifted-window", its code has no shift.
+            Start pooling windows half a window earlier.
         contrastive_size (`int`, *optional*, defaults to 0):
-            Width of the space in which stage 1 compares videos and captions; 0 is no head for that. Ours.
+            Width of the space in which stage 1 compares videos and captions; 0 is no head for that.
 
     Raises:
         `LinVTInputError`: for values that make no tokenizer.
@@ -357,7 +358,7 @@ class LinearVideoTokenizer(nn.Module):
         flat_mask = mask.flatten(1)
         num_tokens = flat_mask.shape[1]
         num_slots = num_tokens if self.selection == "none" else min(self.num_kept_tokens, num_tokens)
-        if self.selection in ("uniform", "none"):
+        if scores is None or self.selection in ("uniform", "none"):
             indices, filled = select_uniformly(flat_mask, num_slots)
         else:
             indices, filled = select_most_significant(scores.flatten(1), flat_mask, num_slots)

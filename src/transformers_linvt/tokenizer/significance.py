@@ -6,6 +6,7 @@ be a weighted average of frame tokens (see `linear_video_tokenizer.py`).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -257,7 +258,7 @@ class SignificanceScorer(nn.Module):
     ) -> torch.Tensor | None:
         if not self.learns_scores and (self.selection == "uniform" or self.starts_from_keyframes):
             return None
-        scores = 0.0
+        scores: Any = 0.0
         if self.starts_from_novelty or (self.selection == "novelty" and not self.starts_from_keyframes):
             everything = frame_tokens.new_ones(frame_tokens.shape[:-1], dtype=torch.bool) if mask is None else mask
             scores = token_novelty(frame_tokens, everything)

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 from trl import ModelConfig, ScriptArguments, get_quantization_config
 
 from ..errors import LinVTInputError
-from ..model.configuration_linvt import LinVTConfig
 from ..model.modeling_linvt import LinVTForVideoQA
 from ..model.processing_linvt import LinVTProcessor
 from .data import load_video_dataset
@@ -130,12 +129,12 @@ def load_model(
         `LinVTInputError`: an option contradicts the checkpoint.
         `CheckpointError`: the model was not found.
     """
-    name, revision = arguments.model_name_or_path, arguments.model_revision
+    name, revision = _name(arguments), arguments.model_revision
     config = _config(arguments, trust_remote_code)
     loading = _loading(arguments)
     if config.model_type == "linvt":
         _check_same_linvt(arguments, config)
-        model = AutoModelForImageTextToText.from_pretrained(name, **loading)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, **loading)
         return model, AutoProcessor.from_pretrained(name, revision=revision)
     chosen = {option: getattr(arguments, option) for option in LINVT_OPTIONS}
     model = LinVTForVideoQA.from_base(
@@ -174,9 +173,9 @@ def load_model_with_lora(
         model, processor = load_model(arguments, trust_remote_code=trust_remote_code)
         return model, processor, lora_config(model, **_lora_settings(arguments))
     _check_same_linvt(arguments, config)
-    model = load_for_training(arguments.model_name_or_path, **_loading(arguments))
+    model = load_for_training(_name(arguments), **_loading(arguments))
     _check_same_adapter(arguments, model.peft_config["default"])
-    processor = AutoProcessor.from_pretrained(arguments.model_name_or_path, revision=arguments.model_revision)
+    processor = AutoProcessor.from_pretrained(_name(arguments), revision=arguments.model_revision)
     return model, processor, None
 
 
@@ -211,7 +210,7 @@ def load_datasets(arguments: LinVTScriptArguments, training_args: Any) -> dict[s
     }
 
 
-def ignore_bias_buffers(model: torch.nn.Module, arguments: LinVTScriptArguments) -> None:
+def ignore_bias_buffers(model: Any, arguments: LinVTScriptArguments) -> None:
     """Keep DDP from broadcasting buffers of truth values, which some backends cannot, if the command line asks."""
     if arguments.ignore_bias_buffers:
         model._ddp_params_and_buffers_to_ignore = [
@@ -219,15 +218,21 @@ def ignore_bias_buffers(model: torch.nn.Module, arguments: LinVTScriptArguments)
         ]
 
 
-def _config(arguments: LinVTModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
+def _name(arguments: LinVTModelConfig) -> str:
+    if arguments.model_name_or_path is None:
+        raise LinVTInputError("No model was named. Give --model_name_or_path.")
+    return arguments.model_name_or_path
+
+
+def _config(arguments: LinVTModelConfig, trust_remote_code: bool) -> Any:
     return AutoConfig.from_pretrained(
-        arguments.model_name_or_path, revision=arguments.model_revision, trust_remote_code=trust_remote_code
+        _name(arguments), revision=arguments.model_revision, trust_remote_code=trust_remote_code
     )
 
 
 def _loading(arguments: LinVTModelConfig) -> dict[str, Any]:
     loading: dict[str, Any] = {"dtype": arguments.dtype}
-    if not os.path.isdir(arguments.model_name_or_path):
+    if not os.path.isdir(_name(arguments)):
         loading["revision"] = arguments.model_revision
     if arguments.attn_implementation:
         loading["attn_implementation"] = arguments.attn_implementation
@@ -250,7 +255,7 @@ def _lora_settings(arguments: LinVTModelConfig) -> dict[str, Any]:
     return settings
 
 
-def _check_same_linvt(arguments: LinVTModelConfig, config: LinVTConfig) -> None:
+def _check_same_linvt(arguments: LinVTModelConfig, config: Any) -> None:
     for name in LINVT_OPTIONS:
         wanted, found = getattr(arguments, name), getattr(config, name)
         if wanted is not None and _plain(wanted) != _plain(found):
@@ -260,7 +265,7 @@ def _check_same_linvt(arguments: LinVTModelConfig, config: LinVTConfig) -> None:
             )
 
 
-def _check_same_adapter(arguments: LinVTModelConfig, config: LoraConfig) -> None:
+def _check_same_adapter(arguments: LinVTModelConfig, config: Any) -> None:
     for name in _LORA_OPTIONS:
         wanted, found = getattr(arguments, name), getattr(config, _NAMES_IN_PEFT.get(name, name))
         if name == "lora_modules_to_save" and wanted is not None:

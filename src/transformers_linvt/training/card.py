@@ -86,7 +86,7 @@ def license_of_base(model: nn.Module) -> str | None:
     if os.path.isdir(base) and not os.path.isfile(card):
         return None
     try:
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+        found = getattr(ModelCard.load(card, ignore_metadata_errors=True).data, "license", None)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError):
         return None
     return found if isinstance(found, str) else None

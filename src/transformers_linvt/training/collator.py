@@ -59,7 +59,7 @@ class LinVTDataCollator:
             processor does.
 
     Raises:
-        `LinVTInputError`: from a call, for an example that is none (with its keys), or too long.
+        `LinVTInputError`: from a call, for a row that is no example (its keys are named), or one that is too long.
         `VideoReadError`: from a call, if no video of the batch can be read.
     """
 
@@ -114,8 +114,8 @@ class LinVTDataCollator:
         rows = [
             number if videos[number] is not None else next_readable(number, readable) for number in range(len(parsed))
         ]
-        parsed, videos = [parsed[row] for row in rows], [videos[row] for row in rows]
-        batch = dict(self._tokenize(parsed, videos))
+        parsed, kept = [parsed[row] for row in rows], [videos[row] or [] for row in rows]
+        batch = dict(self._tokenize(parsed, kept))
         batch["labels"] = self._labels(batch)
         self._cut(batch)
         batch["video_ids"] = torch.tensor([example.video_id() for example in parsed])

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..errors import LinVTInputError
+from ..model.modeling_linvt import LinVTForVideoQA
 from ..tokenizer.contrastive_head import INITIAL_TEMPERATURE
 from .collator import IGNORED
 from .lora import unwrap
@@ -91,7 +92,8 @@ class TemperatureLimit(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After every step of the optimiser."""
-        find_linvt(kwargs["model"]).contrastive_head.limit_scale()
+        if (head := find_linvt(kwargs["model"]).contrastive_head) is not None:
+            head.limit_scale()
 
 
 class LinVTContrastiveTrainer(LinVTSFTTrainer):
@@ -109,6 +111,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         `LinVTInputError`: see [`LinVTSFTTrainer`] and [`LinVTContrastiveConfig`].
     """
 
+    args: LinVTContrastiveConfig
     _tag_names = ["trl", "sft", "linvt", "contrastive"]
     _name = "LinVT alignment"
     loss_is_scaled_for_ga = True  # both losses are divided here
@@ -174,7 +177,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
     # -- GradCache --
 
     def _cached_loss(
-        self, model: nn.Module, inputs: dict[str, Any], ids: dict[str, Any], num_items_in_batch: Any, mini: int
+        self, model: Any, inputs: dict[str, Any], ids: dict[str, Any], num_items_in_batch: Any, mini: int
     ) -> torch.Tensor:
         """
         The loss of the whole batch, with the activations of `mini` examples at a time (GradCache, Gao et al. 2021).
@@ -210,7 +213,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         value = self.args.cross_entropy_weight * total + self._contrastive_share() * contrast.loss.detach()
         return loss + (value - loss).detach()
 
-    def _parts(self, inner: nn.Module, inputs: dict[str, Any], mini: int) -> list[dict[str, Any]]:
+    def _parts(self, inner: LinVTForVideoQA, inputs: dict[str, Any], mini: int) -> list[dict[str, Any]]:
         """The batch in parts of `mini` rows, with the frames encoded already."""
         if "pixel_values" in inputs:
             raise LinVTInputError(
@@ -237,7 +240,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         return parts
 
     @torch.no_grad()
-    def _embed(self, inner: nn.Module, part: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _embed(self, inner: LinVTForVideoQA, part: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embeddings of the videos and captions of a part, without the language model."""
         counts = part["frames_per_video"].tolist()
         with self.accelerator.autocast():
@@ -247,7 +250,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
                 caption_embeds=inner.get_input_embeddings()(part["input_ids"]),
                 caption_mask=part["labels"] != IGNORED,
             )
-        contrast = condensed.outputs.contrast
+        contrast: Any = condensed.outputs.contrast
         return contrast.video_embeds, contrast.text_embeds, contrast.logit_scale.clone()
 
     # -- checks and figures --

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -19,6 +19,7 @@ from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..errors import CheckpointError, LinVTInputError
+from ..model.adapter_files import adapter_weights
 from ..model.modeling_linvt import LinVTForVideoQA
 
 
@@ -71,6 +72,9 @@ def language_model_targets(model: nn.Module) -> list[str]:
     return targets
 
 
+Kind = TypeVar("Kind", bound=PeftConfig)
+
+
 def lora_config(
     model: nn.Module, r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.05, **kwargs: Any
 ) -> LoraConfig:
@@ -106,7 +110,7 @@ def _in_language_model(model: nn.Module, wanted: str | Sequence[str]) -> str | l
     return found
 
 
-def with_linvt(config: PeftConfig) -> PeftConfig:
+def with_linvt(config: Kind) -> Kind:
     """
     A PEFT configuration under which LinVT is trained and saved: the same, or a copy with it among `modules_to_save`.
 
@@ -130,23 +134,23 @@ def with_linvt(config: PeftConfig) -> PeftConfig:
             f"{name} has no modules_to_save, so PEFT cannot train LinVT beside it. Use LoRA (lora_config) or another "
             "method that adds weights to layers."
         )
-    if getattr(config, "bias", "none") != "none":
+    if (bias := getattr(config, "bias", "none")) != "none":
         raise LinVTInputError(
-            f"bias={config.bias!r} trains biases of the base itself, which the checkpoint of an adapter does not "
+            f"bias={bias!r} trains biases of the base itself, which the checkpoint of an adapter does not "
             "bring back. Use bias='none', with lora_bias=True for biases of LoRA's own."
         )
-    if getattr(config, "target_parameters", None):
+    if parameters := getattr(config, "target_parameters", None):
         raise LinVTInputError(
-            f"target_parameters={config.target_parameters!r} puts LoRA on parameters and not on layers, which the "
+            f"target_parameters={parameters!r} puts LoRA on parameters and not on layers, which the "
             "checkpoint of LinVT and LoRA does not bring back. Name layers in target_modules."
         )
-    modules = list(config.modules_to_save or ())
+    modules = list(getattr(config, "modules_to_save", None) or ())
     if any(one.rpartition(".")[2] == "linvt" for one in modules):
         return config
-    config = copy.copy(config)
-    config.modules_to_save = [*modules, "linvt"]
+    changed: Any = copy.copy(config)
+    changed.modules_to_save = [*modules, "linvt"]
     logger.info(f"'linvt' was added to modules_to_save of the {name} configuration, so that LinVT trains with it.")
-    return config
+    return changed
 
 
 def save_instructed(model: nn.Module, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -209,13 +213,13 @@ def load_for_training(path: str | os.PathLike, **kwargs: Any) -> PeftModel:
     """
     if "output_loading_info" in kwargs:
         raise LinVTInputError("output_loading_info has no effect here: what does not load whole is refused.")
-    loaded = LinVTForVideoQA.from_pretrained(path, **kwargs)
+    loaded: Any = LinVTForVideoQA.from_pretrained(path, **kwargs)
     if not (subfolder := loaded.config.adapter_subfolder):
         raise CheckpointError(
             f"{os.fspath(path)!r} has no adapter. Start one: get_peft_model(model, lora_config(model))."
         )
-    config, weights = loaded.peft_config["default"], loaded.get_adapter_state_dict("default")
-    model = LinVTForVideoQA.from_pretrained(path, base_vlm=None, **{**kwargs, "adapter_subfolder": None})
+    config, weights = loaded.peft_config["default"], adapter_weights(loaded)
+    model: Any = LinVTForVideoQA.from_pretrained(path, base_vlm=None, **{**kwargs, "adapter_subfolder": None})
     del loaded
     config.modules_to_save, config.inference_mode = [*(config.modules_to_save or ()), "linvt"], False
     peft_model = get_peft_model(model, config)
@@ -296,7 +300,7 @@ def unwrap(model: nn.Module) -> LinVTForVideoQA:
     The LinVT model inside PEFT's.
 
     Raises:
-        LinVTInputError: it is none.
+        LinVTInputError: the model has no LinVT.
     """
     found = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(found, LinVTForVideoQA):

@@ -66,7 +66,7 @@ class LinVTSFTConfig(SFTConfig):
             asked = self.gradient_checkpointing
             self.activation_checkpointing = has_gpu if asked is None else asked
         self.remove_unused_columns = False
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.dataset_kwargs = {**dict(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         find_stage(self.stage)
         if self.packing or self.padding_free:
             raise LinVTInputError(
@@ -81,8 +81,8 @@ class LinVTSFTConfig(SFTConfig):
         super().__post_init__()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise LinVTInputError(
-                f"hub_strategy={self.hub_strategy.value!r}: the state of the optimiser is a pickle, and only "
-                "safetensors are pushed. Leave hub_strategy='end' and push when training is done."
+                f"hub_strategy={HubStrategy(self.hub_strategy).value!r}: the state of the optimiser is a pickle, and "
+                "only safetensors are pushed. Leave hub_strategy='end' and push when training is done."
             )
 
     def _refuse_what_has_no_effect(self) -> None:
@@ -90,7 +90,7 @@ class LinVTSFTConfig(SFTConfig):
         for name, reason in _WITHOUT_EFFECT.items():
             if (value := getattr(self, name)) != _DEFAULTS[name]:
                 raise LinVTInputError(f"{name}={value!r} has no effect here: {reason}")
-        if others := sorted((self.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"}):
+        if others := sorted(dict(self.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"}):
             raise LinVTInputError(
                 f"dataset_kwargs has {', '.join(others)}, which have no effect here: the collator takes the examples "
                 "as they are. Leave them out."

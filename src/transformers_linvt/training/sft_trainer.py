@@ -65,6 +65,10 @@ class LinVTSFTTrainer(SFTTrainer):
     >>> trainer = LinVTSFTTrainer(model, LinVTSFTConfig("out"), train_dataset=dataset)  # doctest: +SKIP
     """
 
+    args: LinVTSFTConfig
+    model: Any
+    processing_class: Any
+    accelerator: Any
     _tag_names = ["trl", "sft", "linvt"]
     _name = "LinVT SFT"
 
@@ -85,13 +89,13 @@ class LinVTSFTTrainer(SFTTrainer):
             raise LinVTInputError(f"args must be a LinVTSFTConfig, not a {type(args).__name__}.")
         inner = unwrap(model)
         peft_config = with_linvt(peft_config) if peft_config is not None else None
-        processing_class = _checked(model, inner, args, processing_class)
+        checked = _checked(model, inner, args, processing_class)
         _check_adapter_has_a_model(inner, [peft_config] if peft_config else getattr(inner, "peft_config", {}).values())
         if train_dataset is None:
             raise LinVTInputError("There is no train_dataset.")
         train_dataset, eval_datasets = _read_as_files(args, train_dataset, named_datasets(eval_dataset))
         if data_collator is None:
-            data_collator = self.make_collator(args, processing_class)
+            data_collator = self.make_collator(args, checked)
         inner.linvt.float()  # before PEFT copies it: small updates are lost in half precision
         self.unreadable: deque[str] = deque(maxlen=_MOST_NAMES)
         self.num_unreadable, self.num_videos = 0, 0
@@ -108,7 +112,7 @@ class LinVTSFTTrainer(SFTTrainer):
                 data_collator=data_collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_datasets if isinstance(eval_dataset, Mapping) else eval_datasets.get("eval"),
-                processing_class=processing_class,
+                processing_class=checked,
                 peft_config=peft_config,
                 callbacks=callbacks,
                 **kwargs,
@@ -119,6 +123,10 @@ class LinVTSFTTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self.parameter_counts = apply_stage(self.model, args.stage)
         inner.check_can_be_saved()  # again: some adapters (PiSSA, OLoRA) change the base when they are made
+
+    @property
+    def _folder(self) -> str:
+        return str(self.args.output_dir)
 
     def what_moves(self) -> str:
         """A line that says which parameters are trained, with their numbers."""
@@ -218,10 +226,10 @@ class LinVTSFTTrainer(SFTTrainer):
         last checkpoint that was written whole.
 
         Raises:
-            `CheckpointError`: there is none, or the one that was named is half-written.
+            `CheckpointError`: the folder has no checkpoint, or the one that was named is half-written.
             `LinVTInputError`: the data ended before the first step.
         """
-        resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        resume_from_checkpoint = find_checkpoint(self._folder, resume_from_checkpoint)
         logger.info(self.what_moves())
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if not self.state.global_step:
@@ -262,7 +270,7 @@ class LinVTSFTTrainer(SFTTrainer):
 
         The result has no `training_args.bin`: it is a pickle, and what mattered of it stands in the model card.
         """
-        folder = output_dir if output_dir is not None else self.args.output_dir
+        folder = self._folder if output_dir is None else output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         kinds = {one.peft_type for one in model.peft_config.values()} if isinstance(model, PeftModel) else set()
         if self._saves_to_resume or kinds - {PeftType.LORA}:
@@ -284,7 +292,7 @@ class LinVTSFTTrainer(SFTTrainer):
         try:
             super().init_hf_repo(token=token, private=private)
         except HfHubHTTPError as error:
-            raise token_refused(error, self.args.hub_model_id or self.args.output_dir) from error
+            raise token_refused(error, self.args.hub_model_id or self._folder) from error
 
     def create_model_card(
         self,
@@ -308,8 +316,8 @@ class LinVTSFTTrainer(SFTTrainer):
             license=license,
             language=language,
         )
-        os.makedirs(self.args.output_dir, exist_ok=True)
-        card.save(os.path.join(self.args.output_dir, "README.md"))
+        os.makedirs(self._folder, exist_ok=True)
+        card.save(os.path.join(self._folder, "README.md"))
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """
@@ -328,7 +336,7 @@ class LinVTSFTTrainer(SFTTrainer):
         try:
             return super().push_to_hub(*args, **kwargs)
         except HfHubHTTPError as error:
-            raise token_refused(error, self.hub_model_id) from error
+            raise token_refused(error, str(self.hub_model_id)) from error
 
 
 _QUANTISED = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # how PEFT and TRL are told
@@ -381,7 +389,7 @@ def _checked(model: Any, inner: LinVTForVideoQA, args: LinVTSFTConfig, processor
 
 def _check_adapter_has_a_model(inner: LinVTForVideoQA, adapters: Collection[PeftConfig]) -> None:
     """An adapter that is not LoRA is saved in PEFT's own folder, which names the model that it belongs to."""
-    kinds = [one.peft_type.value for one in adapters if one.peft_type != PeftType.LORA]
+    kinds = [PeftType(one.peft_type).value for one in adapters if one.peft_type != PeftType.LORA]
     if kinds and not inner.name_or_path:
         raise LinVTInputError(
             f"The result of training with {', '.join(kinds)} is an adapter of PEFT's, which names the model that it "

@@ -188,7 +188,7 @@ def find_linvt(model: nn.Module) -> LinearVideoTokenizer:
     The tokenizer that trains inside a model, whatever wraps it (PEFT keeps a frozen twin beside it; DDP, FSDP).
 
     Raises:
-        `ValueError`: if there is none.
+        `ValueError`: if the model holds no LinVT.
     """
     found = [module for module in model.modules() if isinstance(module, LinearVideoTokenizer)]
     training = [module for module in found if any(parameter.requires_grad for parameter in module.parameters())]

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import av
+import av.sidedata.sidedata
+import av.video.reformatter
 import numpy as np
 
 from ..errors import VideoReadError
 from .damage import Damage
 from .frames import VideoFrames
 from .limits import VideoLimits, check_frame_size
+from .progress import report
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class Album:
                 f"{image.shape[1]}x{image.shape[0]} on the way. Choose a window with start and end, or re-encode it."
             )
         self.frames[place] = image
+        report("read", place + 1, self.count)
 
     def put_frame(self, place: int, frame: Any) -> None:
         """Convert one decoded frame to upright RGB and put it into its place."""
@@ -105,6 +109,7 @@ def finish(
             "them and were left out. In the others no damage was found, which decoders do not always find. Copy or "
             "download the file again to see all of it."
         )
+    assert album.frames is not None, "no frame was put into the album"
     return VideoFrames(
         frames=album.frames,
         timestamps=seconds[chosen],

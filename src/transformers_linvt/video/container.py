@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.error
+import av.stream
 
 from ..errors import VideoReadError
 from .limits import Clock, VideoLimits

@@ -63,7 +63,9 @@ def _sequence(unit: bytes) -> tuple[int, int, bool]:
     if profile in _PROFILES_WITH_CHROMA:
         chroma = bits.unsigned()
         has_separate_colours = chroma == 3 and bool(bits.take(1))
-        bits.unsigned(), bits.unsigned(), bits.take(1)
+        bits.unsigned()
+        bits.unsigned()
+        bits.take(1)
         if bits.take(1):
             _skip_scaling_lists(bits, 12 if chroma == 3 else 8)
     length = bits.unsigned() + 4
@@ -71,7 +73,9 @@ def _sequence(unit: bytes) -> tuple[int, int, bool]:
     if order == 0:
         bits.unsigned()
     elif order == 1:
-        bits.take(1), bits.signed(), bits.signed()
+        bits.take(1)
+        bits.signed()
+        bits.signed()
         for _ in range(bits.unsigned()):
             bits.signed()
     bits.unsigned()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.error
+import av.video.frame
 
 from .container import VideoFile
 from .continuity import H264Continuity

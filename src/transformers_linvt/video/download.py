@@ -113,6 +113,12 @@ class _Download:
             raise VideoReadError(f"{self.name}: its port is not a number from 1 to 65535.")
         if not parts.hostname or parts.username is not None or parts.password is not None:
             raise VideoReadError(f"{self.name}: an address needs a host, and must not hold a user or password.")
+        if not self.limits.allows_host(parts.scheme, parts.hostname):
+            allowed = ", ".join(self.limits.allowed_hosts or ()) or "none"
+            raise VideoReadError(
+                f"{self.name} leads to a host that is not allowed; allowed are {shorten_name(allowed)}, with https. "
+                "Put the file where it may be fetched from, or allow its host: VideoLimits(allowed_hosts=...)."
+            )
         refused: OSError | None = None
         for address in _resolve(parts.hostname, port, self.name, self.limits):
             try:
@@ -199,7 +205,8 @@ def download_video(url: str, path: str, limits: VideoLimits) -> str:
     Args:
         url (`str`): The address.
         path (`str`): File to write; overwritten.
-        limits ([`VideoLimits`]): `max_bytes`, `max_download_seconds` and `allow_private_addresses` are looked at.
+        limits ([`VideoLimits`]): `max_bytes`, `max_download_seconds`, `allowed_hosts` and `allow_private_addresses`
+            are looked at.
 
     Returns:
         `str`: The address first asked for, without user, query and fragment.

@@ -162,7 +162,7 @@ class Request:
         if is_intact is not None:
             within = within[is_intact[within]]
         if self.fps is not None:
-            chosen = within[self._is_on_screen_at_a_target(seconds[within], duration)]
+            chosen = within[self._is_on_screen_at_a_target(seconds[within], duration, self.fps)]
             if self.cap is None or len(chosen) <= self.cap:
                 self.check_count(len(chosen), name)
                 return chosen.tolist()
@@ -175,17 +175,17 @@ class Request:
         self.check_count(count, name)
         return within[uniform_indices(len(within), count)].tolist()
 
-    def _is_on_screen_at_a_target(self, seconds: np.ndarray, duration: float) -> np.ndarray:
+    def _is_on_screen_at_a_target(self, seconds: np.ndarray, duration: float, fps: float) -> np.ndarray:
         """
         For each frame whether one of the times `origin + i / fps` falls between it and the next frame.
 
         Counting the targets before each change of picture costs one array, however large `fps` is.
         """
         origin = float(seconds[0]) if self.start is None else self.start
-        before = np.ceil((seconds - origin) * self.fps - _TIME_TOLERANCE)
+        before = np.ceil((seconds - origin) * fps - _TIME_TOLERANCE)
         before[0] = 0.0  # the frame on screen at `start` may have come earlier
         if self.end is None:
-            num_targets = np.ceil((duration - origin) * self.fps - _TIME_TOLERANCE)
+            num_targets = np.ceil((duration - origin) * fps - _TIME_TOLERANCE)
         else:
-            num_targets = np.floor((min(self.end, duration) - origin) * self.fps + _TIME_TOLERANCE) + 1
+            num_targets = np.floor((min(self.end, duration) - origin) * fps + _TIME_TOLERANCE) + 1
         return np.append(before[1:], max(num_targets, 1.0)) > before

@@ -1,11 +1,13 @@
 """What a video, and all videos of one request, may cost at most, and how long a name may be in a message."""
 
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..errors import VideoReadError
 
@@ -41,9 +43,9 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:120]}...{name[-60:]}"
 
 
-def as_number(value: object) -> float | None:
+def as_number(value: Any) -> float | None:
     """
-    A real number of any type as a `float`; `None` if it is none.
+    A real number of any type as a `float`; `None` for anything else.
 
     Args:
         value (`object`): Anything: `int`, `float`, `Fraction`, `Decimal`, a number of NumPy, torch or PyAV.
@@ -90,6 +92,9 @@ class VideoLimits:
         allowed_codecs (`tuple[str, ...]`, *optional*):
             Codings that are decoded, by FFmpeg's names. By default those in which people have videos, and not the
             further 200 and more that FFmpeg has decoders for.
+        allowed_hosts (`tuple[str, ...]`, *optional*):
+            Hosts that a URL may lead to, also behind redirects: `"example.com"` with https, `"*.example.com"` for all
+            names below it, `"http://example.com"` without encryption too. By default any.
         allow_private_addresses (`bool`, defaults to `False`):
             Whether a URL may lead to loopback, private, link-local or reserved addresses.
 
@@ -114,6 +119,7 @@ class VideoLimits:
     max_request_output_bytes: int | None = 4 << 30
     max_request_decode_seconds: float | None = 240.0
     allowed_codecs: tuple[str, ...] | None = ALLOWED_CODECS
+    allowed_hosts: tuple[str, ...] | None = None
     allow_private_addresses: bool = False
 
     def __post_init__(self) -> None:
@@ -123,6 +129,9 @@ class VideoLimits:
                 continue
             if entry.name == "allowed_codecs":
                 self._check_codecs(value)
+                continue
+            if entry.name == "allowed_hosts":
+                self._check_hosts(value)
                 continue
             number = as_number(value)
             if number is None or not number > 0:
@@ -140,6 +149,37 @@ class VideoLimits:
                 "('h264', 'hevc'), or None for all."
             )
 
+    @staticmethod
+    def _check_hosts(value: object) -> None:
+        form = re.compile(r"(https?://)?(\*\.)?[\w.-]+")
+        if not isinstance(value, tuple | list) or not all(isinstance(n, str) and form.fullmatch(n) for n in value):
+            raise VideoReadError(
+                f"VideoLimits(allowed_hosts={value!r:.100}): give a tuple of names such as 'example.com' or "
+                "'*.example.com', without port and path, or None for any host."
+            )
+
+    def allows_host(self, scheme: str, host: str) -> bool:
+        """
+        Whether a URL may lead to a host.
+
+        Example:
+
+        >>> limits = VideoLimits(allowed_hosts=("example.com", "*.example.org"))
+        >>> [limits.allows_host("https", host) for host in ("example.com", "a.example.com", "a.b.example.org")]
+        [True, False, True]
+        >>> limits.allows_host("http", "example.com")
+        False
+        """
+        if self.allowed_hosts is None:
+            return True
+        host = host.lower().rstrip(".")
+        for entry in self.allowed_hosts:
+            allowed_scheme, _, name = entry.lower().rpartition("://")
+            is_host = host.endswith(name[1:]) if name.startswith("*.") else host == name
+            if is_host and (scheme == "https" or allowed_scheme == "http"):
+                return True
+        return False
+
 
 class Spending:
     """
@@ -153,7 +193,7 @@ class Spending:
     _NAMES = ("bytes", "frames", "output_bytes", "decode_seconds")
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(self._NAMES, 0)
+        self.spent: dict[str, float] = dict.fromkeys(self._NAMES, 0)
 
     def add(self, **cost: float) -> None:
         """Count what a video cost."""
@@ -197,9 +237,10 @@ def one_request() -> Iterator[Spending]:
     if outer is not None:
         yield outer
         return
-    token = _SPENDING.set(Spending())
+    spending = Spending()
+    token = _SPENDING.set(spending)
     try:
-        yield _SPENDING.get()
+        yield spending
     finally:
         _SPENDING.reset(token)
 

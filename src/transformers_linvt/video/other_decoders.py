@@ -65,7 +65,7 @@ def import_backend(backend: str) -> Any:
 
             decord.logging.set_level(decord.logging.QUIET)  # its FFmpeg writes to the terminal otherwise
             return decord
-        import torchcodec.decoders
+        import torchcodec.decoders  # pyright: ignore[reportMissingImports] an extra, which few install
 
         return torchcodec.decoders
     except Exception as error:  # OSError and RuntimeError where a shared library is missing, besides ImportError
@@ -103,7 +103,9 @@ def _why_wrong(backend: str, table: FrameTable, wanted: dict[int, int]) -> str |
     """Why this backend would seek wrongly to one of the wanted time stamps; `None` if it does not."""
     if backend != "decord":
         return None
-    for position in {table.key_before(pts) for pts in wanted} - {None}:
+    for position in {table.key_before(pts) for pts in wanted}:
+        if position is None:
+            continue
         if position + 1 < len(table.keys) and table.keys[position + 1][1] <= table.keys[position][0]:
             # Seen on an HEVC file with a key frame every other picture: decord landed one key frame too far.
             return "its key frames follow each other so closely that it seeks past them"

@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 
 from ..errors import VideoReadError
@@ -126,8 +127,9 @@ class PyAVReader:
                 kinds.append("I" if is_intra(frame) else "B" if frame.pict_type == B_FRAME else "P")
             num_revoked = len(self.damage.revoked())
             intact[len(intact) - num_revoked :] = [False] * num_revoked
-        if None not in stamps and stamps == sorted(stamps):
-            self._doubt_neighbours_of_missing(stamps, intact, kinds)
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) == len(stamps) and known == sorted(known):
+            self._doubt_neighbours_of_missing(known, intact, kinds)
         return stamps, np.asarray(intact, dtype=bool), 1.0 / float(rate) if rate else 0.0
 
     def _doubt_neighbours_of_missing(self, stamps: list[int], intact: list[bool], kinds: list[str]) -> None:

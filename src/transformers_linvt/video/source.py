@@ -34,10 +34,10 @@ class VideoSource:
 
     def for_reading(self) -> str | io.BytesIO:
         """What PyAV and decord open; each call gives an independent reader."""
-        return self.path if self.data is None else io.BytesIO(self.data)
+        return io.BytesIO(self.data) if self.data is not None else str(self.path)
 
     def open_binary(self) -> Any:
-        return open(self.path, "rb") if self.data is None else io.BytesIO(self.data)
+        return io.BytesIO(self.data) if self.data is not None else open(str(self.path), "rb")
 
 
 @contextmanager

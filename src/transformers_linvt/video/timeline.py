@@ -66,7 +66,8 @@ def _places_of_frames(stamps: list[int | None], places: list[int]) -> tuple[list
         return list(places), []
     lost = set(not_among(places, stamps))
     order = list(stamps)
-    has_b_frames = None not in stamps and stamps != sorted(stamps)
+    known = [stamp for stamp in stamps if stamp is not None]
+    has_b_frames = len(known) == len(stamps) and known != sorted(known)
     for before, chunk in zip([None, *places], places, strict=False):
         if chunk in lost:
             order.insert(_turn_of_lost(order, before, chunk, has_b_frames), chunk)

@@ -8,6 +8,7 @@ missing, repeated or goes back is put between its neighbours, and counted as a g
 import bisect
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -79,11 +80,12 @@ def mend_time_stamps(stamps: Sequence[int | None], step: float) -> tuple[np.ndar
     ([0.0, 33.0, 34.0, 100.0, 120.0, 140.0, 160.0], [False, False, True, False, True, True, False])
     """
     step = step if step > 0 else 1.0
-    known = [place for place, stamp in enumerate(stamps) if stamp is not None]
-    chain = [known[at] for at in increasing_part([stamps[place] for place in known])]
+    told = {place: stamp for place, stamp in enumerate(stamps) if stamp is not None}
+    known = list(told)
+    chain = [known[at] for at in increasing_part(list(told.values()))]
     if not chain:
         return np.arange(len(stamps)) * step, np.ones(len(stamps), dtype=bool)
-    origin = stamps[chain[len(chain) // 2]]  # differences of whole numbers are exact, however large the stamps are
+    origin = told[chain[len(chain) // 2]]  # differences of whole numbers are exact, however large the stamps are
     relative = [None if stamp is None else stamp - origin for stamp in stamps]
     if _longest_gap(known, set(chain)) > _MAX_SLIPS_IN_A_ROW:
         times, is_guess = _count_on(relative, step)
@@ -101,7 +103,7 @@ def _longest_gap(known: list[int], kept: set[int]) -> int:
     return longest
 
 
-def _fill_between(stamps: list[int | None], chain: list[int], step: float) -> tuple[np.ndarray, np.ndarray]:
+def _fill_between(stamps: list[Any], chain: list[int], step: float) -> tuple[np.ndarray, np.ndarray]:
     """The stamps of `chain` as they are, all others between them."""
     times = np.zeros(len(stamps))
     is_guess = np.ones(len(stamps), dtype=bool)
@@ -150,7 +152,7 @@ def not_among(stamps: Sequence[int], others: Sequence[int | None]) -> list[int]:
     >>> not_among([0, 33, 33, 66], [66, 33, None])
     [0, 33]
     """
-    return sorted((Counter(stamps) - Counter(others)).elements())
+    return sorted((Counter(stamps) - Counter(other for other in others if other is not None)).elements())
 
 
 def usual_gap(stamps: Sequence[int]) -> float:

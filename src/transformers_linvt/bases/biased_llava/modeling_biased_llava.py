@@ -55,7 +55,7 @@ class PerceiverProjector(nn.Module):
         config ([`BiasedLlavaConfig`]).
     """
 
-    def __init__(self, config: BiasedLlavaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         width = config.vision_config.hidden_size
         self.latents = nn.Parameter(torch.randn(config.num_latents, width) * width**-0.5)
@@ -79,7 +79,7 @@ class BiasedLlavaModel(LlavaModel):
 
     config_class = BiasedLlavaConfig
 
-    def __init__(self, config: BiasedLlavaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         if config.num_latents:
             self.multi_modal_projector = PerceiverProjector(config)
@@ -88,12 +88,12 @@ class BiasedLlavaModel(LlavaModel):
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Pictures `(pictures, channels, height, width)` -> a tensor `(tokens, D)` of each in `pooler_output`."""
         if not self.config.num_latents:
-            output = super().get_image_features(pixel_values, **kwargs)
+            output: Any = super().get_image_features(pixel_values, **kwargs)
             if self.config.feature_scale is not None:
                 output.pooler_output = [self._scaled(tokens) for tokens in output.pooler_output]
             return output
         patches = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
-        tokens = list(self.multi_modal_projector(patches))
+        tokens: Any = list(self.multi_modal_projector(patches))
         return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=tokens)
 
     def _scaled(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ class BiasedLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
     config_class = BiasedLlavaConfig
 
-    def __init__(self, config: BiasedLlavaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.model = BiasedLlavaModel(config)
         width, num_words = config.text_config.hidden_size, config.text_config.vocab_size

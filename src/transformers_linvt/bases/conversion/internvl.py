@@ -56,9 +56,9 @@ def _convert(published: Published) -> Converted:
     said = published.config
     _check(published)
     is_tied = _is_tied(published)
-    config = internvl_config(said, is_tied)
+    config: Any = internvl_config(said, is_tied)
     tokenizer = ready_for_chat(load_tokenizer(published.folder, {**_TOKENS, **_VIDEO}))
-    ids = tokenizer.convert_tokens_to_ids(list(_TOKENS.values()))
+    ids: Any = tokenizer.convert_tokens_to_ids(list(_TOKENS.values()))
     check_ids(published.folder, tokenizer, ids, config.text_config.vocab_size)
     config.image_token_id, config.dtype = ids[-1], published.weights.dtype()
     names = [name for name in published.weights if not (is_tied and name == "language_model.lm_head.weight")]
@@ -149,7 +149,7 @@ def internvl_config(said: Mapping[str, Any], is_tied: bool = False) -> InternVLC
 
 
 def _side(said: Mapping[str, Any]) -> int:
-    """Of a tile, in pixels."""
+    """The side of a tile in pixels."""
     return said.get("force_image_size") or said["vision_config"].get("image_size", 224)
 
 

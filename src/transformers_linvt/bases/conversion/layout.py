@@ -273,12 +273,12 @@ def tokenizer_with(source: Path, num_rows: int, *tokens: str) -> tuple[PreTraine
     """The tokenizer with the tokens that stand for pictures, and their ids, for which there must be embeddings."""
     tokenizer = load_tokenizer(source)
     tokenizer.add_tokens(list(tokens), special_tokens=True)
-    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens))
     check_ids(source, tokenizer, ids, num_rows)
     return ready_for_chat(tokenizer), ids
 
 
-def ends(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> dict[str, Any]:
+def ends(tokenizer: PreTrainedTokenizerFast, *tokens: Any) -> dict[str, Any]:
     """Settings of generation: where an answer ends, and what pads."""
     ids = [tokenizer.convert_tokens_to_ids(token) for token in dict.fromkeys(tokens)]
     ids = [one for one in ids if one is not None and one != tokenizer.unk_token_id]

@@ -71,7 +71,7 @@ def _convert(published: Published) -> Converted:
     return Converted(renamed(names, _NAMES), config, processor, ends(tokenizer, "<|im_end|>", tokenizer.eos_token))
 
 
-def _processor(config: LlavaOnevisionConfig, tokenizer: Any) -> LlavaOnevisionProcessor:
+def _processor(config: Any, tokenizer: Any) -> LlavaOnevisionProcessor:
     side = config.vision_config.image_size
     size, grid = {"height": side, "width": side}, config.image_grid_pinpoints
     statistics = {"image_mean": SIGLIP_MEAN, "image_std": SIGLIP_MEAN}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import LlavaConfig, PreTrainedConfig
+from transformers import LlavaConfig
 
 from ..biased_llava.configuration_biased_llava import BiasedLlavaConfig
 from .layout import (
@@ -78,7 +78,7 @@ def _gemma(published: Published) -> Converted:
 
 def _converted(
     published: Published,
-    config_class: type[PreTrainedConfig],
+    config_class: Any,
     text: Mapping[str, Any],
     template: str,
     *end: str,

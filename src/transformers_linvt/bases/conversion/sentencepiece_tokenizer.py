@@ -61,7 +61,7 @@ def _read(folder: Path) -> Any:
     """The sentencepiece model, whose normalisation has to be one that is done here too."""
     path = folder / "tokenizer.model"
     try:
-        model = SentencePieceExtractor(str(path)).proto
+        model: Any = SentencePieceExtractor(str(path)).proto
     except ImportError as error:
         raise UnsupportedBaseError(
             f"The tokenizer in {str(folder)!r} is a sentencepiece model, which needs two packages to be read: pip "

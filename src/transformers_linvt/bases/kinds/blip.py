@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import ModelOutput
 
 from ...errors import UnsupportedBaseError
@@ -35,7 +34,7 @@ class BlipBridge(EmbeddingsBridge):
             )
         super().check(base)
 
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+    def encode(self, base: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
         """With an instruction of no words, where the Q-Former takes one and none is given."""
         pictures = inputs["pixel_values"]
         instruction = {name: value for name, value in inputs.items() if name.startswith("qformer_")}
@@ -44,39 +43,39 @@ class BlipBridge(EmbeddingsBridge):
             instruction = {"qformer_input_ids": nothing, "qformer_attention_mask": nothing}
         return base.get_image_features(pictures, **instruction, return_dict=True).pooler_output, [], "tensor"
 
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def forward(self, base: Any, **prepared: Any) -> ModelOutput:
         """Of the language model without a picture: the base insists on one."""
         if prepared.get("pixel_values") is None and prepared.get("inputs_embeds") is None:
             return self.language_model(base)(**_without_instruction(prepared))
         return super().forward(base, **prepared)
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Of the language model without a picture: the base insists on one."""
         if prepared.get("pixel_values") is None:
             return self.language_model(base).generate(**_without_instruction(prepared))
         return super().generate(base, **prepared)
 
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
         """Of the language model; words for the Q-Former mean nothing where there is no picture."""
         return super().backbone(base, **(prepared if "pixel_values" in prepared else _without_instruction(prepared)))
 
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def picture_inputs_of(self, base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Pixels, and the words of the Q-Former."""
         return {name: inputs[name] for name in inputs if name == "pixel_values" or name.startswith("qformer_")}
 
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+    def markers(self, processor: Any) -> VisualMarkers:
         """Nothing stands around the tokens of a picture."""
         token = str(processor.image_token)
         return VisualMarkers(token, token, processor.tokenizer.convert_tokens_to_ids(token), "", "")
 
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+    def tokens_of_frame(self, processor: Any, frame: np.ndarray) -> int:
         """The queries of the Q-Former, whatever the frame."""
         return processor.num_query_tokens
 
     def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+        self, processor: Any, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Pixels alone; the words of the Q-Former are none."""
+        """The pixels alone, without the words that go to the Q-Former."""
         flat = [picture for row in pictures for picture in row]
         if not flat:
             return {}, []

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..base import BaseBridge, built_in
 from ..families import Family
@@ -17,7 +17,7 @@ class LinesOfCodes(FrameLayout):
 
     grid_input: str = "image_sizes"
 
-    def grid(self, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
+    def grid(self, base: Any, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
         side = base.base_model.vqmodel.vision_spatial_factor
         height, width = inputs[self.grid_input][0].tolist()
         return height // side, width // side + 1

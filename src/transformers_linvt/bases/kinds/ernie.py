@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import ProcessorMixin
-
 from ..base import BaseBridge, built_in
 from ..families import Family
 from ..frame_size import FrameBudget
@@ -14,7 +12,7 @@ from ..layouts import PatchGrid
 class ErnieBridge(BaseBridge):
     """ERNIE 4.5 VL; to its experts a video is a picture."""
 
-    def type_ids(self, processor: ProcessorMixin, ids: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> Any:
+    def type_ids(self, processor: Any, ids: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> Any:
         types = super().type_ids(processor, ids, *args, **kwargs)
         if types:
             types["moe_mm_token_type_ids"] = [processor.create_moe_mm_token_type_ids([list(row)])[0] for row in ids]

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from ..base import EmbeddingsBridge, built_in
+from ..cache import CACHE_NAME
 from ..chat_templates import WORDS_ALONE
 from ..families import Family
 from ..generator import BorrowedGenerator
@@ -36,7 +37,7 @@ def place_token_id(config: Any) -> int | None:
     return size - _NUM_PATCH_TOKENS - _NUM_TAGS + _TAGS.index(PLACE) if isinstance(size, int) else None
 
 
-def encode_pictures(base: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+def encode_pictures(base: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """
     Pictures through vision tower and resampler, as the base's own `forward` does it.
 
@@ -53,11 +54,12 @@ def encode_pictures(base: PreTrainedModel, pixel_values: torch.Tensor) -> torch.
 
 
 def run_text(
-    model: PreTrainedModel,
+    model: Any,
     input_ids: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    cache: Any = None,
     past_key_values: Any = None,
     **rest: Any,
 ) -> ModelOutput:
@@ -70,21 +72,21 @@ def run_text(
         inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`, *optional*): before they are scaled.
         attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
         position_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): by default counted from the mask.
-        past_key_values: what was seen before.
+        cache: what was seen before.
+        past_key_values: the same, as transformers called it until 5.23.
         rest: everything else that it takes.
     """
+    cache = past_key_values if cache is None else cache
     given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     if position_ids is None:
-        (prompt,) = given.values()
+        prompt: Any = next(iter(given.values()))
         length, mask = prompt.shape[1], attention_mask
         if mask is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             mask = torch.ones(len(prompt), seen + length, dtype=torch.long, device=prompt.device)
         # as its table has them: padding lies at the id of its token, the first word behind that
         position_ids = (mask.long().cumsum(-1) * mask.long() + model.config.pad_token_id)[:, -length:].contiguous()
-    return model(
-        **given, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
-    )
+    return model(**given, attention_mask=attention_mask, position_ids=position_ids, **{CACHE_NAME: cache}, **rest)
 
 
 class Kosmos2Generator(BorrowedGenerator):
@@ -96,6 +98,7 @@ class Kosmos2Generator(BorrowedGenerator):
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -109,7 +112,7 @@ class Kosmos2Generator(BorrowedGenerator):
             input_ids,
             inputs_embeds,
             attention_mask,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_attentions=output_attentions,
@@ -128,7 +131,7 @@ class Kosmos2Bridge(EmbeddingsBridge):
     def __init__(self) -> None:
         super().__init__(Family(prepends_visuals=True, begins_with_bos=True, chat_template=WORDS_ALONE))
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+    def language_model(self, base: Any) -> PreTrainedModel:
         """Under a name of its own."""
         return base.text_model
 
@@ -136,16 +139,16 @@ class Kosmos2Bridge(EmbeddingsBridge):
         """Of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
         return place_token_id(config)
 
-    def decoder(self, base: PreTrainedModel) -> nn.Module:
+    def decoder(self, base: Any) -> nn.Module:
         """The language model without its head."""
         return base.text_model.model
 
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def picture_inputs_of(self, base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Pixels, and where they stand."""
         names = ("pixel_values", "image_embeds_position_mask")
         return {name: inputs[name] for name in names if inputs.get(name) is not None}
 
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+    def encode(self, base: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
         """As its `forward` does: its head has no `get_image_features`."""
         return encode_pictures(base, inputs["pixel_values"]), [], "tensor"
 
@@ -159,43 +162,43 @@ class Kosmos2Bridge(EmbeddingsBridge):
         prepared.pop("position_ids", None)
         return prepared
 
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def forward(self, base: Any, **prepared: Any) -> ModelOutput:
         """Of the language model without a picture: the base insists on one."""
         prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return run_text(base.text_model, **prepared)
         return base(**prepared)
 
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
         """Of the language model, which takes encoded pictures and their mask."""
         prepared = self._embedded(base, prepared)
         if (pixel_values := prepared.pop("pixel_values", None)) is not None:
             prepared["image_embeds"] = encode_pictures(base, pixel_values)
         return run_text(base.text_model.model, **prepared)
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Of the language model without a picture: the base insists on one."""
         prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return Kosmos2Generator(base).generate(**prepared)
         return base.generate(**prepared)
 
-    def _embedded(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+    def _embedded(self, base: Any, prepared: dict[str, Any]) -> dict[str, Any]:
         """Pictures that stand on `</chunk>`, as training has them, are embedded; the base's processor gives a mask."""
         if prepared.get("pixel_values") is None or prepared.get("image_embeds_position_mask") is not None:
             return prepared
         return {"input_ids": prepared["input_ids"], **self.embed_pictures(base, **prepared)}
 
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+    def markers(self, processor: Any) -> VisualMarkers:
         """A space behind the picture, as its processor writes it."""
         return VisualMarkers(START, PLACE, processor.tokenizer.convert_tokens_to_ids(PLACE), START, END + " ")
 
-    def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
+    def tokens_of_frame(self, processor: Any, frame: np.ndarray) -> int:
         """The queries of its resampler, whatever the frame."""
         return processor.num_image_tokens
 
     def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+        self, processor: Any, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """Pixels, and a place for each token."""
         flat = [picture for row in pictures for picture in row]

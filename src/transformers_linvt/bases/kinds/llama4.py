@@ -14,23 +14,23 @@ from ..families import Family
 class Llama4Bridge(EmbeddingsBridge):
     """Llama 4, whose image features are taken before the projector, a linear layer."""
 
-    def language_model(self, base: PreTrainedModel) -> PreTrainedModel:
+    def language_model(self, base: Any) -> PreTrainedModel:
         """The base itself: with embedded prompts it is a language model."""
         return base
 
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+    def encode(self, base: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
         """Through the projector as well."""
         # Its image processor gives bfloat16, whatever the model is in.
         pixel_values = inputs["pixel_values"].to(base.dtype)
         features = base.get_image_features(pixel_values=pixel_values, return_dict=True).last_hidden_state
         return base.multi_modal_projector(features), [], "tensor"
 
-    def head(self, base: PreTrainedModel) -> nn.Module | None:
-        """Of the language model inside."""
+    def head(self, base: Any) -> nn.Module | None:
+        """The head of the language model inside."""
         return base.language_model.get_output_embeddings()
 
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model inside."""
+    def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
+        """Hidden states of the language model inside."""
         if prepared.get("inputs_embeds") is None:
             prepared = self.embed_pictures(base, **prepared)
         return base.language_model.model(**without_ids(prepared))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import ProcessorMixin
 from transformers.cache_utils import StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput
 from transformers.models.mllama.processing_mllama import (
@@ -25,6 +25,7 @@ from transformers.models.mllama.processing_mllama import (
 
 from ...errors import LinVTInputError
 from ..base import BaseBridge, built_in
+from ..cache import CACHE_NAME
 from ..families import Family
 from ..generator import BorrowedGenerator
 from ..layouts import FramePerSample
@@ -50,7 +51,7 @@ class OneTile(FramePerSample):
         """The pixels of the one tile of the one picture of each sample."""
         return {"pixel_values": inputs["pixel_values"][:, 0, 0]}
 
-    def as_pictures(self, base: PreTrainedModel, chunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def as_pictures(self, base: Any, chunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A picture per sample, which fills the first of its tiles."""
         pixels = chunk["pixel_values"]
         tiles = pixels.new_zeros(len(pixels), 1, base.config.vision_config.max_num_tiles, *pixels.shape[1:])
@@ -59,11 +60,11 @@ class OneTile(FramePerSample):
         mask[:, :, 0] = 1
         return {"pixel_values": tiles, "aspect_ratio_ids": mask[..., 0], "aspect_ratio_mask": mask}
 
-    def by_frame(self, base: PreTrainedModel, features: Any, num_frames: int) -> torch.Tensor:
+    def by_frame(self, base: Any, features: Any, num_frames: int) -> torch.Tensor:
         """The class token, which has no place in the picture, goes behind the others: keys have no order."""
         return torch.stack(list(features)).roll(-1, dims=1)
 
-    def grid(self, base: PreTrainedModel, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
+    def grid(self, base: Any, inputs: Mapping[str, torch.Tensor], num_tokens: int) -> tuple[int, int]:
         """A tile is a square of patches."""
         side = math.isqrt(num_tokens - 1)
         return side, side
@@ -95,11 +96,11 @@ class MllamaBridge(BaseBridge):
 
     # -- the model --
 
-    def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def picture_inputs_of(self, base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Pixels, what says which tiles are real, and which words see them."""
         return {name: inputs[name] for name in _PICTURES if inputs.get(name) is not None}
 
-    def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
+    def encode(self, base: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
         """As its `forward` does; of each picture, or bare frame, the tokens of its real tiles."""
         if "aspect_ratio_ids" not in inputs:
             inputs = self.family.layout.as_pictures(base, dict(inputs))
@@ -113,14 +114,14 @@ class MllamaBridge(BaseBridge):
         return [one for one, is_one in zip(pictures, is_picture.tolist(), strict=True) if is_one], [], "list"
 
     def place_videos(
-        self, base: PreTrainedModel, is_video: torch.Tensor, used: torch.Tensor, inputs: dict[str, Any]
+        self, base: Any, is_video: torch.Tensor, used: torch.Tensor, inputs: dict[str, Any]
     ) -> dict[str, Any]:
         """Which tokens of a video are keys, for [`hand_over`]."""
         return {**inputs, "used_tokens": (is_video, used)}
 
     def hand_over(
         self,
-        base: PreTrainedModel,
+        base: Any,
         input_ids: torch.Tensor,
         tokens: torch.Tensor,
         deepstack: Sequence[torch.Tensor],
@@ -138,10 +139,10 @@ class MllamaBridge(BaseBridge):
         """
         inputs = dict(inputs)
         is_video, used = inputs.pop("used_tokens", (None, None))
-        if getattr(inputs.get("past_key_values"), _SIGHT, None) is not None:
+        if getattr(inputs.get(CACHE_NAME), _SIGHT, None) is not None:
             raise LinVTInputError(
                 f"A cache of {base.config.model_type} that holds a video cannot take another one. Pass the whole "
-                "conversation without past_key_values."
+                "conversation without a cache."
             )
         is_key = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         if is_video is not None:
@@ -151,25 +152,25 @@ class MllamaBridge(BaseBridge):
         states, sight = _keys_of_rows(input_ids, self.image_token_id(base.config), visuals)
         return {"input_ids": input_ids, **inputs, "cross_attention_states": states, "visible_states": sight}
 
-    def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def forward(self, base: Any, **prepared: Any) -> ModelOutput:
         """Of the language model and the head where there is a video, else of the base."""
         if not _is_ours(prepared):
             return super().forward(base, **self._with_picture_mask(base, prepared))
         return run_with_keys(base, **prepared)
 
-    def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
+    def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
         """As [`forward`], without the head."""
         if not _is_ours(prepared):
             return super().backbone(base, **self._with_picture_mask(base, prepared))
         return attend_to_keys(base, **prepared)
 
-    def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:
+    def generate(self, base: Any, **prepared: Any) -> Any:
         """Of the language model where there is a video, else of the base."""
         if not _is_ours(prepared):
             return super().generate(base, **self._with_picture_mask(base, prepared))
         return MllamaGenerator(base).generate(**prepared)
 
-    def _with_picture_mask(self, base: PreTrainedModel, prepared: dict[str, Any]) -> dict[str, Any]:
+    def _with_picture_mask(self, base: Any, prepared: dict[str, Any]) -> dict[str, Any]:
         """Pictures for every row, and which words see them: prompts that train are not written by its processor."""
         if prepared.get("pixel_values") is None or prepared.get("cross_attention_mask") is not None:
             return prepared
@@ -193,7 +194,7 @@ class MllamaBridge(BaseBridge):
         )
         return {**prepared, **of_rows, "cross_attention_mask": torch.as_tensor(mask, device=ids.device)}
 
-    def run_over_tokens(self, base: PreTrainedModel, num_tokens: int) -> ModelOutput:
+    def run_over_tokens(self, base: Any, num_tokens: int) -> ModelOutput:
         """One word, and the tokens as its keys."""
         word = torch.zeros(1, 1, dtype=torch.long, device=base.device)
         keys = torch.zeros(1, num_tokens, self.width(base), dtype=base.dtype, device=base.device)
@@ -232,6 +233,7 @@ class MllamaGenerator(BorrowedGenerator):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         cross_attention_states: torch.Tensor | None = None,
@@ -246,7 +248,7 @@ class MllamaGenerator(BorrowedGenerator):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             cross_attention_states=cross_attention_states,
@@ -265,7 +267,7 @@ class MllamaGenerator(BorrowedGenerator):
 
 
 def run_with_keys(
-    base: PreTrainedModel, labels: torch.Tensor | None = None, logits_to_keep: Any = 0, **prepared: Any
+    base: Any, labels: torch.Tensor | None = None, logits_to_keep: Any = 0, **prepared: Any
 ) -> ModelOutput:
     """[`attend_to_keys`] with the base's head, and its loss where there are labels."""
     of_loss = {name: prepared.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in prepared}
@@ -278,17 +280,18 @@ def run_with_keys(
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits,
-        past_key_values=output.past_key_values,
         hidden_states=output.hidden_states,
         attentions=output.attentions,
+        **{CACHE_NAME: getattr(output, CACHE_NAME, None)},
     )
 
 
 def attend_to_keys(
-    base: PreTrainedModel,
+    base: Any,
     input_ids: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
     past_key_values: Any = None,
+    cache: Any = None,
     cross_attention_states: torch.Tensor | None = None,
     visible_states: torch.Tensor | None = None,
     **rest: Any,
@@ -300,14 +303,16 @@ def attend_to_keys(
         base: the model.
         input_ids (`torch.LongTensor` of shape `(batch, length)`): of the prompt, or of a step behind it.
         inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`, *optional*): instead of the ids.
-        past_key_values: what was seen before; it remembers what words behind the prompt see of its keys.
+        cache: what was seen before; it remembers what words behind the prompt see of its keys.
+        past_key_values: the same, as transformers called it until 5.23.
         cross_attention_states (`torch.Tensor` of shape `(batch, keys, D)`, *optional*): unused beside keys in a cache.
         visible_states (`torch.BoolTensor` of shape `(batch, length of the prompt, keys)`, *optional*).
         rest: everything else that it takes.
     """
     given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     (prompt,) = given.values()
-    sight, length = getattr(past_key_values, _SIGHT, None), prompt.shape[1]
+    cache = past_key_values if cache is None else cache
+    sight, length = getattr(cache, _SIGHT, None), prompt.shape[1]
     if sight is not None:
         cross_attention_states = None
         visible, are_real = sight[:, :1].expand(-1, length, -1), sight[:, 1]
@@ -317,10 +322,10 @@ def attend_to_keys(
         visible = torch.cat([visible, visible[:, -1:].expand(-1, length - visible.shape[1], -1)], dim=1)
     masks = _as_it_takes_them(visible, are_real, base.dtype)
     output = base.model.language_model(
-        **given, cross_attention_states=cross_attention_states, past_key_values=past_key_values, **masks, **rest
+        **given, cross_attention_states=cross_attention_states, **{CACHE_NAME: cache}, **masks, **rest
     )
-    if output.past_key_values is not None:
-        setattr(output.past_key_values, _SIGHT, torch.stack([visible[:, -1], are_real], dim=1))
+    if (cache := getattr(output, CACHE_NAME, None)) is not None:
+        setattr(cache, _SIGHT, torch.stack([visible[:, -1], are_real], dim=1))
     return output
 
 
@@ -368,7 +373,7 @@ def _as_it_takes_them(visible: torch.Tensor, are_real: torch.Tensor, dtype: torc
 
 def _is_ours(prepared: Mapping[str, Any]) -> bool:
     """Whether there is a video, in the prompt or in the cache."""
-    return "visible_states" in prepared or getattr(prepared.get("past_key_values"), _SIGHT, None) is not None
+    return "visible_states" in prepared or getattr(prepared.get(CACHE_NAME), _SIGHT, None) is not None
 
 
 built_in(MllamaBridge(), "mllama")

@@ -29,6 +29,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ...errors import CheckpointError, LinVTInputError, UnsupportedBaseError
 from ..base import BaseBridge, EmbeddingsBridge, built_in, without_ids
+from ..cache import CACHE_NAME
 from ..families import Family
 from ..generator import BorrowedGenerator
 from ..loading import HUB_ARGUMENTS
@@ -148,9 +149,10 @@ def _weight_files(name_or_path: str, where: Mapping[str, Any]) -> list[str]:
         return [single]
     index = find(SAFE_WEIGHTS_INDEX_NAME)
     names = sorted(set(json.loads(Path(index).read_text())["weight_map"].values())) if index else []
-    files = [find(name) for name in names]
-    if not files or None in files:
-        lacking = [name for name, file in zip(names, files, strict=True) if file is None] or [SAFE_WEIGHTS_NAME]
+    found = {name: find(name) for name in names}
+    files = [file for file in found.values() if file is not None]
+    if not files or len(files) < len(found):
+        lacking = [name for name, file in found.items() if file is None] or [SAFE_WEIGHTS_NAME]
         raise CheckpointError(f"{name_or_path!r} has no {', '.join(lacking)}. Was it downloaded to the end?")
     return files
 
@@ -214,6 +216,7 @@ def run_molmo(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    cache: Any = None,
     past_key_values: Any = None,
     use_cache: bool | None = None,
     output_hidden_states: bool | None = None,
@@ -230,7 +233,8 @@ def run_molmo(
         inputs_embeds (`torch.Tensor` of shape `(batch, length, D)`).
         attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
         position_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): by default counted from the mask.
-        past_key_values ([`~transformers.DynamicCache`], *optional*): grows.
+        cache ([`~transformers.DynamicCache`], *optional*): grows.
+        past_key_values: the same, as transformers called it until 5.23.
         use_cache: by default as the config says.
         output_hidden_states: of every layer.
         logits_to_keep: positions at the end to compute logits of; 0 means all.
@@ -238,13 +242,15 @@ def run_molmo(
         num_items_in_batch: of the trainer's accumulated batch; the loss is divided by it.
         return_dict: ignored; there is always one.
     """
-    if past_key_values is not None and not isinstance(past_key_values, DynamicCache):
+    cache = past_key_values if cache is None else cache
+    if cache is not None and not isinstance(cache, DynamicCache):
         raise LinVTInputError(
-            f"Molmo's own cache grows, and past_key_values is a {type(past_key_values).__name__}. Use a DynamicCache, "
-            "and no cache_implementation."
+            f"Molmo's own cache grows, and {CACHE_NAME} is a {type(cache).__name__}. Use a DynamicCache, and no "
+            "cache_implementation."
         )
     length = inputs_embeds.shape[1]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    seen = cache.get_seq_length() if cache is not None else 0
+    layers: list[Any] = cache.layers if cache is not None else []
     if attention_mask is None:  # Molmo would look for one in the ids, which are not there
         attention_mask = torch.ones(len(inputs_embeds), seen + length, dtype=torch.long, device=inputs_embeds.device)
     if position_ids is None:
@@ -254,7 +260,7 @@ def run_molmo(
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
         position_ids=position_ids,
-        past_key_values=[(layer.keys, layer.values) for layer in past_key_values.layers] if seen else None,
+        past_key_values=[(layer.keys, layer.values) for layer in layers] if seen else None,
         use_cache=bool(use_cache),
         last_logits_only=logits_to_keep == 1,
         output_hidden_states=bool(output_hidden_states),
@@ -263,10 +269,11 @@ def run_molmo(
     logits, loss = output.logits, None
     if labels is not None:
         loss = ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=num_items_in_batch)
+    keys_and_values: Any = _as_cache(getattr(output, CACHE_NAME), cache) if use_cache else None
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits[:, -logits_to_keep:] if logits_to_keep else logits,
-        past_key_values=_as_cache(output.past_key_values, past_key_values) if use_cache else None,
+        **{CACHE_NAME: keys_and_values},
         hidden_states=output.hidden_states if output_hidden_states else None,
     )
 
@@ -274,10 +281,10 @@ def run_molmo(
 def run_molmo_backbone(base: PreTrainedModel, **prepared: Any) -> BaseModelOutputWithPast:
     """As [`run_molmo`], to the hidden states behind the last norm, of which `ff_out` makes the logits."""
     wanted = prepared.pop("output_hidden_states", None)
-    output = run_molmo(base, **prepared, output_hidden_states=True)
+    output: Any = run_molmo(base, **prepared, output_hidden_states=True)
     return BaseModelOutputWithPast(
         last_hidden_state=output.hidden_states[-1],
-        past_key_values=output.past_key_values,
+        **{CACHE_NAME: getattr(output, CACHE_NAME)},
         hidden_states=output.hidden_states if wanted else None,
     )
 
@@ -285,9 +292,10 @@ def run_molmo_backbone(base: PreTrainedModel, **prepared: Any) -> BaseModelOutpu
 def _as_cache(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cache: DynamicCache | None) -> DynamicCache:
     """Keys and values of all positions so far, as Molmo returns them, in a cache of transformers."""
     cache = DynamicCache() if cache is None else cache
+    layers: list[Any] = cache.layers
     for number, (keys, values) in enumerate(pairs):
-        if number < len(cache.layers) and cache.layers[number].is_initialized:
-            cache.layers[number].keys, cache.layers[number].values = keys, values
+        if number < len(layers) and layers[number].is_initialized:
+            layers[number].keys, layers[number].values = keys, values
         else:
             cache.update(keys, values, number)
     return cache
@@ -302,6 +310,7 @@ class MolmoGenerator(BorrowedGenerator):
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -315,7 +324,7 @@ class MolmoGenerator(BorrowedGenerator):
             base.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_hidden_states=output_hidden_states,
@@ -333,11 +342,11 @@ class MolmoBridge(EmbeddingsBridge):
         super().__init__(Family(begins_with_bos=True), is_added=True)
 
     def load(self, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
-        """By hand: `from_pretrained` fails on its code."""
+        """The weights are put in by hand: `from_pretrained` fails on its code."""
         return load_molmo(name_or_path, **kwargs)
 
     def build(self, config: Any, **kwargs: Any) -> PreTrainedModel:
-        """Of the class in its repository."""
+        """The model is one of the class in its repository."""
         return build_molmo(config, **kwargs)
 
     def check(self, base: Any) -> None:
@@ -346,7 +355,7 @@ class MolmoBridge(EmbeddingsBridge):
         check_molmo(base)
 
     def image_token_id(self, config: Any) -> int | None:
-        """Of `<im_patch>`, which its config does not give."""
+        """The id of `<im_patch>`, which its config does not give."""
         return patch_token_id(config)
 
     def decoder(self, base: PreTrainedModel) -> nn.Module:
@@ -362,7 +371,7 @@ class MolmoBridge(EmbeddingsBridge):
         return base.model.transformer.ff_out
 
     def picture_inputs_of(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Under the names of our image processor."""
+        """What our image processor made, under its names."""
         return {name: inputs[name] for name in ("pixel_values", "image_masks") if inputs.get(name) is not None}
 
     def encode(self, base: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Any, list[Any], str]:
@@ -370,11 +379,11 @@ class MolmoBridge(EmbeddingsBridge):
         return encode_pictures(base, inputs["pixel_values"], inputs["image_masks"]), [], "tensor"
 
     def forward(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
+        """Logits, with a cache of transformers."""
         return run_molmo(base, **without_ids(self._embedded(base, prepared)))
 
     def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """With a cache of transformers."""
+        """Hidden states, with a cache of transformers."""
         return run_molmo_backbone(base, **without_ids(self._embedded(base, prepared)))
 
     def generate(self, base: PreTrainedModel, **prepared: Any) -> Any:

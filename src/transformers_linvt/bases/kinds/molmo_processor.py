@@ -77,7 +77,8 @@ class MolmoImageProcessor(BaseImageProcessor):
             `BatchFeature`: `pixel_values` of shape `(pictures, patches, values of a patch)` and `image_masks` of shape
             `(pictures, patches)`, the share of each patch that is picture and not padding.
         """
-        made = [self._patches(picture) for picture in make_flat_list_of_images(images)]
+        pictures: Any = make_flat_list_of_images(images)
+        made = [self._patches(picture) for picture in pictures]
         data = {
             "pixel_values": np.stack([patches for patches, _ in made]),
             "image_masks": np.stack([shares for _, shares in made]),

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..base import BaseBridge, built_in
 from ..families import Family
@@ -12,14 +11,14 @@ from ..families import Family
 class Ovis2Bridge(BaseBridge):
     """Ovis2."""
 
-    def hand_over(self, base: PreTrainedModel, *args: Any) -> dict[str, Any]:
+    def hand_over(self, base: Any, *args: Any) -> dict[str, Any]:
         """As the common kind, with the markers."""
         prepared = super().hand_over(base, *args)
         prepared["mm_encoder_outputs"]["image"].visual_indicator_features = visual_indicators(base)
         return prepared
 
 
-def visual_indicators(base: PreTrainedModel) -> torch.Tensor:
+def visual_indicators(base: Any) -> torch.Tensor:
     """What stands at the markers around a picture: `(markers, D)`."""
     # The same for every picture, and not kept with encoded videos: the last rows of a table of visual words.
     table = base.base_model.visual_embeddings_table

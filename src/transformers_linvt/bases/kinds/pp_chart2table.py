@@ -32,7 +32,7 @@ class PPChart2TableBridge(BaseBridge):
         return VisualMarkers(self._PICTURE, "<imgpad>", token_id, "<img>", "</img>\n")
 
     def tokens_of_frame(self, processor: ProcessorMixin, frame: np.ndarray) -> int:
-        """Always the same."""
+        """The number is always the same."""
         return self._PICTURE.count("<imgpad>")
 
     def picture_inputs(
