@@ -22,12 +22,9 @@ after one that warms up. What does not fit the memory says so.
 
 import argparse
 import json
-import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -35,6 +32,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from transformers_linvt import LinVTForVideoQA
+from transformers_linvt.measuring import Stopwatch, answer_times, machine_of
+from transformers_linvt.measuring import shown_number as shown
 
 
 QUESTION_TOKENS, ANSWER_TOKENS = 32, 32
@@ -221,43 +220,9 @@ class Base:
         return 2.0 * (tower * patches + language * tokens) + attention
 
 
-class Stopwatch:
-    """Seconds and peak memory of a call, the device waited for."""
-
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self.cuda, self.repeats = device.type == "cuda", repeats
-
-    def measure(self, call: Callable[[], Any]) -> tuple[float, int]:
-        """Median seconds, and the bytes at the peak beyond what was there before."""
-        seconds, peak = [], 0
-        for repeat in range(self.repeats + 1):
-            before = self._start()
-            start = time.perf_counter()
-            call()
-            if self.cuda:
-                torch.cuda.synchronize()
-                peak = max(peak, torch.cuda.max_memory_allocated() - before)
-            if repeat:
-                seconds.append(time.perf_counter() - start)
-        return median(seconds), peak
-
-    def _start(self) -> int:
-        if not self.cuda:
-            return 0
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-
-
-def answer_times(model: PreTrainedModel, inputs: dict[str, Any], watch: Stopwatch) -> tuple[float, float, int]:
-    """Seconds until the first token, seconds per further token, bytes at the peak."""
-
-    def generate(count: int) -> Any:
-        return model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
-
-    first, peak = watch.measure(lambda: generate(1))
-    whole, _ = watch.measure(lambda: generate(1 + ANSWER_TOKENS))
-    return first, (whole - first) / ANSWER_TOKENS, peak
+def generate_with(model: PreTrainedModel, inputs: dict[str, Any]) -> Callable[..., Any]:
+    """`generate()` on these inputs."""
+    return lambda **how: model.generate(**inputs, **how)
 
 
 def linvt_inputs(base: Base, frames: int, num_video_tokens: int) -> dict[str, torch.Tensor]:
@@ -297,7 +262,9 @@ def measure_linvt(base: Base, row: Row, watch: Stopwatch) -> None:
     row.visual_tokens = row.video_tokens
     row.vision_s, _ = watch.measure(lambda: model.model.encode_videos([pictures], frames))
     row.linvt_s = time_of_condensing(model, model.model.encode_videos([pictures], frames), watch)
-    row.first_token_s, row.per_token_s, row.peak_bytes = answer_times(model, inputs, watch)
+    row.first_token_s, row.per_token_s, row.peak_bytes = answer_times(
+        generate_with(model, inputs), watch, ANSWER_TOKENS
+    )
 
 
 def measure_base(base: Base, row: Row, watch: Stopwatch) -> None:
@@ -314,7 +281,9 @@ def measure_base(base: Base, row: Row, watch: Stopwatch) -> None:
         )
         visuals, row.visual_tokens = base.pictures(frames), frames * per_frame
         inputs = base.prompt(base.config.image_token_id, [per_frame] * frames)
-    row.first_token_s, row.per_token_s, row.peak_bytes = answer_times(base.model, {**inputs, **visuals}, watch)
+    row.first_token_s, row.per_token_s, row.peak_bytes = answer_times(
+        generate_with(base.model, {**inputs, **visuals}), watch, ANSWER_TOKENS
+    )
 
 
 def measure(base: Base, row: Row, watch: Stopwatch, peak_tflops: float | None) -> Row:
@@ -350,11 +319,6 @@ def rows_of(
     return rows
 
 
-def shown(value: float | None, scale: float, digits: int) -> str:
-    """A number in the unit of its column, or a dash."""
-    return "-" if value is None else f"{value / scale:,.{digits}f}"
-
-
 def table(rows: Sequence[dict]) -> str:
     """Markdown, a table for each shape."""
     lines = []
@@ -382,12 +346,6 @@ def table(rows: Sequence[dict]) -> str:
                 f"| {shown(row['peak_bytes'], 2**30, 2)} |"
             )
     return "\n".join(lines).strip()
-
-
-def machine_of(device: torch.device) -> str:
-    """The device and the versions that a figure belongs to."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    return f"{name}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
 def main() -> None:

@@ -1,122 +1,177 @@
 """
-Where the time of a training step goes: decoding, tokenizing, vision tower, LinVT, language model, backward.
+What a training step costs without a cache of frame tokens and, from the second epoch on, with one: both in one run.
 
-    python benchmarks/training_step.py CHECKPOINT --data clips/instruct.jsonl [--threads 2]
+    python benchmarks/training_step.py --model embedded
+    python benchmarks/training_step.py --model scaled-qwen2-vl --batch-size 2 --num-frames 8
+    python benchmarks/training_step.py --model CHECKPOINT --data clips/instruct.jsonl
 
-Takes the steps of the trainer itself, one batch after the other, without data loader workers; medians over the steps.
-A GPU is used where there is one.
+Stage 2 (LinVT and LoRA), the steps of the trainer itself, without data loader workers. Both sides take the same
+batches in turn. `embedded` is the model in the package; `scaled-qwen2-vl` is of the shape of a Qwen2-VL, scaled down,
+with random weights. Without `--data` the videos are H.264 files of 256 x 256 pixels that are drawn here. Medians over
+the steps, of CPU seconds, or on a GPU of seconds.
 """
 
 import argparse
+import json
 import platform
+import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+import transformers
+from scaled_models import scaled_qwen2_vl
 
-from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer, load_video_dataset, lora_config
+from transformers_linvt import (
+    LinVTForVideoQA,
+    LinVTProcessor,
+    LinVTSFTConfig,
+    LinVTSFTTrainer,
+    embedded_model_path,
+    load_video_dataset,
+    lora_config,
+)
+from transformers_linvt.demo.shapes import make_clip, write_clip
+
+
+SIDES = ("without", "with cache")
 
 
 class Clock:
-    """Seconds by name, one entry per step."""
+    """Seconds by name, one entry per step: of this process's CPU, or on a GPU those that pass."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, defaultdict(list)
+        self.is_gpu, self.seconds = device.type == "cuda", defaultdict(list)
 
-    def measure(self, name: str, call: Any) -> Any:
+    def measure(self, name: str, call: Callable[[], Any]) -> Any:
         """What `call` returns; the time it took goes under `name`."""
-        self._wait()
-        start = time.perf_counter()
+        start = self._now()
         result = call()
-        self._wait()
-        self.seconds[name].append(time.perf_counter() - start)
+        self.seconds[name].append(self._now() - start)
         return result
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _now(self) -> float:
+        if not self.is_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def measure_step(trainer: LinVTSFTTrainer, rows: list[dict], clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-    """One step, its pieces one by one, and the whole."""
-    model, collator = trainer.model, trainer.data_collator
-    inner = model.get_base_model()
-    read = {name: value for name, value in collator.sampling.items() if value is not None}
-    paths = [row["video"] for row in rows if row.get("video")]
-    clock.measure("decode", lambda: [trainer.processing_class.read_video(path, **read) for path in paths])
-    batch = trainer._prepare_inputs(clock.measure("collate, with decode", lambda: collator(rows)))
-    frames = {name.removeprefix("frame_"): batch[name] for name in batch if name.startswith("frame_")}
-    counts = batch["frames_per_video"].tolist()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        encoded = clock.measure("vision tower", lambda: inner.model.encode_videos(counts, frames))
-        clock.measure("LinVT", lambda: inner.model.condense(encoded))
-        rest = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        for name in ("video_ids", "caption_ids", "labels"):
-            rest.pop(name, None)
-        clock.measure("forward, all of it", lambda: model(**rest))
+def load(name: str) -> tuple[LinVTForVideoQA, LinVTProcessor]:
+    """A model without its adapter, which the trainer makes anew, and its processor."""
+    if name == "scaled-qwen2-vl":
+        return scaled_qwen2_vl()
+    path = embedded_model_path() if name == "embedded" else name
+    return LinVTForVideoQA.from_pretrained(path, adapter_subfolder=None), LinVTProcessor.from_pretrained(path)
+
+
+def draw_clips(folder: Path, count: int, num_frames: int) -> Path:
+    """A jsonl of `count` clips with a question each, beside them."""
+    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
+        for seed in range(count):
+            frames, questions = make_clip("scenes", seed, num_frames)
+            write_clip(folder / f"{seed}.mp4", frames)
+            prompt, completion = questions[0][:2]
+            file.write(json.dumps({"video": f"{seed}.mp4", "prompt": prompt, "completion": completion}) + "\n")
+    return folder / "train.jsonl"
+
+
+def make_trainer(arguments: argparse.Namespace, data: Any, folder: str, cache: str | None) -> LinVTSFTTrainer:
+    """A trainer around a fresh model."""
+    model, processor = load(arguments.model)
+    model.config.includes_base = True  # a base with random weights has no name
+    config = LinVTSFTConfig(
+        folder, per_device_train_batch_size=arguments.batch_size, num_frames=arguments.num_frames, report_to="none",
+        use_cpu=not torch.cuda.is_available(), cache_frame_tokens=cache,
+    )  # fmt: skip
+    trainer = LinVTSFTTrainer(
+        model, config, train_dataset=data, processing_class=processor, peft_config=lora_config(model, lora_dropout=0.0)
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.create_optimizer()
+    return trainer
+
+
+def take_step(trainer: LinVTSFTTrainer, rows: list[dict], clock: Clock, side: str) -> None:
+    """One step, as the trainer makes it."""
+    batch = clock.measure(f"{side}: read, prepare, tokenize", lambda: trainer.data_collator(rows))
     items = trainer._get_num_items_in_batch([batch], trainer.args.device)
 
     def step() -> None:
-        trainer.training_step(model, dict(batch), items)
-        optimizer.step()
-        optimizer.zero_grad()
+        trainer.training_step(trainer.model, batch, items)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
 
-    clock.measure("step without collating", step)
+    clock.measure(f"{side}: the rest of the step", step)
+
+
+def measure_vision(trainer: LinVTSFTTrainer, rows: list[dict], clock: Clock) -> None:
+    """What of a step without a cache is the vision side."""
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    frames = {name.removeprefix("frame_"): batch[name] for name in batch if name.startswith("frame_")}
+    counts, backbone = batch["frames_per_video"].tolist(), trainer.model.get_base_model().model
+    with torch.no_grad(), trainer.accelerator.autocast():
+        clock.measure("without: of it the vision side", lambda: backbone.encode_videos(counts, frames))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Median seconds by name."""
+    data = arguments.data
+    if data is None:
+        data = draw_clips(folder, arguments.batch_size * 2, 2 * arguments.num_frames)
+    dataset = load_video_dataset(data).filter(lambda row: row["video"] is not None)
+    trainers = [
+        make_trainer(arguments, dataset, str(folder / "out"), cache) for cache in (None, str(folder / "cache"))
+    ]
+    clock = Clock(trainers[0].args.device)
+    for step in range(arguments.steps + 1):
+        start = step * arguments.batch_size
+        rows = [dataset[i % len(dataset)] for i in range(start, start + arguments.batch_size)]
+        trainers[1]._prepare_inputs(trainers[1].data_collator(rows))  # the first epoch
+        for side, trainer in zip(SIDES, trainers, strict=True):
+            take_step(trainer, rows, clock, side)
+        measure_vision(trainers[0], rows, clock)
+        if step == 0:
+            clock.seconds.clear()  # it warms up
+    return {name: median(values) for name, values in clock.seconds.items()}
+
+
+def report(seconds: dict[str, float]) -> list[str]:
+    """The lines of the table, and how many times faster a step is."""
+    totals = {
+        side: seconds[f"{side}: read, prepare, tokenize"] + seconds[f"{side}: the rest of the step"] for side in SIDES
+    }
+    lines = []
+    for side in SIDES:
+        lines.append(f"{side:40} {totals[side]:8.3f} s")
+        for name, value in seconds.items():
+            if name.startswith(f"{side}: "):
+                lines.append(f"  {name.removeprefix(f'{side}: '):38} {value:8.3f} s  {value / totals[side]:6.1%}")
+    return [*lines, f"A step is {totals[SIDES[0]] / totals[SIDES[1]]:.2f} times faster from the second epoch on."]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded", help="embedded, scaled-qwen2-vl, or a checkpoint")
+    parser.add_argument("--data", help="a jsonl; drawn clips by default")
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--num-frames", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = AutoModelForImageTextToText.from_pretrained(arguments.checkpoint)
-    dataset = load_video_dataset(arguments.data).filter(lambda row: row["video"] is not None)
-    config = LinVTSFTConfig(
-        "outputs/step", per_device_train_batch_size=arguments.batch_size, num_frames=arguments.num_frames,
-        report_to="none", use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
-    trainer = LinVTSFTTrainer(
-        model,
-        config,
-        train_dataset=dataset,
-        processing_class=AutoProcessor.from_pretrained(arguments.checkpoint),
-        peft_config=lora_config(model, lora_dropout=0.0),
-    )
-    trainer.current_gradient_accumulation_steps = 1
-    optimizer, clock = trainer.create_optimizer(), Clock(trainer.args.device)
-    for step in range(arguments.steps + 1):
-        if step == 1:
-            clock.seconds.clear()  # the first one warms up
-        start = step * arguments.batch_size
-        measure_step(
-            trainer, [dataset[i % len(dataset)] for i in range(start, start + arguments.batch_size)], clock, optimizer
-        )
-    seconds = {name: median(values) for name, values in clock.seconds.items()}
-    forward, step = seconds["forward, all of it"], seconds["step without collating"]
-    total = seconds["collate, with decode"] + step
-    print(
-        f"machine: {platform.machine()}, {trainer.args.device}, torch {torch.__version__}, {arguments.threads} threads"
-    )
-    print(f"{arguments.batch_size} videos of {arguments.num_frames} frames: {total:.2f} s per step")
-    shares = {
-        "decode": seconds["decode"],
-        "tokenize and preprocess": seconds["collate, with decode"] - seconds["decode"],
-        "vision tower": seconds["vision tower"],
-        "LinVT, forward": seconds["LinVT"],
-        "language model, forward": forward - seconds["vision tower"] - seconds["LinVT"],
-        "backward and optimiser": step - forward,
-    }
-    for name, value in shares.items():
-        print(f"  {name:24} {value:6.2f} s  {100 * value / total:5.1f} %")
+    transformers.utils.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = measure(arguments, Path(folder))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    print(f"{device}, torch {torch.__version__}, {arguments.threads} threads, stage 2")
+    print(f"{arguments.model}, {arguments.batch_size} videos of {arguments.num_frames} frames a step")
+    print("\n".join(report(seconds)))
 
 
 if __name__ == "__main__":

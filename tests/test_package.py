@@ -32,11 +32,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
     {"errors", "files"},
-    {"remote_code"},
+    {"remote_code", "store"},
     {"tokenizer", "video", "evidence"},
     {"bases"},
     {"model"},
-    {"demo", "planning"},
+    {"demo", "measuring", "planning"},
     {"pipeline", "shapes"},
     {"training", "evaluation", "serving"},
     {"auto"},

@@ -17,6 +17,7 @@ __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
     "BaseBridge": "bases.base",
+    "Bench": "measuring",
     "CheckpointError": "errors",
     "EmbeddingsBridge": "bases.base",
     "FactoredWeights": "tokenizer.weights",
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
     "WrapPlan": "planning",
+    "answer_file": "pipeline.answer_file",
     "convert_checkpoint": "bases.conversion",
     "embedded_base_path": "demo.embedded",
     "embedded_model_path": "demo.embedded",
@@ -69,11 +71,13 @@ if TYPE_CHECKING:
     from .demo.embedded import embedded_base_path, embedded_model_path
     from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
     from .evidence.evidence import VideoEvidence
+    from .measuring import Bench
     from .model.configuration_linvt import LinVTConfig
     from .model.features import VideoFeatures
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
     from .pipeline import VideoQuestionAnsweringPipeline
+    from .pipeline.answer_file import answer_file
     from .planning import WrapPlan, plan_wrap
     from .tokenizer.linear_video_tokenizer import LinearVideoTokenizer, LinearVideoTokenizerOutput
     from .tokenizer.weights import FactoredWeights

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ from transformers_linvt.bases.base import BaseBridge
 from transformers_linvt.bases.loading import load_base_processor
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import flat_rows
-from transformers_linvt.model import condensing, modeling_linvt, placing
+from transformers_linvt.model import modeling_linvt, placing
+from transformers_linvt.tokenizer.selection import RefinedVideo
 from transformers_linvt.tokenizer.weights import FactoredWeights
 
 
@@ -703,10 +705,13 @@ def test_padding_that_counts_is_noticed(plain: Wrapped, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(LinVTModel, "question_embeddings", unmasked)
     elif what == "frames":
-        pad = condensing._pad_videos
-        monkeypatch.setattr(
-            condensing, "_pad_videos", lambda videos: (pad(videos)[0], torch.ones_like(pad(videos)[1]))
-        )
+        pad = RefinedVideo._padded
+
+        def filled(self: RefinedVideo, *sizes: int) -> RefinedVideo:
+            padded = pad(self, *sizes)
+            return replace(padded, kept_mask=torch.ones_like(padded.kept_mask))
+
+        monkeypatch.setattr(RefinedVideo, "_padded", filled)
     else:
         batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
     with noticed("differs from itself alone"):

@@ -37,7 +37,6 @@ from transformers_linvt.bases.loading import check_base, context_length, load_ba
 from transformers_linvt.bases.positions import grids_with_videos, pass_over, positions_of_what_is_seen
 from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import encoder_inputs, pack_visuals
-from transformers_linvt.model.condensing import _pad_rows, _pad_videos
 from transformers_linvt.model.placing import _interleave
 
 
@@ -494,17 +493,6 @@ def test_videos_and_pictures_are_interleaved_in_the_order_of_the_mask():
     is_video = torch.tensor([False, True, True, False, True])
     merged = _interleave(is_video, torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [-2.0]]))
     assert merged.flatten().tolist() == [-1.0, 1.0, 2.0, -2.0, 3.0]
-
-
-def test_videos_of_different_size_are_padded_at_the_end_and_masked():
-    padded, mask = _pad_videos([torch.ones(2, 3, 1), torch.ones(1, 4, 1)])
-    assert padded.shape == (2, 2, 4, 1)
-    assert mask.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]]
-    assert torch.equal(padded[..., 0], mask.float())
-
-
-def test_timestamps_are_padded_at_the_end():
-    assert _pad_rows([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], 2).tolist() == [[1.0, 2.0], [3.0, 0.0]]
 
 
 def test_the_context_is_the_language_models():

@@ -475,3 +475,14 @@ def test_ask_takes_real_clips_with_every_backend_or_names_another(linvt, videos_
             assert len(other.splitlines()) == 1
         else:
             assert other == out if status == 0 else (status, len(err)) == (1, 1) and "pyav" in err[0]
+
+
+def test_words_are_printed_as_they_come_and_are_those_of_the_answer(clip, tmp_path, capsys):
+    path, question, answer = clip
+    assert cli.main(["ask", path, question, "--stream", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{answer}\n"
+    assert cli.main(["ask", path, question, "Is it red?", "--stream", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [question, answer, "Is it red?"] and len(lines) == 4
+    assert cli.main(["ask", path, question, "--stream", "--json"]) == 1
+    assert "Leave one of them out" in capsys.readouterr().err

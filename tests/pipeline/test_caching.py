@@ -25,7 +25,7 @@ from transformers_linvt import (
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.model import video_inputs
-from transformers_linvt.pipeline.caching import FileDigests
+from transformers_linvt.model.digests import FileDigests
 
 
 VIDEO_TOKENS, FRAMES = 6, 7
@@ -253,7 +253,7 @@ def test_an_encoded_video_is_refused_by_another_model(model, processor, clip):
 
 
 def files_of(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_folder_is_there_for_the_next_process(model, processor, clip, costs, tmp_path):

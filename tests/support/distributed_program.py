@@ -76,6 +76,8 @@ def make_trainer(stage: str, folder: Path, gradients: Gradients) -> LinVTSFTTrai
         "use_cpu": True,
         "num_frames": 4,
     }
+    if cache := os.environ.get("FRAME_TOKENS"):
+        arguments |= {"cache_frame_tokens": cache, "cache_frame_tokens_dtype": "auto"}
     if stage == "align":
         return LinVTContrastiveTrainer(args=LinVTContrastiveConfig(contrastive_size=8, **arguments), **shared)
     return LinVTSFTTrainer(

@@ -631,6 +631,51 @@ def test_the_cost_is_linear_in_the_number_of_frames_and_of_the_aggregation_const
     assert quadratic[2] - quadratic[1] > 2 * (quadratic[1] - quadratic[0])
 
 
+SHAPES = ((33, 6), (3, 4), (5, 6), (3, 4))  # frames, tokens of a frame
+
+
+@pytest.mark.parametrize("init", ["keyframes", "anchored"])
+def test_videos_of_any_shape_come_out_as_they_do_alone(init):
+    tokenizer = make_tokenizer(init=init)
+    videos = [torch.randn(*shape, DIM) for shape in SHAPES]
+    times = [torch.arange(frames) * 0.5 + number for number, (frames, _) in enumerate(SHAPES)]
+    grids = [(2, tokens // 2) for _, tokens in SHAPES]
+    questions = torch.randn(len(videos), WORDS, DIM)
+    output = tokenizer(videos, timestamps=times, grid_sizes=grids, question_embeds=questions)
+    for number, video in enumerate(videos):
+        alone = tokenizer(
+            video[None],
+            timestamps=times[number][None],
+            grid_sizes=[grids[number]],
+            question_embeds=questions[number : number + 1],
+        )
+        torch.testing.assert_close(output.video_tokens[number], alone.video_tokens[0], rtol=1e-5, atol=1e-6)
+    by_weights = output.weights.apply_to_kept(output.weights.average_each(videos))
+    torch.testing.assert_close(by_weights, output.video_tokens, rtol=1e-5, atol=1e-6)
+    with pytest.raises(LinVTInputError, match="frame_mask has no meaning"):
+        tokenizer(videos, frame_mask=torch.ones(4, 33, 6))
+
+
+def test_a_mixed_batch_costs_what_its_parts_cost():
+    """A batch in which one clip is long made every other one as long."""
+    tokenizer = make_tokenizer(temporal_window=4)
+
+    def cost(*shapes: tuple[int, int]) -> int:
+        videos = [torch.randn(*shape, DIM) for shape in shapes]
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            tokenizer(videos, question_embeds=torch.randn(len(videos), WORDS, DIM))
+        return counter.get_total_flops()
+
+    parts = sum(cost(shape) for shape in SHAPES)
+    assert cost(*SHAPES) <= 1.1 * parts
+    mask = torch.zeros(4, 33, 6, dtype=torch.bool)
+    for number, (frames, tokens) in enumerate(SHAPES):
+        mask[number, :frames, :tokens] = True
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tokenizer(torch.randn(4, 33, 6, DIM), mask, question_embeds=torch.randn(4, WORDS, DIM))
+    assert counter.get_total_flops() > 2 * parts  # what padding costs
+
+
 # ---- construction
 
 

@@ -78,3 +78,18 @@ def test_a_gather_without_a_gradient_would_be_noticed(folder: Path, joined: tupl
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert relative_error(gradients(folder, stage, "trainer", 2, PYTHONPATH=path), expected) > 0.01
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_share_a_cache_of_frame_tokens(folder: Path, joined: tuple, tmp_path: Path):
+    """The first run writes, both processes at once; the second finds every video there."""
+    stage, expected = joined
+    if stage != "instruct":
+        pytest.skip("one stage shows it")
+    kept = []
+    for _ in range(2):
+        found = gradients(folder, stage, "trainer", 2, FRAME_TOKENS=str(tmp_path / "cache"))
+        assert relative_error(found, expected) < ROUNDING
+        kept.append(sorted((path.name, path.stat().st_ino) for path in (tmp_path / "cache").rglob("*.safetensors")))
+    assert kept[0] == kept[1] and len(kept[0]) == len(CAPTIONS)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".safetensors"] == []

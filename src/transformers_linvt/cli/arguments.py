@@ -10,7 +10,7 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, demonstration, serving, wrapping
+from . import asking, benching, demonstration, running, serving, wrapping
 from .fields import add_fields
 
 
@@ -51,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"linvt {transformers_linvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    for add in (_add_ask, _add_encode, _add_inspect, _add_wrap, _add_convert, _add_demo, _add_serve):
+    asking_commands = (_add_ask, _add_run, _add_bench, _add_encode, _add_inspect)
+    for add in (*asking_commands, _add_wrap, _add_convert, _add_demo, _add_serve):
         add(commands)
     return parser
 
@@ -92,8 +93,29 @@ def _add_ask(commands: Any) -> None:
         help="say, and draw, which frames and places the answer depended on (integrated gradients through the exact "
         "weights, a dozen more passes of the language model); for several answers OUT-1.png, OUT-2.png, ...",
     )
+    ask.add_argument("--stream", action="store_true", help="print the words of an answer as they come")
     ask.add_argument("--json", action="store_true", help="print one JSON object; with --evidence its numbers too")
     ask.set_defaults(run=asking.ask)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench", help="measure what questions about a video cost here, with a model and with its base alone"
+    )
+    bench.add_argument(
+        "video", metavar="VIDEO", nargs="?", help="a video file; a clip of 256x256 is drawn without one"
+    )
+    _add_model_arguments(bench)
+    numbers = {"type": _positive_integer, "nargs": "+", "metavar": "N"}
+    bench.add_argument("--num-frames", **numbers, default=[8, 32], help="frames (8 32)")
+    bench.add_argument("--video-tokens", **numbers, help="M; another than the model's is measured untrained")
+    bench.add_argument(
+        "--ways", nargs="+", metavar="WAY", help="to ask: linvt, 'all frames', 'fewer frames', 'own video path' (all)"
+    )
+    bench.add_argument("--answer-tokens", type=_positive_integer, default=8, metavar="N", help="to time one on (8)")
+    bench.add_argument("--repeats", type=_positive_integer, default=3, metavar="N", help="the median counts (3)")
+    bench.add_argument("--json", action="store_true", help="print a JSON object for each row")
+    bench.set_defaults(run=benching.bench)
 
 
 def _add_encode(commands: Any) -> None:
@@ -103,6 +125,26 @@ def _add_encode(commands: Any) -> None:
     _add_model_arguments(encode)
     _add_sampling_arguments(encode)
     encode.set_defaults(run=asking.encode)
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="answer the questions of a file; goes on where it was stopped, in several processes by accelerate"
+    )
+    run.add_argument(
+        "input", metavar="INPUT.jsonl", help='a row on each line: {"id": ..., "video": ..., "question": ...}'
+    )
+    run.add_argument(
+        "output", metavar="OUTPUT.jsonl", help="the file to write; OUTPUT.jsonl.part-* until all is there"
+    )
+    _add_model_arguments(run)
+    _add_sampling_arguments(run)
+    run.add_argument("--video-root", metavar="DIR", help="folder that relative paths of videos start from")
+    run.add_argument("--batch-size", type=_positive_integer, default=1, metavar="N", help="rows answered at once (1)")
+    run.add_argument("--num-workers", type=_whole_number, default=0, metavar="N", help="threads that read ahead (0)")
+    run.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer at most")
+    run.add_argument("--retry-errors", action="store_true", help="answer rows again that have an error")
+    run.set_defaults(run=running.run)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -259,6 +301,10 @@ def _limit(text: str) -> tuple[str, float | None]:
 
 def _positive_integer(text: str) -> int:
     return _number(text, int, "a whole number of 1 or more", 1)
+
+
+def _whole_number(text: str) -> int:
+    return _number(text, int, "a whole number of 0 or more", 0)
 
 
 def _positive_number(text: str) -> float:

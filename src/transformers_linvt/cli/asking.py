@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 import transformers_linvt
 
 from ..demo.embedded import EMBEDDED_MODEL_KNOWS
@@ -44,12 +46,18 @@ def ask(arguments: argparse.Namespace) -> None:
                 f"{video} has no frames to draw, only what became of them. Leave OUT.png out for the numbers, or ask "
                 "about the video itself."
             )
+    if arguments.stream and arguments.json:
+        raise LinVTInputError(
+            "--stream prints words as they come, --json an object at the end. Leave one of them out."
+        )
     pipe = _load(arguments)
-    how = {"return_evidence": wants_evidence, **_sampling(arguments)}
+    how = {"return_evidence": wants_evidence, **sampling_of_arguments(arguments)}
     for name in ("max_new_tokens", "subtitles", "max_subtitle_tokens"):
         if (value := getattr(arguments, name)) is not None:
             how[name] = value
-    if len(videos) == 1:
+    if arguments.stream:
+        answered = _streamed(pipe, videos, questions, how)
+    elif len(videos) == 1:
         answered = iter([pipe(video=_opened(videos[0]), question=questions, **how)])
     else:
         answered = pipe(_inputs(videos, questions), **how)
@@ -65,6 +73,8 @@ def ask(arguments: argparse.Namespace) -> None:
                 result["evidence"].save(picture)
         if arguments.json:
             told.append({"video": video, "answers": [_as_numbers(*one) for one in _with_pictures(results, drawn)]})
+        elif arguments.stream:
+            _print_evidence(results, drawn)
         elif "error" not in results[0]:
             _print(results, drawn, names_video=len(videos) > 1)
     if arguments.json:
@@ -84,7 +94,7 @@ def encode(arguments: argparse.Namespace) -> None:
     if not output.absolute().parent.is_dir():
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
     _check_video(arguments.video, arguments)
-    features = _load(arguments).encode(arguments.video, **_sampling(arguments))
+    features = _load(arguments).encode(arguments.video, **sampling_of_arguments(arguments))
     partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         features.save(partial)
@@ -100,7 +110,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     """Draw what is kept of a video."""
     picture = check_picture_path(arguments.output)
     _check_video(arguments.video, arguments)
-    evidence = _load(arguments).inspect(arguments.video, arguments.question, **_sampling(arguments))
+    evidence = _load(arguments).inspect(arguments.video, arguments.question, **sampling_of_arguments(arguments))
     evidence.save(picture)
     total = evidence.num_frames * evidence.tokens_per_frame
     print(
@@ -135,6 +145,23 @@ def _is_video(word: str) -> bool:
     return os.path.exists(word) or is_address(word) or bool(re.fullmatch(r"\S+\.[A-Za-z][A-Za-z0-9]{1,10}", word))
 
 
+def _streamed(
+    pipe: Any, videos: Sequence[str], questions: Sequence[str], how: dict[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
+    """The results of each video, whose answers are printed word by word as they are made."""
+    streamer = transformers.TextStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    for video in videos:
+        if len(videos) > 1:
+            print(video)
+        results = []
+        for question in questions:
+            if len(questions) > 1:
+                print(question)
+            given = {"video": _opened(video), "question": question}
+            results += pipe([given], streamer=streamer, on_error="raise" if len(videos) == 1 else "record", **how)[0]
+        yield results
+
+
 def _opened(video: str) -> Any:
     return transformers_linvt.VideoFeatures.load(video) if video.endswith(ENCODED) else video
 
@@ -157,7 +184,8 @@ def _load(arguments: argparse.Namespace) -> Any:
     return load(arguments.model, arguments.device, arguments.dtype, **cache, **bars, **trusted(arguments))
 
 
-def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+def sampling_of_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sampling arguments that were given, as the pipeline takes them."""
     given = {name: getattr(arguments, name) for name in _SAMPLING}
     if given["limits"] is not None:
         given["limits"] = transformers_linvt.VideoLimits(**dict(given["limits"]))
@@ -173,7 +201,7 @@ def _check_video(video: str, arguments: argparse.Namespace, looks_inside: bool =
             raise VideoReadError(f"{video} does not exist. Check the path (the working directory is {os.getcwd()}).")
         return
     if looks_inside or not os.path.isfile(video):
-        sampling = _sampling(arguments)
+        sampling = sampling_of_arguments(arguments)
         window = {name: sampling[name] for name in ("start", "end", "limits") if name in sampling}
         transformers_linvt.read_video(video, num_frames=1, **window)
 
@@ -204,6 +232,12 @@ def _print(results: list[dict[str, Any]], drawn: list[Path], names_video: bool) 
     for result, picture in _with_pictures(results, drawn):
         answer = result["answer"] or "(the answer is empty)"
         print(f"{result['question']}\n  {answer}" if len(results) > 1 else answer)
+        _print_evidence([result], [] if picture is None else [picture])
+
+
+def _print_evidence(results: list[dict[str, Any]], drawn: list[Path]) -> None:
+    """What stands below an answer that was printed already."""
+    for result, picture in _with_pictures(results, drawn):
         if picture is not None:
             print(f"  evidence: {picture}")
         if "evidence" in result:

@@ -96,21 +96,19 @@ class CondensesVideos(LinVTPreTrainedModel):
         """
         for video in videos:
             self._warn_of_few_tokens(*video.tokens.shape[:2])
-        tokens, mask = _pad_videos([video.tokens for video in videos])
         # a base spread over devices may leave its tokens on another one
         device, dtype = device_of(self.linvt), next(self.linvt.parameters()).dtype
         outputs = self.linvt(
-            frame_tokens=tokens.to(device, dtype),
-            frame_mask=mask.to(device),
-            timestamps=_pad_rows(timestamps, tokens.shape[1]).to(device) if timestamps is not None else None,
+            frame_tokens=[video.tokens.to(device, dtype) for video in videos],
+            timestamps=[seconds.to(device) for seconds in timestamps] if timestamps is not None else None,
             grid_sizes=[video.grid_size for video in videos],
             question_embeds=question_embeds.to(device, dtype) if question_embeds is not None else None,
             question_mask=question_mask.to(device) if question_mask is not None else None,
             caption_embeds=caption_embeds.to(device, dtype) if caption_embeds is not None else None,
             caption_mask=caption_mask.to(device).bool() if caption_mask is not None else None,
         )
-        layers = [_pad_videos([video.deepstack[i] for video in videos])[0] for i in range(len(videos[0].deepstack))]
-        kept = [outputs.weights.average(layer.to(device)) for layer in layers]
+        layers = zip(*(video.deepstack for video in videos), strict=True)
+        kept = [outputs.weights.average_each([one.to(device) for one in layer]) for layer in layers]
         return CondensedVideos(
             tokens=outputs.video_tokens,
             deepstack=[outputs.weights.apply_to_kept(layer) for layer in kept],
@@ -187,21 +185,3 @@ class CondensesVideos(LinVTPreTrainedModel):
             f"{-(-most // tokens_per_frame)} {unit} or more, or make model and processor with num_video_tokens="
             f"{num_tokens} or less. Further videos like it are not named."
         )
-
-
-def _pad_videos(videos: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tensors `(T_i, N_i, D)` -> one `(num_videos, T, N, D)` and the mask `(num_videos, T, N)` of real tokens."""
-    frames, places = max(len(video) for video in videos), max(video.shape[1] for video in videos)
-    padded = videos[0].new_zeros(len(videos), frames, places, videos[0].shape[-1])
-    mask = torch.zeros(padded.shape[:3], dtype=torch.bool, device=padded.device)
-    for i, video in enumerate(videos):
-        padded[i, : len(video), : video.shape[1]] = video
-        mask[i, : len(video), : video.shape[1]] = True
-    return padded, mask
-
-
-def _pad_rows(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
-    padded = torch.zeros(len(rows), length)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return padded

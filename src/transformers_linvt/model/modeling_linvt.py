@@ -446,13 +446,14 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 (`.safetensors`). Whatever [`encode_video`] takes is encoded first, and again at the next call.
             question: one question, or a list of them.
             processor ([`LinVTProcessor`]): the model's.
-            generate_kwargs: arguments of `generate()`.
+            generate_kwargs: arguments of `generate()`. A `streamer` gets the words of one question as they come.
 
         Returns:
             The answer, or one per question.
 
         Raises:
-            LinVTInputError: no processor, that of another model, or features that another model made.
+            LinVTInputError: no processor, that of another model, features that another model made, or a streamer for
+                several questions.
         """
         return self._answer(features, question, processor, generate_kwargs)[0]
 
@@ -531,6 +532,11 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         if not isinstance(features, VideoFeatures):
             features = self.encode_video(features, processor)
         questions = [question] if isinstance(question, str) else list(question)
+        if generate_kwargs.get("streamer") is not None and len(questions) > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer, and {len(questions)} questions were asked at once. Ask "
+                "them one after the other."
+            )
         inputs = processor.question_inputs(questions).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         assert condensed is not None  # there are features

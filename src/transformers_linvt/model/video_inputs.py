@@ -15,6 +15,7 @@ from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
+from ..video.record import UnseenFrames
 from .base_parts import HasBaseProcessor
 from .frame_sources import as_read_video_takes_it
 from .messages import SAMPLING_ARGUMENTS, resolved
@@ -99,18 +100,22 @@ class ReadsVideos(HasBaseProcessor):
 
         Every video goes through the image processor alone: frames of one call may have to share a size. Indices that
         an image processor counts over one call (Molmo2's pooling) therefore count from the first frame of their video.
+        Of [`UnseenFrames`] only number and times become inputs.
         """
         if not videos:
             return {}
         each = []
         for video in videos:
+            if isinstance(video, UnseenFrames):
+                continue
             refused = f"The base's image processor refused the frames of {shown(video.source)}"
             make, frames = self.bridge.frame_inputs, list(video.frames)
             made = in_our_words(refused, make, self.base_processor, frames, self.frame_options(len(frames), options))
             made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
             each.append(made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made))
         steps = [self.steps_of(video) for video in videos]
-        data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in each[0]}
+        names = each[0] if each else ()
+        data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in names}
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
         data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data

@@ -15,11 +15,12 @@ from transformers.utils import logging
 
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
+from ..model.digests import is_still
 from ..model.features import VideoFeatures
 from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of, source_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
-from .caching import FeatureCache, Keys, SeenVideo, identity_of, seen_of_features, with_about
+from .caching import FeatureCache, Keys, SeenVideo, seen_of_features, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .progress import frames_bar, make_bar
 from .requests import (
@@ -111,7 +112,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Threads that decode videos ahead of the model (decoders work outside of Python's lock). Not processes:
             forked from a program that has threads already, they can dead-lock.
         max_new_tokens, do_sample, num_beams, ... (*optional*):
-            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said.
+            Arguments of `generate()`, also as `generate_kwargs={...}`. At most 256 new tokens if nothing is said. A
+            `streamer` gets the words of an answer as they come, one answer after the other.
     """
 
     processor: Any  # a LinVTProcessor
@@ -276,6 +278,11 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise LinVTInputError(f"batch_size={batch_size!r}: give a whole number, 1 or more.")
+        if kwargs.get("streamer") is not None and batch_size > 1:
+            raise LinVTInputError(
+                f"A streamer takes the words of one answer at a time, and batch_size={batch_size}. Leave one of them "
+                "out."
+            )
         return super().__call__(requests, batch_size=batch_size, rows_at_once=batch_size, **kwargs)
 
     @staticmethod
@@ -421,7 +428,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if found is not None and not with_pixels:
             return found.named(os.fspath(source))
         frames = self.processor.read_video(source, **sampling)
-        if of_file is not None and identity_of(source) != of_file[1]:  # it was written while it was read
+        if of_file is not None and not is_still(source, of_file[1]):  # it was written while it was read
             found = key = None
         elif of_file is None and self.cache.is_on:
             key = self._keys.of_frames(frames)

@@ -217,9 +217,9 @@ class LinearVideoTokenizer(nn.Module):
 
     def forward(
         self,
-        frame_tokens: torch.Tensor,
+        frame_tokens: torch.Tensor | Sequence[torch.Tensor],
         frame_mask: torch.Tensor | None = None,
-        timestamps: torch.Tensor | None = None,
+        timestamps: torch.Tensor | Sequence[torch.Tensor] | None = None,
         grid_sizes: Sequence[tuple[int, int]] | None = None,
         question_embeds: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
@@ -232,11 +232,12 @@ class LinearVideoTokenizer(nn.Module):
 
         Args:
             frame_tokens (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
-                Visual tokens of the sampled frames.
+                Visual tokens of the sampled frames; or a sequence of videos of any shapes `(num_frames,
+                tokens_per_frame, dim)`, which cost what each of them costs and not what the longest does.
             frame_mask (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`, *optional*):
-                True where a token exists.
+                True where a token exists; not with a sequence.
             timestamps (`torch.Tensor` of shape `(batch, num_frames)`, *optional*):
-                Seconds.
+                Seconds; of a sequence of videos a sequence.
             grid_sizes (sequence of `(rows, columns)`, *optional*):
                 Grid of each video's tokens.
             question_embeds (`torch.Tensor` of shape `(batch, num_text_tokens, dim)`, *optional*):
@@ -254,7 +255,14 @@ class LinearVideoTokenizer(nn.Module):
         Raises:
             `LinVTInputError`: captions without a contrastive head.
         """
-        refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
+        if isinstance(frame_tokens, torch.Tensor):
+            refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
+        else:
+            if frame_mask is not None:
+                raise LinVTInputError(
+                    "A sequence of videos has no padding, so frame_mask has no meaning. Leave it out."
+                )
+            refined = self.refine_each(frame_tokens, timestamps, grid_sizes)
         output = self.aggregate(refined, question_embeds, question_mask)
         if caption_embeds is None:
             return output
@@ -337,6 +345,40 @@ class LinearVideoTokenizer(nn.Module):
             run_weights=kept.weights,
             significance=log_significance.exp().masked_fill(~full_mask, 0.0),
         )
+
+    def refine_each(
+        self,
+        videos: Sequence[torch.Tensor],
+        timestamps: Sequence[torch.Tensor] | None = None,
+        grid_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> RefinedVideo:
+        """
+        `refine` for videos of different shapes, of which only what is kept is padded to one batch.
+
+        Videos of one shape go through SVR together. In several processes each goes by itself: where weights are
+        sharded, all processes have to make as many calls, whatever the shapes of their videos.
+
+        Args:
+            videos (sequence of `torch.Tensor` of shapes `(num_frames, tokens_per_frame, dim)`).
+            timestamps (sequence of `torch.Tensor` of shapes `(num_frames,)`, *optional*): seconds.
+            grid_sizes (sequence of `(rows, columns)`, *optional*): see `refine`.
+
+        Raises:
+            `LinVTInputError`: see `refine`.
+        """
+        groups: dict[object, list[int]] = {}
+        for number, video in enumerate(videos):
+            groups.setdefault(number if _in_several_processes() else video.shape[:2], []).append(number)
+        refined: list[RefinedVideo | None] = [None] * len(videos)
+        for numbers in groups.values():
+            together = self.refine(
+                torch.stack([videos[number] for number in numbers]),
+                timestamps=torch.stack([timestamps[number] for number in numbers]) if timestamps is not None else None,
+                grid_sizes=[grid_sizes[number] for number in numbers] if grid_sizes is not None else None,
+            )
+            for row, number in enumerate(numbers):
+                refined[number] = together if len(numbers) == 1 else together.select([row])
+        return together if len(groups) == 1 else RefinedVideo.stack(refined)
 
     def _keep(
         self,
@@ -423,3 +465,11 @@ class LinearVideoTokenizer(nn.Module):
             weights,
             kept_tokens=refined.kept_tokens,
         )
+
+
+def _in_several_processes() -> bool:
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )

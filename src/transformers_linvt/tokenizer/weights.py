@@ -159,6 +159,16 @@ class FactoredWeights:
             )
         return average_runs(values, self.run_slots, self.run_weights, self.kept_indices.shape[1])
 
+    def average_each(self, videos: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`average` for the values of each video without padding, `(num_frames, tokens_per_frame, width)`."""
+        shape, averages = (len(self.run_slots), self.num_frames, self.tokens_per_frame), []
+        slots, weights = self.run_slots.view(shape), self.run_weights.view(shape)
+        for number, values in enumerate(videos):
+            frames, tokens = values.shape[:2]
+            own = (one[number, :frames, :tokens].reshape(1, -1) for one in (slots, weights))
+            averages.append(average_runs(values.unsqueeze(0), *own, self.kept_indices.shape[1]))
+        return torch.cat(averages)
+
     def apply_to_kept(self, values: torch.Tensor) -> torch.Tensor:
         """`apply` for values `(batch, num_kept, width)` that were averaged over the runs of the slots before."""
         dtype = accumulation_dtype(values.dtype)

@@ -16,6 +16,7 @@ from ..model.processing_linvt import LinVTProcessor
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from .data import Example, parse_example
+from .frame_tokens import FRAME_TOKENS, FrameTokenCache, LookedUp
 from .identity import content_id
 
 
@@ -57,6 +58,8 @@ class LinVTDataCollator:
         chat_template (`str`, *optional*): instead of the base's own.
         add_timestamps (`bool`, *optional*): write the times of the frames into the prompt; by default as the
             processor does.
+        frame_tokens ([`FrameTokenCache`], *optional*): of videos that were encoded before, whose frames are then not
+            read; a batch has what it knows of its videos under `frame_tokens`.
 
     Raises:
         `LinVTInputError`: from a call, for a row that is no example (its keys are named), or one that is too long.
@@ -78,6 +81,7 @@ class LinVTDataCollator:
         assistant_only_loss: bool = False,
         chat_template: str | None = None,
         add_timestamps: bool | None = None,
+        frame_tokens: FrameTokenCache | None = None,
     ) -> None:
         self.processor = processor
         self.max_length = max_length
@@ -93,6 +97,7 @@ class LinVTDataCollator:
         self.assistant_only_loss = assistant_only_loss
         self.chat_template = chat_template
         self.add_timestamps = add_timestamps
+        self.frame_tokens = frame_tokens
         self._named: set[str] = set()
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -114,18 +119,20 @@ class LinVTDataCollator:
         rows = [
             number if videos[number] is not None else next_readable(number, readable) for number in range(len(parsed))
         ]
-        parsed, kept = [parsed[row] for row in rows], [videos[row] or [] for row in rows]
-        batch = dict(self._tokenize(parsed, kept))
+        parsed, looked = [parsed[row] for row in rows], [videos[row] or [] for row in rows]
+        batch = dict(self._tokenize(parsed, [[one.video for one in row] for row in looked]))
         batch["labels"] = self._labels(batch)
         self._cut(batch)
         batch["video_ids"] = torch.tensor([example.video_id() for example in parsed])
         batch["caption_ids"] = torch.tensor([content_id(example.answer_text()) for example in parsed])
         batch["unreadable_videos"] = unreadable
+        if self.frame_tokens is not None:
+            batch[FRAME_TOKENS] = [one.tokens for row in looked for one in row]
         return batch
 
-    def _read(self, parsed: Sequence[Example]) -> tuple[list[list[VideoFrames] | None], list[str]]:
-        """The frames of every example, `None` where a video cannot be read, and the names of those."""
-        videos: list[list[VideoFrames] | None] = []
+    def _read(self, parsed: Sequence[Example]) -> tuple[list[list[LookedUp] | None], list[str]]:
+        """The videos of every example, `None` where one cannot be read, and the names of those."""
+        videos: list[list[LookedUp] | None] = []
         unreadable = []
         for example in parsed:
             try:
@@ -133,7 +140,7 @@ class LinVTDataCollator:
                 with one_request():  # its videos share the limits of a request
                     videos.append(
                         [
-                            self.processor.read_video(source, **sampling_of(own, self.sampling))
+                            self._look_up(source, sampling_of(own, self.sampling))
                             for source, own in zip(example.videos, example.sampling, strict=True)
                         ]
                     )
@@ -144,6 +151,11 @@ class LinVTDataCollator:
                     self._named.add(example.name())
                     logger.warning(f"{error} Another example of the batch takes its place.")
         return videos, unreadable
+
+    def _look_up(self, source: Any, sampling: Mapping[str, Any]) -> LookedUp:
+        if self.frame_tokens is not None:
+            return self.frame_tokens.look_up(self.processor, source, sampling)
+        return LookedUp(self.processor.read_video(source, **sampling))
 
     def _load_pictures(self, example: Example) -> None:
         """Pictures from files; one that cannot be read costs its example, not the run."""

@@ -222,8 +222,9 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
             )
         counts = inputs["frames_per_video"].tolist()
         frames = {name.removeprefix("frame_"): inputs[name] for name in inputs if name.startswith("frame_")}
-        with torch.no_grad(), self.accelerator.autocast():
-            encoded = inner.model.encode_videos(counts, frames)
+        if (encoded := inputs.pop("encoded_frames", None)) is None:
+            with torch.no_grad(), self.accelerator.autocast():
+                encoded = inner.model.encode_videos(counts, frames)
         times = inputs["video_timestamps"].split(counts) if "video_timestamps" in inputs else None
         rows, parts = len(inputs["input_ids"]), []
         for start in range(0, rows, mini):

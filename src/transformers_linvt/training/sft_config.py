@@ -7,6 +7,7 @@ from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
 from ..errors import LinVTInputError
+from .frame_tokens import DTYPES
 from .stages import find_stage
 
 
@@ -31,6 +32,11 @@ class LinVTSFTConfig(SFTConfig):
         max_unreadable_share (`float`, defaults to 0.05): stop when more than this share of the videos was unreadable.
         linvt_learning_rate (`float`, *optional*): of LinVT; `learning_rate` by default, which is LoRA's.
         scorer_learning_rate (`float`, *optional*): of SVR's scorer; that of LinVT by default.
+        cache_frame_tokens (`str`, *optional*): a folder that keeps what the frozen vision side makes of every video,
+            so that from the second epoch on, and in the next run, no video is read or encoded. Found by the content of
+            the video, the sampling, the processor and the weights. Several runs and processes may share it.
+        cache_frame_tokens_dtype (`str`, defaults to `"bfloat16"`): `"auto"` keeps the numbers as the vision side gives
+            them: in a run in float32 twice the size, and the same training bit by bit as without a cache.
     """
 
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of an example; only answers are cut."})
@@ -56,6 +62,10 @@ class LinVTSFTConfig(SFTConfig):
     scorer_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the scorer (SVR); that of LinVT by default."}
     )
+    cache_frame_tokens: str | None = field(
+        default=None, metadata={"help": "Folder that keeps the frame tokens of every video."}
+    )
+    cache_frame_tokens_dtype: str = field(default="bfloat16", metadata={"help": "bfloat16 or auto."})
 
     def __post_init__(self) -> None:
         """Set what has to be set; refuse what cannot work."""
@@ -77,6 +87,13 @@ class LinVTSFTConfig(SFTConfig):
             raise LinVTInputError(f"max_unreadable_share={self.max_unreadable_share} must lie between 0 and 1.")
         if self.num_frames is not None and self.fps is not None:
             raise LinVTInputError("num_frames and fps are alternatives. Give one of them.")
+        if self.cache_frame_tokens_dtype not in DTYPES:
+            known = ", ".join(map(repr, DTYPES))
+            raise LinVTInputError(
+                f"cache_frame_tokens_dtype={self.cache_frame_tokens_dtype!r}: choose one of {known}."
+            )
+        if self.cache_frame_tokens is None and self.cache_frame_tokens_dtype != "bfloat16":
+            raise LinVTInputError("cache_frame_tokens_dtype has no effect without cache_frame_tokens. Name a folder.")
         self._refuse_what_has_no_effect()
         super().__post_init__()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:

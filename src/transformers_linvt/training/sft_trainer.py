@@ -27,6 +27,7 @@ from . import card as training_card
 from .checks import check_agreement, check_has_figures, check_has_steps, named_datasets
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
 from .data import check_dataset, lengths_of, undecoded
+from .frame_tokens import FRAME_TOKENS, FrameTokenCache
 from .lora import save_instructed, unwrap, with_linvt
 from .resume import find_checkpoint
 from .sft_config import LinVTSFTConfig
@@ -96,6 +97,11 @@ class LinVTSFTTrainer(SFTTrainer):
         train_dataset, eval_datasets = _read_as_files(args, train_dataset, named_datasets(eval_dataset))
         if data_collator is None:
             data_collator = self.make_collator(args, checked)
+        elif args.cache_frame_tokens is not None:
+            raise LinVTInputError(
+                "cache_frame_tokens and a data_collator of your own do not go together: it may change the frames of a "
+                "video from epoch to epoch. Leave one of them out."
+            )
         inner.linvt.float()  # before PEFT copies it: small updates are lost in half precision
         self.unreadable: deque[str] = deque(maxlen=_MOST_NAMES)
         self.num_unreadable, self.num_videos = 0, 0
@@ -123,6 +129,7 @@ class LinVTSFTTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self.parameter_counts = apply_stage(self.model, args.stage)
         inner.check_can_be_saved()  # again: some adapters (PiSSA, OLoRA) change the base when they are made
+        self.frame_tokens = self._frame_token_cache(inner, data_collator) if args.cache_frame_tokens else None
 
     @property
     def _folder(self) -> str:
@@ -145,6 +152,23 @@ class LinVTSFTTrainer(SFTTrainer):
             completion_only_loss=args.completion_only_loss,
             assistant_only_loss=args.assistant_only_loss,
         )
+
+    def _frame_token_cache(self, inner: LinVTForVideoQA, collator: LinVTDataCollator) -> FrameTokenCache:
+        """The cache of the arguments, given to the collator, after seeing that it can be of use."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise LinVTInputError(
+                "cache_frame_tokens runs the vision side outside of the model's own forward, which FSDP and DeepSpeed "
+                "do not allow. Train with DDP, or without cache_frame_tokens."
+            )
+        args = self.args
+        precision = self.accelerator.mixed_precision
+        cache = FrameTokenCache(
+            args.cache_frame_tokens, inner, collator.processor, args.cache_frame_tokens_dtype, precision
+        )
+        with self.accelerator.autocast():
+            cache.check(inner, collator, self.train_dataset, is_told=self.is_world_process_zero())
+        collator.frame_tokens = cache
+        return cache
 
     # -- optimiser --
 
@@ -178,6 +202,15 @@ class LinVTSFTTrainer(SFTTrainer):
         return LengthGroupedSampler(batch, lengths=lengths)
 
     # -- steps --
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in transformers; with a cache, videos come as frame tokens."""
+        inputs = super()._prepare_inputs(inputs)
+        if seen := inputs.pop(FRAME_TOKENS, None):
+            inner = unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            with self.accelerator.autocast():
+                inputs["encoded_frames"] = self.frame_tokens.fill(inner, inputs, seen)
+        return inputs
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
