@@ -63,7 +63,7 @@ def test_a_frame_is_made_a_square_without_being_enlarged_for_tiles_first(name: s
     levels = 255 * base.image_processor.image_std[0]
     assert float(np.abs(made.numpy() - theirs).max()) * levels <= 2
     video = processor.read_video(frames, timestamps=[0.0, 1.0])
-    enlarged = processor._frames_of([video], {"size": {"longest_edge": tiles}})["frame_pixel_values"]
+    enlarged = processor.frame_inputs([video], {"size": {"longest_edge": tiles}})["frame_pixel_values"]
     assert float((enlarged - made).abs().max()) * levels > 2  # what was made of them before
 
 
