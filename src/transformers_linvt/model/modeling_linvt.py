@@ -252,15 +252,18 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         """
         prepared, condensed = self.prepare(input_ids, **inputs)
         outputs = self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
-        return remember_seen(outputs, prepared, condensed)
+        return self.remember_seen(outputs, prepared, condensed)
 
-
-def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
-    """The same outputs, whose cache knows which video tokens were passed over, for who goes on from it by hand."""
-    cache = getattr(outputs, CACHE_NAME, None)
-    if condensed is not None and cache is not None and not bool(condensed.outputs.weights.used.all()):
-        setattr(cache, _SEEN, prepared["attention_mask"])
-    return outputs
+    def remember_seen(
+        self, outputs: ModelOutput, prepared: Mapping[str, Any], condensed: CondensedVideos | None
+    ) -> ModelOutput:
+        """The same outputs, whose cache knows which video tokens were passed over, for who goes on by hand."""
+        cache = getattr(outputs, CACHE_NAME, None)
+        if condensed is None or cache is None or not self.bridge.has_place_per_token:
+            return outputs
+        if not bool(condensed.outputs.weights.used.all()):
+            setattr(cache, _SEEN, prepared["attention_mask"])
+        return outputs
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -334,7 +337,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
         outputs: Any = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
-        remember_seen(outputs, prepared, condensed)
+        self.model.remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(

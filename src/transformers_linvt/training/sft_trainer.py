@@ -257,7 +257,7 @@ class LinVTSFTTrainer(SFTTrainer):
         metrics["unreadable_share"] = [self.num_unreadable / self.num_videos]
         if frames is not None and "video_mask" in inputs:
             metrics["frames_per_video"].append(frames.float().mean().item())
-            metrics["tokens_per_video"].append(inputs["video_mask"].sum().item() / len(frames))
+            metrics["tokens_per_video"].append(float(unwrap(self.model).config.num_video_tokens))
         if self.num_videos >= _LEAST_VIDEOS_TO_JUDGE:
             self._check_share()
         return taken
