@@ -100,15 +100,18 @@ def encode_while_reading(
         VideoReadError: the video cannot be read.
         LinVTInputError: the frames do not fit the model.
     """
-    limits, encoding = sampling.get("limits"), None
+    limits = sampling.get("limits")
+    encoding: VideoEncoding | None = None
     is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
     most = limits.max_frames if is_raised else 0
     with Workers() as workers:
         try:
             for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):
                 if isinstance(item, VideoFrames):
+                    if encoding is None:
+                        break
                     return encoding.finish(), item
-                if item.start == 0:  # at the beginning, and where damage made all that came before void
+                if encoding is None or item.start == 0:  # damage makes all that came before void
                     if encoding is not None:
                         encoding.__exit__(None, None, None)
                     encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most)
