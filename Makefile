@@ -27,7 +27,7 @@ FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tes
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage format clean
+.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
@@ -42,6 +42,7 @@ help:
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
 	@echo "make coverage            what of the clips in LINVT_TEST_VIDEOS an untrained LinVT covers: docs/coverage.md"
+	@echo "make test-harness        LinVT in lmms-eval, on miniatures of benchmarks, in an environment of its own"
 	@echo "make format              let ruff mend and format the sources"
 	@echo "make clean               remove .venv, caches and builds"
 
@@ -128,12 +129,16 @@ coverage: .venv/installed-coverage
 	    echo "LINVT_TEST_VIDEOS is not set: make LINVT_TEST_VIDEOS=FOLDER coverage, see CONTRIBUTING.md"; exit 1; }
 	$(RUN)/python benchmarks/coverage.py "$(LINVT_TEST_VIDEOS)" $(ARGS)
 
+test-harness: .venv-harness/installed
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/.venv-harness/hub OMP_NUM_THREADS=1 .venv-harness/bin/python -m pytest \
+	    -m "slow or not slow" tests/evaluation/test_harness.py tests/evaluation/test_benchmarks.py $(TESTS)
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-bases .venv-oldest .venv-newest .venv-docs build dist site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-harness .venv-bases .venv-oldest .venv-newest .venv-docs build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
@@ -159,6 +164,19 @@ clean:
 	@grep -v "^torch" constraints.txt | .venv-bases/bin/python -m pip install --quiet --quiet \
 	    --disable-pip-version-check --constraint constraints-bases.txt --constraint /dev/stdin \
 	    --editable ".[bases,dev,training]"
+	@touch $@
+
+# lmms-eval holds back some libraries. It asks for torchvision, whose wheels fit some builds of torch only, and does
+# without where there is none
+.venv-harness/installed: pyproject.toml constraints.txt .venv/python-found
+	@echo "Installing lmms-eval and what it needs into .venv-harness (once, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-harness
+	@grep -Ev "^(av|filelock|protobuf|torchao|torchcodec|decord)==" constraints.txt | .venv-harness/bin/python -m pip \
+	    install --quiet --quiet --disable-pip-version-check --constraint /dev/stdin --editable ".[evaluation]" \
+	    pytest pytest-timeout
+	@.venv-harness/bin/python -c "import torchvision" 2>/dev/null || \
+	    .venv-harness/bin/python -m pip uninstall --quiet --yes torchvision
+	@.venv-harness/bin/python -c "import lmms_eval.evaluator"
 	@touch $@
 
 .venv-docs/installed: requirements-docs.txt

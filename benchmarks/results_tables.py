@@ -10,9 +10,10 @@ saw the question with those that did not, `intervals` gives every kind of questi
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
+
+from transformers_linvt.evaluation.statistics import wilson
 
 
 FOUR = ("colour", "shape", "position", "existence")
@@ -70,19 +71,6 @@ def percent(counts: Counts, kind: str, questions: Sequence[str]) -> str:
 def each(counts: Counts, kind: str, questions: Sequence[str]) -> str:
     """Right answers about a kind of clip, question by question."""
     return "/".join(percent(counts, kind, (question,)) for question in questions)
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """
-    95 % interval of a share, in percent.
-
-    >>> [round(bound, 1) for bound in wilson(95, 100)]
-    [88.8, 97.8]
-    """
-    z, share = 1.96, right / asked
-    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return 100 * (centre - half), 100 * (centre + half)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -48,6 +48,7 @@ from transformers import AutoProcessor
 
 from transformers_linvt import LinVTForVideoQA, embedded_base_path
 from transformers_linvt.demo import shapes
+from transformers_linvt.evaluation.arms import PLAIN_ARMS, plain_weights
 
 
 FRAMES_PER_SECOND = 8.0
@@ -98,6 +99,7 @@ class Recipe:
     kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
     easy_first: bool = False  # needles and static in the first third, then all
     uses_all_queries: bool = False  # also where less is new than there are video tokens
+    condenser: str = "linvt"  # or one of PLAIN_ARMS, with an adapter as large as LinVT
     mix: tuple = MIX
 
 
@@ -149,6 +151,8 @@ ARMS: dict[str, dict] = {
     "question about a crowd seen": CROWD,
     "question about a crowd unseen": {**CROWD, "text_conditioned": False},
     "with crowds": {"mix": (*MIX, ("crowd", None, 3))},
+    # the same budget of tokens, data, steps and parameters, without LinVT; "all" has every token and is not cheaper
+    **{arm: {"condenser": arm} for arm in PLAIN_ARMS},
 }
 
 
@@ -212,6 +216,12 @@ def padded(rows: list[list[int]], value: int) -> torch.Tensor:
     """Rows of different length as one tensor, padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+
+def _same_length(videos: list[torch.Tensor]) -> torch.Tensor:
+    """Videos as one batch; one that needs fewer tokens (k-means of a still clip) has its last again."""
+    longest = max(map(len, videos))
+    return torch.stack([torch.cat([one, one[-1:].expand(longest - len(one), -1)]) for one in videos])
 
 
 def weight_of(linear: nn.Module) -> torch.Tensor:
@@ -280,6 +290,32 @@ class PackedLlama:
         return F.rms_norm(states, states.shape[-1:], norm.weight, self.eps)
 
 
+@dataclass
+class PlainVideos:
+    """Videos condensed by a plain arm: tokens `(clips, tokens, dim)`, before the adapter."""
+
+    tokens: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> "PlainVideos":
+        """The video of every row."""
+        return PlainVideos(self.tokens[rows])
+
+
+class Adapter(nn.Module):
+    """A residual layer of two matrices with about `num_parameters` weights, which starts as the identity."""
+
+    def __init__(self, dim: int, num_parameters: int) -> None:
+        super().__init__()
+        hidden = max(1, num_parameters // (2 * dim))
+        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        nn.init.zeros_(self.layers[2].weight)
+        nn.init.zeros_(self.layers[2].bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens of any shape that ends in `dim`."""
+        return tokens + self.layers(tokens)
+
+
 class SmallModel:
     """The embedded base with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
 
@@ -306,6 +342,10 @@ class SmallModel:
         self.model.to(device)
         self.linvt, self.base = self.model.linvt, self.model.base_vlm
         self.linvt.aggregator.uses_all_queries = recipe.uses_all_queries
+        self.adapter = None
+        if recipe.condenser != "linvt":
+            size = sum(parameter.numel() for parameter in self.linvt.parameters())
+            self.adapter = Adapter(self.linvt.dim, size).to(device)
         self.base.requires_grad_(False)
         self.language_model = PackedLlama(self.base.model.language_model)
         self.embed = self.model.get_input_embeddings()
@@ -340,15 +380,23 @@ class SmallModel:
 
     def refine(self, frame_tokens: torch.Tensor):
         """SVR of clips `(clips, num_frames, 16, 128)`."""
+        if self.adapter is not None:
+            budget, arm = self.recipe.num_video_tokens, self.recipe.condenser
+            condensed = [plain_weights(arm, one, budget) @ one.flatten(0, 1) for one in frame_tokens]
+            return PlainVideos(_same_length(condensed))
         times = torch.arange(frame_tokens.shape[1], device=frame_tokens.device) / FRAMES_PER_SECOND
         return self.linvt.refine(frame_tokens, timestamps=times.expand(len(frame_tokens), -1))
 
     def numbers_of_tokens(self, refined) -> list[int]:
         """How many video tokens the language model sees of each clip."""
+        if self.adapter is not None:
+            return [refined.tokens.shape[1]] * len(refined.tokens)
         return self.linvt.aggregator.used_queries(refined.num_used).sum(1).tolist()
 
     def condense(self, refined, prompts: Prompts) -> torch.Tensor:
         """Video tokens in use `(of all clips, 128)`, knowing the questions of the first rows of the prompts."""
+        if self.adapter is not None:
+            return self.adapter(refined.tokens).flatten(0, 1)
         num_clips = len(refined.kept_tokens)
         question = self.embed(prompts.question_ids[:num_clips])
         condensed = self.linvt.aggregate(refined, question, prompts.question_mask[:num_clips])
@@ -442,9 +490,10 @@ class Trainer:
             self.model.linvt.num_kept_tokens = round(recipe.kept_at_start * shrink)
 
     def _parameter_groups(self, with_lora: bool) -> list[dict]:
-        linvt = self.model.linvt
-        groups = [{"params": list(linvt.aggregator.parameters()), "peak": self.recipe.learning_rate}]
-        if scorer := list(linvt.scorer.parameters()):
+        linvt, adapter = self.model.linvt, self.model.adapter
+        learned = linvt.aggregator if adapter is None else adapter
+        groups = [{"params": list(learned.parameters()), "peak": self.recipe.learning_rate}]
+        if adapter is None and (scorer := list(linvt.scorer.parameters())):
             groups.append({"params": scorer, "peak": self.recipe.scorer_rate})
         if with_lora:
             groups.append({"params": self.model.add_lora(), "peak": self.recipe.lora_rate})

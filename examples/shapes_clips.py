@@ -25,7 +25,6 @@ picture, and asked the same. The most that guessing without the order can reach 
 
 import argparse
 import json
-import math
 import platform
 import shutil
 import time
@@ -40,6 +39,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from transformers_linvt import embedded_base_path, embedded_model_path, save_instructed
 from transformers_linvt.demo import shapes
+from transformers_linvt.evaluation.statistics import wilson
 
 
 FRAMES_PER_SECOND = 8
@@ -174,14 +174,6 @@ def draw_pictures(folder: Path, num_pictures: int, seed: int) -> dict[str, list[
 # ---------------------------------------------------------------------------------------------------------------------
 # Measuring
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % interval of a share, in percent."""
-    z, share = 1.96, right / asked
-    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return 100 * (centre - half), 100 * (centre + half)
 
 
 def variants(kind: str) -> tuple[str, ...]:

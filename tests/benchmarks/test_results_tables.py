@@ -1,6 +1,5 @@
 """Proves the tables of docs/results.md: shares and intervals of counts that are known, and a row for every run."""
 
-import doctest
 import importlib
 import sys
 from pathlib import Path
@@ -49,8 +48,3 @@ def test_intervals_have_a_row_for_every_kind_of_question(tables):
     assert lines[0] == "| clips | question | 16 frames |"
     assert "| static: one picture all along | count | 50 [40, 60] |" in lines
     assert len(lines) == 2 + 6
-
-
-def test_the_example_in_the_docstring_is_true(tables):
-    result = doctest.testmod(tables)
-    assert result.attempted == 1 and result.failed == 0

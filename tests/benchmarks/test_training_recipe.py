@@ -190,3 +190,22 @@ def test_seeds_are_asked_what_the_example_asks(modules):
     for name in ("MIX", "PICTURE_MIX", "CAPTION_KINDS", "SHUFFLED_KINDS"):
         assert getattr(training_recipe, name) == getattr(example, name), name
     assert training_recipe.Recipe().picture_share == example.PICTURE_SHARE
+
+
+@pytest.mark.parametrize("arm", ["mean over time", "uniform frames", "k-means"])
+def test_an_arm_without_linvt_has_its_budget_its_size_and_a_gradient(arm, modules, clips):
+    _, training = modules
+    recipe = replace(training.Recipe(), condenser=arm, num_video_tokens=9, lora_rank=0)
+    model = training.SmallModel(recipe, 5)
+    size, linvt = (sum(p.numel() for p in part.parameters()) for part in (model.adapter, model.linvt))
+    assert abs(size - linvt) < 0.01 * linvt
+    tokens = clips["count"].tokens[:2].float()
+    refined = model.refine(tokens)
+    assert refined.tokens.shape[:2] == (2, 9) if arm != "k-means" else refined.tokens.shape[1] <= 9
+    questions = [(script.questions[0].question, "two") for script in clips["count"].scripts[:2]]
+    prompts = model.prompts(questions, model.numbers_of_tokens(refined))
+    before = model.condense(refined, prompts)
+    torch.testing.assert_close(before, refined.tokens.flatten(0, 1))  # it starts as the identity
+    model.logits(prompts, before).sum().backward()
+    assert model.adapter.layers[2].weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.linvt.parameters())

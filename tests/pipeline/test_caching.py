@@ -341,6 +341,17 @@ def test_several_writers_leave_whole_files(model, processor, clip, tmp_path):
     assert [path for path in files_of(folder) if path.suffix != ".safetensors"] == []
 
 
+def test_what_a_killed_writer_left_goes_after_a_day(model, processor, tmp_path):
+    folder = tmp_path / "cache"
+    make_pipe(model, processor, cache_dir=folder)
+    old, new = folder / ".one.partial", folder / ".two.partial"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    make_pipe(model, processor, cache_dir=folder)
+    assert files_of(folder) == [new]
+
+
 def test_a_folder_that_cannot_be_made_is_refused(model, processor, clip):
     with pytest.raises(LinVTInputError, match="cache_dir=.*cannot be made"):
         make_pipe(model, processor, cache_dir=clip)

@@ -10,7 +10,7 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, benching, demonstration, running, serving, wrapping
+from . import asking, benching, demonstration, evaluating, running, serving, wrapping
 from .fields import add_fields
 
 
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     asking_commands = (_add_ask, _add_run, _add_bench, _add_encode, _add_inspect)
-    for add in (*asking_commands, _add_wrap, _add_convert, _add_demo, _add_serve):
+    for add in (*asking_commands, _add_wrap, _add_convert, _add_eval, _add_demo, _add_serve):
         add(commands)
     return parser
 
@@ -192,6 +192,48 @@ def _add_convert(commands: Any) -> None:
     convert.set_defaults(run=wrapping.convert)
 
 
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser(
+        "eval",
+        more=evaluating.add_arguments,
+        help="ask about drawn clips whose answers are known, or compare two models",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a LinVT checkpoint or an image-text model; the embedded one if none"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two evaluations (.json), or two models, which are asked first: paired differences",
+    )
+    parser.add_argument("--output", metavar="OUT.json", default="evaluation.json", help="default: %(default)s")
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away what was answered before, instead of going on with it"
+    )
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument("--frames", nargs="+", type=_positive_integer, metavar="N", help="lengths of clips (16 32)")
+    asked.add_argument(
+        "--lengths", nargs="+", type=_positive_integer, metavar="N", help="of the clips of length (64 256 1024)"
+    )
+    asked.add_argument("--clips", type=_positive_integer, metavar="N", help="of every kind and length (100)")
+    asked.add_argument("--size", type=_positive_integer, metavar="N", help="pixels per side, a multiple of 4 (64)")
+    asked.add_argument("--seed", type=_whole_number, metavar="N", help="of the clips (0)")
+    asked.add_argument("--instruction", metavar="TEXT", help='behind every question, as "Answer with one word."')
+    asked.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="length of an answer (16)")
+    asked.add_argument(
+        "--write-clips", metavar="DIR", help="only write the clips and the questions as files, and ask nobody"
+    )
+    how = parser.add_argument_group("how it is asked")
+    how.add_argument("--uniform-frames", type=_positive_integer, metavar="N", help="pictures of the arm uniform (8)")
+    how.add_argument("--batch-size", type=_positive_integer, default=16, metavar="N", help="prompts at once (16)")
+    how.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    how.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    how.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    _add_verbose(parser)
+    parser.set_defaults(run=evaluating.run)
+
+
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="draw clips, ask about them, and compare with the right answers")
     demo.add_argument("--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)")
@@ -319,7 +361,7 @@ def _size(text: str) -> tuple[int, int]:
     most = VideoLimits().max_pixels
     sides = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
     height, width = map(int, sides.groups()) if sides else (0, 0)
-    if not 1 <= height * width <= most:
+    if height * width < 1 or (most is not None and height * width > most):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HxW, height and width in pixels such as 360x640 (at most {most:,} pixels)"
         )

@@ -25,9 +25,9 @@ OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 # First word of every seed: the streams of two splits never meet. Pictures have "train" and "test", clips the others:
 # "clip" is what figures are reported on, "clip_train" what models are trained on, "clip_choose" what recipes are
-# chosen on.
-SPLITS = {"train": 0, "test": 1, "clip": 2, "clip_train": 3, "clip_choose": 4}
-CLIP_SPLITS = ("clip", "clip_train", "clip_choose")
+# chosen on, "clip_diagnose" what `linvt eval` asks about.
+SPLITS = {"train": 0, "test": 1, "clip": 2, "clip_train": 3, "clip_choose": 4, "clip_diagnose": 5}
+CLIP_SPLITS = ("clip", "clip_train", "clip_choose", "clip_diagnose")
 
 
 @dataclass(frozen=True)

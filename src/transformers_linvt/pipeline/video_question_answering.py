@@ -74,10 +74,9 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
         subtitles, max_subtitle_tokens (*optional*):
-            Words that are written beside the video at their times: an SRT or WebVTT file, or pairs of seconds and
-            words, and the most tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. May stand in
-            dictionaries and video parts as well; that of a call is for a single video. The result says in
-            `subtitle_tokens` what they took.
+            Words beside the video at their times: an SRT or WebVTT file, or pairs of seconds and words, and the most
+            tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. Also in dictionaries and video parts;
+            that of a call is for a single video. The result has `subtitle_tokens`.
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
@@ -364,7 +363,8 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
         total = len(inputs) if is_sized else None
         with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
-                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                answers: Any = self.forward(batch, **forward_params)
+                for read, answered in zip(batch, answers, strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
 

@@ -126,6 +126,7 @@ class SignificanceScorer(nn.Module):
         init_layer_norm(self.input_norm)
         for linear in (self.input_projection, self.time_projection, self.place_projection):
             init_linear(linear)
+        block: Any
         for block in self.blocks:
             block.init_weights()
         if self.learns_scores:

@@ -208,7 +208,7 @@ def _name_unknown_side_data() -> None:
 
     Before, one kind that is newer than PyAV (EXIF in the frames of a camera) keeps all others from being looked at.
     """
-    kinds = av.sidedata.sidedata.Type
+    kinds: Any = av.sidedata.sidedata.Type
 
     def named(cls: type, value: object) -> Any:
         if not isinstance(value, int):

@@ -1,0 +1,10 @@
+"""The entry point of lmms-eval: under which name it finds LinVT. Nothing else is loaded for it."""
+
+from lmms_eval.models.registry_v2 import ModelManifest
+
+
+MANIFEST = ModelManifest(
+    model_id="linvt",
+    chat_class_path="transformers_linvt.evaluation.harness_models.LinVTChat",
+    simple_class_path="transformers_linvt.evaluation.harness_models.LinVTSimple",
+)
