@@ -54,11 +54,9 @@ class Recipe:
         """The outputs of the image processor for frames `(num_frames, height, width, 3)`, `uint8`."""
         resized, patch = self._resize(frames), self.patch
         if patch is None:
-            pixels = (resized * self.scale.view(3, 1, 1)).sub_(self.shift.view(3, 1, 1))
+            pixels = self._scaled(resized, 1)
         else:
-            patches = _patches(resized, patch)
-            pixels = (patches * self.scale.view(3, 1, 1)).sub_(self.shift.view(3, 1, 1))
-            pixels = pixels.unsqueeze(2).expand(-1, -1, patch[2], -1, -1)
+            pixels = self._scaled(_patches(resized, patch), 1).unsqueeze(2).expand(-1, -1, patch[2], -1, -1)
         others = {name: rows.repeat(len(frames), *[1] * (rows.ndim - 1)) for name, rows in self.others.items()}
         return {_PIXELS: pixels.reshape(len(frames) * self.shape[0], *self.shape[1:]), **others}
 
@@ -71,9 +69,15 @@ class Recipe:
         patches = torch.cat([patches, patches[-1:].expand(-len(frames) % copies, *patches.shape[1:])])
         steps = patches.unflatten(0, (-1, copies))
         steps = steps.permute(0, 2, 3, 1, 4, 5)  # step, patch, colour, frame, y, x
-        pixels = (steps * self.scale.view(3, 1, 1, 1)).sub_(self.shift.view(3, 1, 1, 1))
+        pixels = self._scaled(steps, 2)
         others = {name: rows.repeat(len(steps), *[1] * (rows.ndim - 1)) for name, rows in self.others.items()}
         return {_PIXELS: pixels.reshape(len(steps) * self.shape[0], *self.shape[1:]), **others}
+
+    def _scaled(self, pixels: torch.Tensor, axis: int) -> torch.Tensor:
+        """Bytes as the numbers that the model takes; the colours lie along `axis`."""
+        shape = (3, *[1] * (pixels.ndim - 1 - axis))
+        numbers = pixels.to(torch.float32, memory_format=torch.contiguous_format)  # in place from here: memory is slow
+        return numbers.mul_(self.scale.view(shape)).sub_(self.shift.view(shape))
 
     def _resize(self, frames: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)

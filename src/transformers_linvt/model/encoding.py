@@ -24,6 +24,7 @@ class VideoEncoding:
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): their times in seconds.
         most_frames (`int`, *optional*): most that the caller allows, where that is more than the model's `max_frames`;
             None for any number.
+        digest ([`VideoDigest`], *optional*): of its frames, where somebody else feeds it.
 
     Raises:
         LinVTInputError: too many frames.
@@ -35,6 +36,7 @@ class VideoEncoding:
         num_frames: int,
         timestamps: torch.Tensor | None = None,
         most_frames: int | None = 0,
+        digest: VideoDigest | None = None,
     ) -> None:
         model.model.check_num_frames(num_frames, most_frames)
         if timestamps is not None and len(timestamps) != num_frames:
@@ -42,7 +44,7 @@ class VideoEncoding:
                 f"video_timestamps has {len(timestamps)} entries, the video has {num_frames} frames."
             )
         self.model, self.timestamps = model, timestamps
-        self.digest = VideoDigest(timestamps)
+        self.digest, self.feeds_digest = digest or VideoDigest(timestamps), digest is None
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
         self.container = "tensor"
 
@@ -60,7 +62,8 @@ class VideoEncoding:
             inputs: what the image processor made of them, under the base's names.
             num_frames: how many they are.
         """
-        self.digest.feed(inputs)
+        if self.feeds_digest:
+            self.digest.feed(inputs)
         model = self.model.model
         device, dtype = self.model.working_device, self.model.dtype
         moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -114,7 +117,7 @@ def encode_while_reading(
                 if encoding is None or item.start == 0:  # damage makes all that came before void
                     if encoding is not None:
                         encoding.__exit__(None, None, None)
-                    encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most)
+                    encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most, item.digest)
                 encoding.feed(item.inputs, item.num_frames)
         finally:
             if encoding is not None:

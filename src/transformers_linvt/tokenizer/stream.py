@@ -259,8 +259,10 @@ class VideoRefiner:
         sizes = (self.tokenizer.num_video_tokens, self.tokenizer.num_kept_tokens)
         level, lattices = choose_level(num_new, whole, [self.grid_size], *sizes)
         threshold = NOVELTY_LEVELS[int(level)]
-        found = list(self._scan(NoveltyScan(unit, (threshold,)), allowance))
-        novelty, is_new = (torch.stack(parts, dim=1).squeeze(-1) for parts in zip(*found, strict=True))
+        novelty = unit.new_empty(1, self.num_frames, whole.shape[1])
+        is_new = torch.empty_like(novelty, dtype=torch.bool)
+        for frame, found in enumerate(self._scan(NoveltyScan(unit, (threshold,)), allowance)):
+            novelty[:, frame], is_new[:, frame] = (values.squeeze(-1) for values in found)
         return NewTokens(novelty, is_new, novelty.new_tensor([threshold]), lattices), scores
 
     def _scan(self, scan: NoveltyScan, allowance: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
