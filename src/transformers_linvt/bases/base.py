@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -313,12 +313,15 @@ class BaseBridge:
         recipe = _RECIPES.find(image_processor, settings, frames[0].shape, own)
         if recipe is None:
             made = own(frames)
-        elif merges_steps and recipe.patch is not None and layout.merges_frames == "colour_first":
+        elif merges_steps and recipe.patch is not None and getattr(layout, "merges_frames", None) == "colour_first":
             return recipe.prepare_steps(np.stack(frames))
         else:
             made = recipe.prepare(np.stack(frames))
         made = layout.prepare(made, len(frames), *frames[0].shape[:2])
-        return layout.merge_frames(made, self.frames_per_step(processor)) if merges_steps else made
+        if not merges_steps:
+            return made
+        steps = self.frames_per_step(processor)  # which checks that the layout is one that merges
+        return cast(Any, layout).merge_frames(made, steps)
 
     def frame_size(
         self,
