@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from promises import Wrapped, wrapped
-from transformers_linvt import Bench, LinVTInputError
+from transformers_linvt import Bench, LinVTConfig, LinVTInputError, embedded_model_path
 from transformers_linvt.cli import main
 from transformers_linvt.measuring import WAYS, Cost, Stopwatch, table_of, verdicts
 
@@ -98,9 +98,10 @@ def test_what_the_figures_say():
 
 def test_the_command_prints_rows_as_json_and_refuses_what_is_not_there(capsys: Any, tmp_path: Any):
     how = ["--device", "cpu", "--repeats", "1", "--answer-tokens", "1", "--num-frames", "2"]
-    assert main(["bench", *how, "--ways", "linvt", "--video-tokens", "16", "12", "--json"]) == 0
+    own = LinVTConfig.from_pretrained(embedded_model_path()).num_video_tokens
+    assert main(["bench", *how, "--ways", "linvt", "--video-tokens", str(own), "12", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["video_tokens"], row["visual_tokens"]) for row in rows] == [(16, 16), (12, 12)]
+    assert [(row["video_tokens"], row["visual_tokens"]) for row in rows] == [(own, own), (12, 12)]
     assert "CPU, torch" in rows[0]["machine"]
     assert main(["bench", str(tmp_path / "missing.mp4"), *how]) == 1
     assert "does not exist" in capsys.readouterr().err

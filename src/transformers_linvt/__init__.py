@@ -43,6 +43,7 @@ _MODULE_OF = {
     "VideoLimits": "video.limits",
     "VideoQuestionAnsweringPipeline": "pipeline",
     "VideoReadError": "errors",
+    "VideoStream": "model.video_stream",
     "WrapPlan": "planning",
     "answer_file": "pipeline.answer_file",
     "convert_checkpoint": "bases.conversion",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from .model.features import VideoFeatures
     from .model.modeling_linvt import LinVTForVideoQA, LinVTModel
     from .model.processing_linvt import LinVTProcessor
+    from .model.video_stream import VideoStream
     from .pipeline import VideoQuestionAnsweringPipeline
     from .pipeline.answer_file import answer_file
     from .planning import WrapPlan, plan_wrap

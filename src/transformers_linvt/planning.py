@@ -225,9 +225,8 @@ def _inputs_of_frames(
     """What the vision tower gets of frames of noise, and the frames; sized as in a video of the plan's length."""
     frames = np.random.default_rng(0).integers(0, 255, (count, *plan.frame_size, 3), dtype=np.uint8)
     options = processor.frame_options(plan.num_frames)
-    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options)
-    if processor.frames_per_step > 1:
-        made = processor.bridge.merge_frames(processor.base_processor, made)
+    steps = {"merges_steps": True} if processor.frames_per_step > 1 else {}
+    made = processor.bridge.frame_inputs(processor.base_processor, list(frames), options, **steps)
     return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}, frames
 
 
@@ -330,7 +329,8 @@ def _check_video(num_frames: Any, frame_size: Any) -> None:
     for name, value in (("num_frames", num_frames), ("height", frame_size[0]), ("width", frame_size[1])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise LinVTInputError(f"{name}={value!r} must be a whole number of 1 or more.")
-    if math.prod(frame_size) > (most := VideoLimits().max_pixels):  # larger ones are not read from a video either
+    most = VideoLimits().max_pixels
+    if most is not None and math.prod(frame_size) > most:  # larger ones are not read from a video either
         raise LinVTInputError(
             f"frame_size={tuple(frame_size)} is {math.prod(frame_size):,} pixels; a frame may have {most:,} (4096 x "
             "2304). Give height and width of your videos, such as (360, 640)."
@@ -373,7 +373,7 @@ def _read_config(base: str, hub: dict[str, Any]) -> Any:
     return image_text_config(config)
 
 
-def _model_without_weights(base: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _model_without_weights(base: str, config: Any, dtype: torch.dtype | str) -> PreTrainedModel:
     """The base on the meta device: shapes, no memory."""
     try:
         with torch.device("meta"):

@@ -5,9 +5,11 @@ Written whole or not at all, safe for several processes at once, never larger th
 was damaged: a file carries the digest of its content in its name.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ logger = logging.get_logger(__name__)
 
 SUFFIX = ".safetensors"
 _CHUNK = 1 << 22  # bytes read at once
+_STALE_SECONDS = 24 * 3600.0  # nobody writes one file for so long
 
 Found = TypeVar("Found")
 
@@ -55,6 +58,10 @@ class FolderStore:
             raise LinVTInputError(
                 f"{option}={os.fspath(folder)!r} cannot be made: {error.strerror}. Name a folder."
             ) from error
+        for path in self.folder.rglob("*.partial"):  # of a process that was killed while it wrote
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
 
     def get(self, key: str, load: Callable[[Path], Found]) -> Found | None:
         """

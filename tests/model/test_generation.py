@@ -68,13 +68,15 @@ def test_a_cache_of_a_fixed_size_gives_the_same_words(family: Wrapped):
     assert torch.equal(family.model.generate(**inputs, cache_implementation="static", **HOW), expected)
 
 
-def test_compiled_parts_give_the_same(family: Wrapped):
+@pytest.mark.slow
+def test_compiled_parts_give_the_same():
     """The backend leaves out the C++ compiler, which a machine may lack; what is traced is the same."""
+    family = wrapped("llava_phi")
     inputs = two_prompts(family)
     with torch.no_grad():
         expected, words = family.model(**inputs).logits, family.model.generate(**inputs, **HOW)
-        family.model.linvt.compile(backend="aot_eager")
+        family.model.linvt.compile(backend="eager")
         torch.testing.assert_close(family.model(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
-        family.model.get_decoder().compile(backend="aot_eager")
+        family.model.get_decoder().compile(backend="eager")
         torch.testing.assert_close(family.model(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(family.model.generate(**inputs, **HOW), words)

@@ -24,8 +24,9 @@ from transformers_linvt import (
     VideoQuestionAnsweringPipeline,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
-from transformers_linvt.model import video_inputs
 from transformers_linvt.model.digests import FileDigests
+from transformers_linvt.model.encoding import VideoEncoding
+from transformers_linvt.video import chunks, reading
 
 
 VIDEO_TOKENS, FRAMES = 6, 7
@@ -68,18 +69,19 @@ def clip(tmp_path) -> str:
 def costs(model, monkeypatch) -> Counter:
     """Counts videos that are decoded and videos that are encoded."""
     counter: Counter = Counter()
-    read, encode = video_inputs.read_video, model.model.encode_videos
+    read, encode = reading.read_into, VideoEncoding.finish
 
     def counted_read(*args, **kwargs):
         counter["read"] += 1
         return read(*args, **kwargs)
 
-    def counted_encode(frames_per_video, inputs):
-        counter["encoded"] += len(frames_per_video)
-        return encode(frames_per_video, inputs)
+    def counted_encode(encoding):
+        counter["encoded"] += 1
+        return encode(encoding)
 
-    monkeypatch.setattr(video_inputs, "read_video", counted_read)
-    monkeypatch.setattr(model.model, "encode_videos", counted_encode)
+    for module in (reading, chunks):
+        monkeypatch.setattr(module, "read_into", counted_read)
+    monkeypatch.setattr(VideoEncoding, "finish", counted_encode)
     return counter
 
 
@@ -162,7 +164,7 @@ def test_whatever_changes_the_tokens_is_encoded_again(model, processor, clip, co
 
 def test_a_file_that_is_written_while_it_is_read_is_not_remembered(model, processor, clip, costs, monkeypatch):
     pipe = make_pipe(model, processor)
-    read = video_inputs.read_video
+    read = chunks.read_into
 
     def and_written(*args, **kwargs):
         video = read(*args, **kwargs)
@@ -170,7 +172,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_remembered(model, proces
         os.utime(clip, (2e9, 2e9))
         return video
 
-    monkeypatch.setattr(video_inputs, "read_video", and_written)
+    monkeypatch.setattr(chunks, "read_into", and_written)
     pipe(video=clip, question="Who?")
     assert len(pipe.cache) == 0
 
@@ -337,6 +339,17 @@ def test_several_writers_leave_whole_files(model, processor, clip, tmp_path):
     assert torch.equal(found.features.refined.kept_tokens, features.refined.kept_tokens)
     np.testing.assert_array_equal(found.video.timestamps, video.timestamps)
     assert [path for path in files_of(folder) if path.suffix != ".safetensors"] == []
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(model, processor, tmp_path):
+    folder = tmp_path / "cache"
+    make_pipe(model, processor, cache_dir=folder)
+    old, new = folder / ".one.partial", folder / ".two.partial"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    make_pipe(model, processor, cache_dir=folder)
+    assert files_of(folder) == [new]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(model, processor, clip):

@@ -32,9 +32,10 @@ from transformers_linvt import (
     embedded_model_path,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
-from transformers_linvt.model import video_inputs
 from transformers_linvt.model.attribution import tokens_of_answer, words_of_answer
+from transformers_linvt.model.encoding import VideoEncoding
 from transformers_linvt.pipeline import progress
+from transformers_linvt.video import chunks, reading
 
 
 VIDEO_TOKENS, NEW_TOKENS = 6, 5
@@ -89,24 +90,25 @@ def clips(tmp_path_factory) -> dict[str, str]:
 def calls(pipe, monkeypatch) -> Counter:
     """Counts what is expensive: videos read, videos encoded, runs of the language model and their rows."""
     counter: Counter = Counter()
-    core, base = pipe.model.model, pipe.model.base_vlm
-    read, encode, generate = video_inputs.read_video, core.encode_videos, base.generate
+    base = pipe.model.base_vlm
+    read, encode, generate = reading.read_into, VideoEncoding.finish, base.generate
 
     def counted_read(*args, **kwargs):
         counter["read"] += 1
         return read(*args, **kwargs)
 
-    def counted_encode(frames_per_video, inputs):
-        counter["encoded"] += len(frames_per_video)
-        return encode(frames_per_video, inputs)
+    def counted_encode(encoding):
+        counter["encoded"] += 1
+        return encode(encoding)
 
     def counted_generate(**kwargs):
         counter["runs"] += 1
         counter["rows"] += len(kwargs["input_ids"])
         return generate(**kwargs)
 
-    monkeypatch.setattr(video_inputs, "read_video", counted_read)
-    monkeypatch.setattr(core, "encode_videos", counted_encode)
+    for module in (reading, chunks):
+        monkeypatch.setattr(module, "read_into", counted_read)
+    monkeypatch.setattr(VideoEncoding, "finish", counted_encode)
     monkeypatch.setattr(base, "generate", counted_generate)
     return counter
 
@@ -800,14 +802,14 @@ def test_errors_of_other_packages_lose_no_other_answer(pipe, clips, monkeypatch,
     assert [first, last] == expected
     assert (lost[0]["error"], lost[0]["video"], lost[0]["question"]) == ("OSError: row 1 is gone", "<row 1>", "Who?")
 
-    encode = pipe.model.model.encode_videos
+    encode = VideoEncoding.finish
 
-    def out_of_memory(frames_per_video, inputs):
-        if LENGTHS["b"] in frames_per_video:
+    def out_of_memory(encoding):
+        if encoding.refiner.num_frames == LENGTHS["b"]:
             raise torch.OutOfMemoryError("too many frames")
-        return encode(frames_per_video, inputs)
+        return encode(encoding)
 
-    monkeypatch.setattr(pipe.model.model, "encode_videos", out_of_memory)
+    monkeypatch.setattr(VideoEncoding, "finish", out_of_memory)
     inputs = [{"video": clips[name], "question": "Who?"} for name in "abc"]
     first, lost, last = pipe(inputs, **how)
     assert [first, last] == expected

@@ -114,7 +114,7 @@ def test_an_answer_is_that_of_the_pipeline(client: Any, pipe: Any, media: Path, 
     inputs = pipe.processor.question_inputs([QUESTIONS[0]])
     assert reply.usage.prompt_tokens == inputs["input_ids"].shape[1]
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
-    assert reply.usage.prompt_tokens_details.video_tokens == expected["video_tokens"] == 16
+    assert reply.usage.prompt_tokens_details.video_tokens == expected["video_tokens"] > 0
 
 
 def test_turns_videos_and_pictures_stand_side_by_side(client: Any, pipe: Any, media: Path):
@@ -130,14 +130,15 @@ def test_turns_videos_and_pictures_stand_side_by_side(client: Any, pipe: Any, me
     assert reply.choices[0].message.content == expected["answer"]
     assert reply.linvt["frames_seen"] == expected["frames_seen"] == 2 + 4
     assert [len(one["timestamps"]) for one in reply.linvt["evidence"]] == [2, 4]
-    assert reply.usage.prompt_tokens_details.video_tokens == 32
+    assert reply.usage.prompt_tokens_details.video_tokens == 2 * pipe.processor.num_video_tokens
 
 
 @pytest.mark.parametrize("where", [{"num_frames": 3}, {"mm_processor_kwargs": {"num_frames": 3}},
                                    {"media_io_kwargs": {"video": {"num_frames": 3}}}])  # fmt: skip
-def test_sampling_of_a_request_is_taken_where_vllm_has_it_too(client: Any, where: dict):
+def test_sampling_of_a_request_is_taken_where_vllm_has_it_too(client: Any, pipe: Any, where: dict):
     reply = answer(client, user(video("1.mp4"), QUESTIONS[0]), extra_body=where)
-    assert reply.linvt == {"frames_seen": 3, "frame_tokens": 48, "video_tokens": 16}
+    num_video_tokens = pipe.processor.num_video_tokens
+    assert reply.linvt == {"frames_seen": 3, "frame_tokens": 48, "video_tokens": num_video_tokens}
 
 
 def test_a_stream_is_the_answer_in_pieces(client: Any, media: Path):

@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -28,6 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 from ..errors import LinVTInputError
 from .cache import CACHE_NAME
 from .families import Family
+from .frame_pixels import RecipeBook
 from .frame_size import pixels_per_token, size_within
 from .layouts import EncodedFrames
 from .loading import (
@@ -40,6 +41,9 @@ from .loading import (
 )
 from .markers import AddedTexts, VisualMarkers, write_pictures
 from .visuals import PICTURES, encode_images, encoder_inputs, flat_rows, pack_visuals
+
+
+_RECIPES = RecipeBook()
 
 
 class BaseBridge:
@@ -261,15 +265,24 @@ class BaseBridge:
         return self.family.layout.names(made)
 
     def frame_inputs(
-        self, processor: Any, frames: list[np.ndarray], options: Mapping[str, Any] | None = None
+        self,
+        processor: Any,
+        frames: list[np.ndarray],
+        options: Mapping[str, Any] | None = None,
+        merges_steps: bool = False,
     ) -> dict[str, Any]:
         """
-        Frames of one video through the base's image processor, one tile each: what [`encode_frames`] takes.
+        Frames of one video as the base's image processor makes them, one tile each: what [`encode_frames`] takes.
+
+        Where plain resizing and scaling of many frames at once gives the same within 2 levels of 255, they are made
+        so (`frame_pixels.py`).
 
         Args:
             processor: of the base.
             frames: arrays `(height, width, 3)`, uint8, RGB.
             options: of the image processor (`size`, `max_pixels`, ...); they do not undo what makes a frame one tile.
+            merges_steps: whether frames become steps of time, as the base's own video path has them
+                ([`frames_per_step`]).
 
         Returns:
             Everything the image processor returned, as tensors, under its own names.
@@ -279,9 +292,21 @@ class BaseBridge:
         fixed = {"return_tensors": "pt", "input_data_format": "channels_last", **self.family.one_tile}
         if self.family.fits_whole_tokens:
             fixed["patch_size"] = processor.patch_size * processor.spatial_merge_size
-        layout = self.family.layout
-        made = processor.image_processor(layout.nested(frames), **{**defaults, **(options or {}), **fixed})
-        return layout.prepare(dict(made), len(frames), *frames[0].shape[:2])
+        layout, image_processor = self.family.layout, processor.image_processor
+        settings = {**defaults, **(options or {}), **fixed}
+
+        def own(frames: list[np.ndarray]) -> dict[str, Any]:
+            return dict(image_processor(layout.nested(frames), **settings))
+
+        recipe = _RECIPES.find(image_processor, settings, frames[0].shape, own)
+        if recipe is None:
+            made = own(frames)
+        elif merges_steps and recipe.patch is not None and layout.merges_frames == "colour_first":
+            return recipe.prepare_steps(np.stack(frames))
+        else:
+            made = recipe.prepare(np.stack(frames))
+        made = layout.prepare(made, len(frames), *frames[0].shape[:2])
+        return layout.merge_frames(made, self.frames_per_step(processor)) if merges_steps else made
 
     def frame_size(
         self,
@@ -332,11 +357,6 @@ class BaseBridge:
                 "frame_path='image'."
             )
         return processor.image_processor.temporal_patch_size
-
-    def merge_frames(self, processor: ProcessorMixin, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What [`frame_inputs`] made of frames -> the same for the steps of time of the base's own video path."""
-        steps = self.frames_per_step(processor)  # which checks that the layout is one that merges
-        return cast(Any, self.family.layout).merge_frames(inputs, steps)
 
     def tokens_of_frame(
         self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None

@@ -1,5 +1,7 @@
 """`generate` of transformers for bases that cannot run it by themselves on embedded prompts with a video."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
@@ -15,6 +17,7 @@ class BorrowedGenerator(PreTrainedModel, GenerationMixin):
         base: the model.
     """
 
+    generate: Any  # of GenerationMixin, whose types do not name it
     _supports_sdpa = True
     main_input_name = "input_ids"
 

@@ -361,7 +361,7 @@ def _size(text: str) -> tuple[int, int]:
     most = VideoLimits().max_pixels
     sides = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
     height, width = map(int, sides.groups()) if sides else (0, 0)
-    if not 1 <= height * width <= most:
+    if height * width < 1 or (most is not None and height * width > most):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HxW, height and width in pixels such as 360x640 (at most {most:,} pixels)"
         )

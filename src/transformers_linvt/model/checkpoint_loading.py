@@ -92,7 +92,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         if "num_video_tokens" not in fields:
             fields["num_video_tokens"] = default_video_tokens_at(name, loading)
         try:
-            config = LinVTConfig(
+            make: Any = LinVTConfig  # of its own fields and those of PreTrainedConfig
+            config = make(
                 base_config=base.config,
                 base_model_name_or_path=reference_to(name) if name else None,
                 base_revision=revision,

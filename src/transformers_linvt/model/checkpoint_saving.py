@@ -121,7 +121,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             write_code(folder, type(self))
             if not (Path(save_directory) / "README.md").exists():
                 make_card(self.config).save(Path(folder) / "README.md")
-        if adapter_name:
+        if adapter_name and subfolder:
             self._save_adapter(os.path.join(folder, subfolder), adapter_name, trained)
 
     def check_can_be_saved(self, include_base: bool | None = None) -> bool:
@@ -266,7 +266,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
 
     def _check_base_can_be_written(self) -> None:
         """Whether a checkpoint can hold this base: not one whose code comes with it, nor most that were quantised."""
-        model_type = self.config.base_config.model_type
+        model_type = getattr(self.config.base_config, "model_type", None)
         if not self.model.bridge.can_be_included:
             raise CheckpointError(
                 f"The weights of this base ({model_type}) would not load again from a checkpoint that holds them. "

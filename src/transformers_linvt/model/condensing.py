@@ -60,16 +60,27 @@ class CondensesVideos(LinVTPreTrainedModel):
             LinVTInputError: too many frames, or inputs that do not fit the number of frames.
         """
         for num_frames in frames_per_video:
-            if not 1 <= num_frames <= self.config.max_frames:
-                raise LinVTInputError(
-                    f"A video has {num_frames} frames; this model takes 1 to {self.config.max_frames}. Sample fewer "
-                    "with num_frames, or raise config.max_frames."
-                )
+            self.check_num_frames(num_frames)
         videos = self.bridge.family.layout.split(frame_inputs, frames_per_video)
         return [
             self.bridge.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
             for video, num_frames in zip(videos, frames_per_video, strict=True)
         ]
+
+    def check_num_frames(self, num_frames: int, most: int | None = 0) -> None:
+        """
+        Refuse a video with more frames than the model takes, or than the caller allows where that is more.
+
+        Args:
+            num_frames: of the video.
+            most: what the caller allows; None for any number.
+        """
+        limit = None if most is None else max(most, self.config.max_frames)
+        if num_frames < 1 or (limit is not None and num_frames > limit):
+            raise LinVTInputError(
+                f"A video has {num_frames} frames; this model takes 1 to {limit}. Sample fewer with num_frames, raise "
+                f"config.max_frames, or pass limits=VideoLimits(max_frames={num_frames}) where the video is read."
+            )
 
     def condense(
         self,

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
 from ..files import replacing
 from ..tokenizer.selection import RefinedVideo
@@ -28,7 +27,7 @@ _SLACK = 1e-3  # by which a number may leave its range in half precision
 @dataclass(frozen=True)
 class FeatureOrigin:
     """
-    What features were made from; see `digest_of_model` and `digest_of_video`.
+    What features were made from; see `digest_of_model` and `VideoDigest`.
 
     Attributes:
         model (`str`, *optional*): digest of the weights that made them; None where those could not be read.
@@ -61,24 +60,6 @@ class VideoFeatures:
     timestamps: torch.Tensor | None = None
     origin: FeatureOrigin | None = None
     about: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_refined(
-        cls,
-        refined: RefinedVideo,
-        video: EncodedFrames,
-        timestamps: torch.Tensor | None,
-        origin: FeatureOrigin | None = None,
-    ) -> "VideoFeatures":
-        """Of one video: what SVR kept, and the deeper tokens at the same places."""
-        return cls(
-            refined=refined,
-            deepstack=[refined.average(layer[None].to(refined.run_slots.device)) for layer in video.deepstack],
-            container=video.container,
-            timestamps=timestamps,
-            grid_size=video.grid_size,
-            origin=origin,
-        )
 
     @property
     def width(self) -> int:

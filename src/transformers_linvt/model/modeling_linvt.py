@@ -34,11 +34,11 @@ from .checkpoint_loading import LoadsCheckpoints
 from .checkpoint_saving import SavesCheckpoints
 from .condensing import CondensedVideos, CondensesVideos
 from .configuration_linvt import LinVTConfig
-from .features import FEATURES_SUFFIX, FeatureOrigin, VideoFeatures
+from .encoding import encode_prepared, encode_while_reading
+from .features import FEATURES_SUFFIX, VideoFeatures
 from .messages import SAMPLING_ARGUMENTS
-from .origin import digest_of_model, digest_of_video
 from .placing import PlacesVideos
-from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, device_of, with_named_inputs
+from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, with_named_inputs
 
 
 logger = logging.get_logger(__name__)
@@ -377,24 +377,35 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         *,
         frames_per_video: Any = None,
         video_timestamps: Any = None,
+        stream: bool = True,
         **inputs: Any,
     ) -> VideoFeatures:
         """
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
+
+        A video that is read here is read, prepared and encoded at the same time, a few frames each, and its frames are
+        never together in memory: of 10,000 frames as little as of 100. Of a long one the frame tokens lie in a
+        temporary file until SVR has chosen among them.
 
         Args:
             video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever
                 that reads: a path, [`VideoFrames`], frames in memory.
             processor ([`LinVTProcessor`], *optional*).
             frames_per_video, video_timestamps: of the processor's output, when it is given with `**`.
+            stream: whether a video that is read here is encoded while it is read. With `False` all its frames are
+                read first, then prepared, then encoded: the same result up to rounding, and more memory.
             inputs: the rest of it; or, beside a processor, sampling arguments (`num_frames`, `fps`, `start` ...).
+                `limits=VideoLimits(max_frames=...)` allows more frames than the model's `max_frames`.
 
         Raises:
             LinVTInputError: not exactly one video, inputs that belong to a prompt, or a video without a processor.
             VideoReadError: the video cannot be read.
         """
         if video is not None and not isinstance(video, Mapping):
-            return self.encode_video(_read_by(processor, video, inputs))
+            _check_reader(processor, video, inputs)
+            if stream:
+                return encode_while_reading(self, processor, video, inputs)[0]
+            return self.encode_video(processor.video_inputs(video, **inputs))
         if video is not None:
             if inputs or frames_per_video is not None or video_timestamps is not None:
                 raise LinVTInputError("The processor's output was given twice. Pass it whole, or with **, not both.")
@@ -409,19 +420,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 "prompt."
             )
         seconds = torch.as_tensor(video_timestamps).float() if video_timestamps is not None else None
-        origin = FeatureOrigin(digest_of_model(self.model), digest_of_video(inputs, seconds))
-        frame_inputs = {
-            name.removeprefix(FRAME_PREFIX): torch.as_tensor(value).to(self.working_device)
-            for name, value in inputs.items()
-        }
-        encoded = self.model.encode_videos(counts, frame_inputs)[0]
-        tokens = encoded.tokens[None].to(device_of(self.linvt), next(self.linvt.parameters()).dtype)
-        refined = self.linvt.refine(
-            tokens,
-            timestamps=seconds[None].to(tokens.device) if seconds is not None else None,
-            grid_sizes=[encoded.grid_size],
-        )
-        return VideoFeatures.from_refined(refined, encoded, seconds, origin)
+        frame_inputs = {name.removeprefix(FRAME_PREFIX): value for name, value in inputs.items()}
+        return encode_prepared(self, frame_inputs, counts, seconds)
 
     @overload
     def answer(self, features: Any, question: str, processor: Any = None, **generate_kwargs: Any) -> str: ...
@@ -543,8 +543,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         return (texts[0] if isinstance(question, str) else texts), inputs, condensed, answers
 
 
-def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs that a processor makes of a video."""
+def _check_reader(processor: Any, video: Any, sampling: Mapping[str, Any]) -> None:
+    """Refuse to read a video without a processor, or by arguments that nobody knows."""
     if not hasattr(processor, "video_inputs"):
         raise LinVTInputError(
             f"A video ({shown(video)}) is read by the processor. Pass processor=..., the LinVTProcessor of this "
@@ -553,7 +553,6 @@ def _read_by(processor: Any, video: Any, sampling: Mapping[str, Any]) -> Mapping
     for name in sampling:
         if name not in SAMPLING_ARGUMENTS:
             raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
-    return processor.video_inputs(video, **sampling)
 
 
 def _embedded_once(prepared: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,34 +7,54 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..bases.layouts import FRAME_PREFIX
 
+
+_TIMES = "video_timestamps"
 _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a few thousand numbers tell models apart
 
 
-def digest_of_video(inputs: Mapping[str, Any], timestamps: torch.Tensor | None) -> str:
+class VideoDigest:
     """
-    Of the frames as the image processor gave them, and their times: other for another video, sampling or processor.
+    Of the frames as the image processor gave them, and their times: other for another video, sampling or processor,
+    and the same however the frames are cut into pieces.
 
     Args:
-        inputs: what the processor made of the frames.
-        timestamps (`torch.Tensor`, *optional*): their times in seconds.
-
-    Returns:
-        32 hexadecimal digits.
+        timestamps (`torch.Tensor`, *optional*): the times of all frames in seconds.
 
     Example:
 
-    >>> frames = {"frame_pixel_values": torch.zeros(2, 3)}
-    >>> digest_of_video(frames, None) == digest_of_video(frames, torch.tensor([0.0, 1.0]))
-    False
+    >>> whole, in_pieces = VideoDigest(None), VideoDigest(None)
+    >>> whole.feed({"frame_pixel_values": torch.zeros(2, 3)})
+    >>> for _ in range(2):
+    ...     in_pieces.feed({"pixel_values": torch.zeros(1, 3)})
+    >>> whole.hexdigest() == in_pieces.hexdigest()
+    True
     """
-    digest = hashlib.blake2b(digest_size=16)
-    tensors = {**inputs, **({} if timestamps is None else {"video_timestamps": timestamps})}
-    for name, value in sorted(tensors.items()):
-        value = torch.as_tensor(value).detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+
+    def __init__(self, timestamps: torch.Tensor | None) -> None:
+        self._digests: dict[str, Any] = {}
+        self._lengths: dict[str, int] = {}
+        if timestamps is not None:
+            self.feed({_TIMES: timestamps})
+
+    def feed(self, inputs: Mapping[str, Any]) -> None:
+        """The inputs of the next frames; the first axis of every tensor goes on where the last ended."""
+        for name, value in inputs.items():
+            name = name.removeprefix(FRAME_PREFIX)
+            value = torch.as_tensor(value).detach().cpu().contiguous()
+            if name not in self._digests:
+                start = f"{name} {value.dtype} {tuple(value.shape[1:])} ".encode()
+                self._digests[name], self._lengths[name] = hashlib.blake2b(start, digest_size=16), 0
+            self._digests[name].update(value.reshape(-1).view(torch.uint8).numpy())
+            self._lengths[name] += len(value)
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(self._digests):
+            digest.update(f"{self._lengths[name]} ".encode() + self._digests[name].digest())
+        return digest.hexdigest()
 
 
 def digest_of_model(model: Any) -> str | None:

@@ -238,10 +238,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         """
         template = self._template(chat_template)
         arguments = sort_arguments({**kwargs, **(processor_kwargs or {})}, self.image_processor, template)
-        conversations, is_batched = parse_conversations(conversation, arguments.video_root)
-        beside = {**arguments.sampling, **arguments.subtitles}
-        beside["subtitles"] = resolved(beside.get("subtitles"), arguments.video_root)
-        conversations = [self.with_subtitles(messages, beside) for messages in conversations]
+        conversations, is_batched = self._parsed(conversation, arguments)
         video_parts = [list(parts_of(messages, "video")) for messages in conversations]
         self._check_texts(conversations, any(video_parts))
         warn_of_lost_tool_calls(conversations, template)
@@ -416,6 +413,13 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         return read_picture(source, sampling)
 
     # -- parts of these calls --
+
+    def _parsed(self, conversation: Any, arguments: Arguments) -> tuple[list[Messages], bool]:
+        """Checked conversations whose subtitles are in words, and whether there were several."""
+        conversations, is_batched = parse_conversations(conversation, arguments.video_root)
+        beside = {**arguments.sampling, **arguments.subtitles}
+        beside["subtitles"] = resolved(beside.get("subtitles"), arguments.video_root)
+        return [self.with_subtitles(messages, beside) for messages in conversations], is_batched
 
     def _chat_without_video(
         self,

@@ -89,6 +89,8 @@ class Conversation:
 class WritesPrompts(HasBaseProcessor):
     """What [`LinVTProcessor`] does with chat messages: render them, and find question and answer again."""
 
+    steps_of: Any  # of ReadsVideos
+
     @cached_property
     def _placeholders(self) -> tuple[str, ...]:
         """Texts that stand for something else in every prompt of this base."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,8 @@ from transformers import BatchFeature
 
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
+from ..video.background import Channel, Workers
+from ..video.chunks import in_chunks, start_reading
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
@@ -22,6 +24,27 @@ from .messages import SAMPLING_ARGUMENTS, resolved
 
 
 _SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
+
+
+CHUNK_BYTES = 16 << 20  # decoded frames that are prepared, and then encoded, at once: 6 of 720p
+
+
+@dataclass
+class PreparedFrames:
+    """
+    Some frames of a video as the base's vision tower takes them.
+
+    Attributes:
+        inputs (`dict`): what the image processor made of them, under the base's names.
+        num_frames (`int`): how many they are (steps of time, with `frame_path="video"`).
+        start (`int`): place of the first among all; 0 twice where all that came before is void.
+        timestamps (`torch.Tensor`): seconds of all frames of the video.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    num_frames: int
+    start: int
+    timestamps: torch.Tensor
 
 
 class ReadsVideos(HasBaseProcessor):
@@ -46,18 +69,63 @@ class ReadsVideos(HasBaseProcessor):
             LinVTInputError: an unknown argument.
             VideoReadError: see [`read_video`].
         """
-        for name in sampling:
+        video, sampling = self._as_read_video_takes_it(video, video_root, sampling)
+        return video if isinstance(video, VideoFrames) else read_video(video, **sampling)
+
+    def _as_read_video_takes_it(
+        self, video: Any, video_root: str | os.PathLike | None, given: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """A video and its sampling for [`read_video`], with the processor's own number of frames if none is given."""
+        for name in given:
             if name not in SAMPLING_ARGUMENTS:
                 raise LinVTInputError(unknown_argument(name, SAMPLING_ARGUMENTS))
         if isinstance(video, VideoFrames):
             _check_frames(video)
-            return video
-        sampling = {name: value for name, value in sampling.items() if value is not None}
+            return video, {}
+        sampling = {name: value for name, value in given.items() if value is not None}
         video, sampling, is_sampled = as_read_video_takes_it(resolved(video, video_root), sampling)
         if is_sampled and "num_frames" not in sampling and "fps" not in sampling:
             most = sampling.get("max_frames")
             sampling["num_frames"] = min(self.num_frames, most) if isinstance(most, int) else self.num_frames
-        return read_video(video, **sampling)
+        return video, sampling
+
+    def prepare_ahead(
+        self, workers: Workers, video: Any, frames_per_chunk: int, sampling: Mapping[str, Any]
+    ) -> Channel:
+        """
+        Read and prepare a video in threads, a few frames ahead of whoever takes them.
+
+        Args:
+            workers: ends the threads.
+            video, sampling: as in [`read_video`](LinVTProcessor.read_video).
+            frames_per_chunk: most frames (steps of time, with `frame_path="video"`) of a piece; large frames come in
+                smaller pieces.
+
+        Returns:
+            [`Channel`] of [`PreparedFrames`], and at last the [`VideoFrames`] without their pixels.
+        """
+        frames = start_reading(workers, *self._as_read_video_takes_it(video, None, sampling))
+        step = self.frames_per_step
+
+        def prepare(channel: Channel) -> None:
+            for chunk in in_chunks(iter(frames), frames_per_chunk * step, CHUNK_BYTES, step):
+                if isinstance(chunk, VideoFrames):
+                    channel.put(chunk, 0)
+                    return
+                options = self.frame_options(len(chunk.timestamps))
+                inputs = self.prepare_frames(chunk.frames, chunk.source, options)
+                times = torch.as_tensor(self.times_of_steps(chunk.timestamps)).float()
+                prepared = PreparedFrames(inputs, -(-len(chunk.frames) // step), chunk.start // step, times)
+                channel.put(prepared, sum(value.numel() * value.element_size() for value in inputs.values()))
+
+        return workers.start(prepare, CHUNK_BYTES)
+
+    def prepare_frames(self, frames: np.ndarray, source: str, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What the model takes of the image processor's output for frames of one video, under the base's names."""
+        refused = f"The base's image processor refused the frames of {shown(source)}"
+        steps = {} if self.frames_per_step == 1 else {"merges_steps": True}
+        made = in_our_words(refused, self.bridge.frame_inputs, self.base_processor, list(frames), options, **steps)
+        return {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
 
     def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
         """The videos of one request, each with its own sampling; they share the limits of a request."""
@@ -104,15 +172,11 @@ class ReadsVideos(HasBaseProcessor):
         """
         if not videos:
             return {}
-        each = []
-        for video in videos:
-            if isinstance(video, UnseenFrames):
-                continue
-            refused = f"The base's image processor refused the frames of {shown(video.source)}"
-            make, frames = self.bridge.frame_inputs, list(video.frames)
-            made = in_our_words(refused, make, self.base_processor, frames, self.frame_options(len(frames), options))
-            made = {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
-            each.append(made if self.frames_per_step == 1 else self.bridge.merge_frames(self.base_processor, made))
+        each = [
+            self.prepare_frames(video.frames, video.source, self.frame_options(len(video.frames), options))
+            for video in videos
+            if not isinstance(video, UnseenFrames)
+        ]
         steps = [self.steps_of(video) for video in videos]
         names = each[0] if each else ()
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in names}
@@ -138,8 +202,13 @@ class ReadsVideos(HasBaseProcessor):
         size = self.frames_per_step
         if size == 1:
             return video
-        times = np.append(video.timestamps, [video.timestamps[-1]] * (-len(video.frames) % size)).reshape(-1, size)
-        return replace(video, frames=video.frames[::size], timestamps=(times[:, 0] + times[:, -1]) / 2)
+        return replace(video, frames=video.frames[::size], timestamps=self.times_of_steps(video.timestamps))
+
+    def times_of_steps(self, timestamps: np.ndarray) -> np.ndarray:
+        """The times of what [`steps_of`] makes of frames shown at `timestamps`."""
+        size = self.frames_per_step
+        times = np.append(timestamps, [timestamps[-1]] * (-len(timestamps) % size)).reshape(-1, size)
+        return (times[:, 0] + times[:, -1]) / 2
 
     @cached_property
     def _frame_input_names(self) -> frozenset[str]:

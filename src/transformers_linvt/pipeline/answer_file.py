@@ -198,6 +198,8 @@ class AnswerFile:
                 "ended early. Run the same command again, which goes on from here."
             )
         lines = [done[_text_of(row.id)] for row in self.rows]
+        for stale in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):  # of one killed just here
+            stale.unlink(missing_ok=True)
         with replacing(self.path) as partial, partial.open("wb") as file:
             file.writelines(lines)
             file.flush()

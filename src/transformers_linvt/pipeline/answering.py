@@ -12,6 +12,7 @@ from ..bases.layouts import FRAME_PREFIX
 from ..errors import AttributionError
 from ..evidence.evidence import VideoEvidence, evidence_of_video
 from ..model.attribution import attribute_answers, tokens_of_answer, words_of_answer
+from ..model.encoding import encode_while_reading
 from ..model.features import VideoFeatures
 from ..model.messages import parts_of
 from ..model.subtitle_words import SubtitleWords
@@ -270,6 +271,10 @@ class Answerer:
         """A video after the vision tower and SVR, which it goes through once."""
         if seen.features is None and (found := self.cache.get(seen.key)) is not None:  # another request met it
             seen.features = found.features
+            seen.video = found.named(seen.video.source).video if seen.unread is not None else seen.video
+        if seen.features is None and seen.unread is not None:
+            seen.features, seen.video = encode_while_reading(self.model, self.processor, *seen.unread)
+            self.cache.put(None if seen.has_changed else seen.key, seen.video, seen.features)
         if (features := seen.features) is None:
             inputs = self.on_device(self.processor.video_inputs(seen.video))
             seen.features = features = self.model.encode_video(**inputs)

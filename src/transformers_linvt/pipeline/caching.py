@@ -26,12 +26,13 @@ from ..model.digests import (
     digest_of_processor,
     digest_of_settings,
     digest_of_weights,
+    is_still,
     state_of_weights,
     weights_of_frames,
 )
 from ..model.features import VideoFeatures
 from ..store import FolderStore
-from ..video.frames import VideoFrames
+from ..video.frames import VideoFrames, no_pixels
 from ..video.record import UnseenFrames, record_of
 
 
@@ -44,11 +45,29 @@ class SeenVideo:
         video ([`VideoFrames`]): its frames; [`UnseenFrames`] where `features` are all that is needed.
         features ([`VideoFeatures`], *optional*): where it was encoded before.
         key (`str`, *optional*): what it is found under.
+        unread (*optional*): its source and sampling, where it is encoded while it is read; `video` is empty till then.
+        identity (*optional*): of its file as the key was made.
     """
 
     video: VideoFrames
     features: VideoFeatures | None = None
     key: str | None = None
+    unread: tuple[Any, Mapping[str, Any]] | None = None
+    identity: tuple | None = None
+
+    @classmethod
+    def to_be_read(
+        cls, source: Any, sampling: Mapping[str, Any], key: str | None, identity: tuple | None
+    ) -> "SeenVideo":
+        """A video that nothing was read of."""
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else f"<{type(source).__name__}>"
+        empty = UnseenFrames(no_pixels(0), np.zeros(0), name, "pyav", 0.0, 0, None)
+        return cls(empty, key=key, unread=(source, sampling), identity=identity)
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether its file is another than the key was made of."""
+        return self.unread is not None and self.identity is not None and not is_still(self.unread[0], self.identity)
 
     @property
     def has_pixels(self) -> bool:
@@ -133,12 +152,12 @@ class FeatureCache:
             while self._kept and (len(self._kept) > self.num_videos or sum(sizes.values()) > self.num_bytes):
                 sizes.pop(self._kept.popitem(last=False)[0])
 
-    def _from_folder(self, key: str) -> SeenVideo | None:
+    def _from_folder(self, folder: FolderStore, key: str) -> SeenVideo | None:
         def load(path: Path) -> SeenVideo:
             features = VideoFeatures.load(path)
             return SeenVideo(_video_of(features), features, key)
 
-        return self.folder.get(key, load)
+        return folder.get(key, load)
 
 
 def with_about(features: VideoFeatures, video: VideoFrames, **more: str) -> VideoFeatures:

@@ -22,10 +22,11 @@ from transformers import (
 from ..errors import LinVTInputError
 
 
+_GENERATES: Any = GenerationMixin  # its types do not name generate()
 # What generate() takes: the fields of its configuration and its own arguments, but for the inputs.
 GENERATION_ARGUMENTS = frozenset(
     {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-    | (set(inspect.signature(GenerationMixin.generate).parameters) - {"self", "inputs", "kwargs"})
+    | (set(inspect.signature(_GENERATES.generate).parameters) - {"self", "inputs", "kwargs"})
     | {"tokenizer"}
 )
 

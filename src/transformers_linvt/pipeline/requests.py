@@ -87,14 +87,15 @@ def requests_of(
         return _streamed(video, question, video_root)
     if not _is_several(video):
         return _request_of(video, question, video_root)
+    videos: Any = video
     if question is None or isinstance(question, str):
-        return [_one_of_several(one, question, video_root) for one in video]
-    if _is_dataset(question) or not isinstance(question, list | tuple) or len(question) != len(video):
+        return [_one_of_several(one, question, video_root) for one in videos]
+    if _is_dataset(question) or not isinstance(question, list | tuple) or len(question) != len(videos):
         given = f"{len(question)} of them" if hasattr(question, "__len__") else type(question).__name__
         raise LinVTInputError(
-            f"{len(video)} videos need one question for all, or a list with an entry per video; got {given}."
+            f"{len(videos)} videos need one question for all, or a list with an entry per video; got {given}."
         )
-    return [_one_of_several(one, about, video_root) for one, about in zip(video, question, strict=True)]
+    return [_one_of_several(one, about, video_root) for one, about in zip(videos, question, strict=True)]
 
 
 def _chat_requests(messages: Any, video_root: str | os.PathLike | None) -> "Request | list[Request]":

@@ -15,12 +15,11 @@ from transformers.utils import logging
 
 from ..errors import LinVTError, LinVTInputError, nearest_name
 from ..evidence.evidence import VideoEvidence
-from ..model.digests import is_still
 from ..model.features import VideoFeatures
-from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of, source_of
+from ..model.messages import SAMPLING_ARGUMENTS, SUBTITLE_ARGUMENTS, parts_of, resolved, sampling_of
 from ..video.limits import one_request
 from .answering import Answered, Answerer, Generation, Read
-from .caching import FeatureCache, Keys, SeenVideo, seen_of_features, with_about
+from .caching import FeatureCache, Keys, with_about
 from .generation import GENERATION_ARGUMENTS, check_generation
 from .progress import frames_bar, make_bar
 from .requests import (
@@ -34,6 +33,7 @@ from .requests import (
     requests_of,
     with_reply,
 )
+from .seeing import SeesVideos
 
 
 logger = logging.get_logger(__name__)
@@ -41,6 +41,7 @@ _OWN_ARGUMENTS = (
     *SAMPLING_ARGUMENTS,
     *SUBTITLE_ARGUMENTS,
     "video_root",
+    "stream",
     "return_evidence",
     "return_score",
     "on_error",
@@ -50,7 +51,7 @@ _OWN_ARGUMENTS = (
 _INPUTS, _OF_PIPELINE = ("video", "question", "messages", "text"), ("batch_size", "num_workers")
 
 
-class VideoQuestionAnsweringPipeline(Pipeline):
+class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
     """
     Answers questions about videos with a [`LinVTForVideoQA`]. Task names: `"video-question-answering"` and
     `"video-text-to-text"`.
@@ -73,13 +74,16 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             Which frames are read, and how; see [`LinVTProcessor.read_video`]. A dictionary of an input list, and a
             video part of a chat, may carry its own.
         subtitles, max_subtitle_tokens (*optional*):
-            Words that are written beside the video at their times: an SRT or WebVTT file, or pairs of seconds and
-            words, and the most tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. May stand in
-            dictionaries and video parts as well; that of a call is for a single video. The result says in
-            `subtitle_tokens` what they took.
+            Words beside the video at their times: an SRT or WebVTT file, or pairs of seconds and words, and the most
+            tokens that they take (1,024); see [`LinVTProcessor.subtitle_words`]. Also in dictionaries and video parts;
+            that of a call is for a single video. The result has `subtitle_tokens`.
         video_root (*optional*):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
+        stream (`bool`, *optional*, defaults to `True`):
+            Encode a video file while it is read, a few frames at a time, so that memory does not grow with the number
+            of frames. With `False`, with `num_workers`, with `return_evidence`, for chats of several videos, and where
+            prompts name the times of frames, all frames are read first: the same answers.
         return_evidence (`bool`, *optional*, defaults to `False`):
             Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights
             that made the video tokens, and the attribution of the answer, per frame and place. Costs a dozen passes of
@@ -306,9 +310,10 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             raise LinVTInputError(f"{', '.join(twice)} was given twice: by itself and in generate_kwargs.")
         if own.get("on_error", "raise") not in ("raise", "record"):
             raise LinVTInputError(f"on_error={own['on_error']!r} must be 'raise' or 'record'.")
-        preprocess = {
-            name: own[name] for name in (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, "video_root") if name in own
-        }
+        if not isinstance(own.get("stream", True), bool):
+            raise LinVTInputError(f"stream={own['stream']!r}: give True or False.")
+        of_reading = (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS, "video_root", "stream")
+        preprocess = {name: own[name] for name in of_reading if name in own}
         if "return_evidence" in own:
             preprocess["with_pixels"] = own["return_evidence"]
         for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
@@ -351,12 +356,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """Many inputs: decoded by `num_workers` threads, answered `batch_size` at a time, in order."""
         is_sized = hasattr(inputs, "__len__")
         requests = (inputs[index] for index in range(len(inputs))) if is_sized else iter(inputs)
+        if num_workers:  # they read ahead of the model, each a whole video
+            preprocess_params = {**preprocess_params, "stream": False}
         videos = _in_threads(partial(self.preprocess, **preprocess_params), requests, num_workers)
         on_error = postprocess_params.get("on_error", "record")
         total = len(inputs) if is_sized else None
         with make_bar(postprocess_params.get("progress_bar"), total=total, desc="Videos", unit="video") as bar:
             for batch in _batches(videos, batch_size):
-                for read, answered in zip(batch, self.forward(batch, **forward_params), strict=True):
+                answers: Any = self.forward(batch, **forward_params)
+                for read, answered in zip(batch, answers, strict=True):
                     yield self.postprocess((read, answered), on_error=on_error)
                     bar.update(1)
 
@@ -367,6 +375,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         request: Request,
         video_root: str | os.PathLike | None = None,
         with_pixels: bool = False,
+        stream: bool = True,
         subtitles: Any = None,
         max_subtitle_tokens: int | None = None,
         **sampling: Any,
@@ -383,65 +392,17 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             if request.messages is None:
                 read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
                 read.messages = None
-                read.videos = [self._see(request.video, video_root, with_pixels, **sampling)]
+                read.videos = [self._see(request.video, video_root, with_pixels, stream, **sampling)]
             else:
+                stream = stream and sum(1 for one in read.messages for _ in parts_of([one], "video")) == 1
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, read.videos) for message in read.messages
+                        self._read_message(message, sampling, with_pixels, stream, read.videos)
+                        for message in read.messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
         return read
-
-    def _read_message(
-        self, message: Mapping[str, Any], sampling: dict[str, Any], with_pixels: bool, videos: list[SeenVideo]
-    ) -> dict[str, Any]:
-        """A message with what was read in place of every video and picture; videos are appended to `videos` too."""
-        if not isinstance(message.get("content"), list):
-            return dict(message)
-        content = []
-        for part in message["content"]:
-            if part["type"] == "video":
-                videos.append(self._see(source_of(part), None, with_pixels, **sampling_of(part, sampling)))
-                words = {"subtitles": part["subtitles"]} if "subtitles" in part else {}
-                part = {"type": "video", "video": videos[-1].video, **words}
-            elif part["type"] == "image":
-                part = {"type": "image", "image": self.processor.load_picture(source_of(part), sampling)}
-            content.append(part)
-        return {**message, "content": content}
-
-    def _see(
-        self,
-        video: Any,
-        video_root: str | os.PathLike | None = None,
-        with_pixels: bool = False,
-        **sampling: Any,
-    ) -> SeenVideo:
-        """A video: as it was encoded before where that is known, else its frames."""
-        if isinstance(video, VideoFeatures):
-            self._check_encoder(video)
-            return seen_of_features(video, self.processor.frames_per_step)
-        source = resolved(video, video_root)
-        of_file = self._keys.of_file(source, sampling) if self.cache.is_on else None
-        key = of_file[0] if of_file else None
-        found = self.cache.get(key)
-        if found is not None and not with_pixels:
-            return found.named(os.fspath(source))
-        frames = self.processor.read_video(source, **sampling)
-        if of_file is not None and not is_still(source, of_file[1]):  # it was written while it was read
-            found = key = None
-        elif of_file is None and self.cache.is_on:
-            key = self._keys.of_frames(frames)
-            found = self.cache.get(key)
-        return SeenVideo(frames, found.features if found is not None else None, key)
-
-    def _check_encoder(self, features: VideoFeatures) -> None:
-        made_by = features.about.get("encoder")
-        if made_by is not None and made_by != Keys(self._linvt, self.processor, for_files=True).of_encoder():
-            raise LinVTInputError(
-                "The video was encoded by another model, or prepared by another processor, than this pipeline has. "
-                "Encode it again with this one: pipe.encode(video)."
-            )
 
     def _forward(
         self,

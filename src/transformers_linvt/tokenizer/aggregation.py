@@ -8,6 +8,7 @@ exception is the resampler of `aggregation="nonlinear"`, which exists to be comp
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -364,6 +365,7 @@ class TextConditionedTokenAggregator(nn.Module):
         if self.text_conditioned:
             init_layer_norm(self.text_norm)
             init_linear(self.text_projection)
+        block: Any
         for block in self.blocks:
             block.init_weights()
         init_linear(self.aggregation_query)

@@ -132,20 +132,23 @@ class SpatioTemporalBlock(nn.Module):
             init_layer_norm(self.temporal_norm)
             self.temporal_attention.init_weights()
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None, goes_on: bool = False) -> torch.Tensor:
         """
         Args:
             hidden (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame, dim)`):
                 One state per token.
             mask (`torch.Tensor` of shape `(batch, num_frames, tokens_per_frame)`, *optional*):
                 True where the token exists.
+            goes_on (`bool`):
+                Whether the first frame is not that of the video but of a later window.
 
         Returns:
             `torch.Tensor` of the shape of `hidden`, zero where no token exists.
         """
         hidden = hidden + self._attend_within_frames(self.spatial_norm(hidden), mask)
         if self.temporal_window > 1:
-            hidden = hidden + self._attend_over_time(self.temporal_norm(hidden), mask)
+            offset = 0 if goes_on else self.window_offset
+            hidden = hidden + self._attend_over_time(self.temporal_norm(hidden), mask, offset)
         return hidden if mask is None else hidden.masked_fill(~mask.unsqueeze(-1), 0.0)
 
     def _attend_within_frames(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -153,9 +156,9 @@ class SpatioTemporalBlock(nn.Module):
         attended = self.spatial_attention(frames, frames, None if mask is None else mask.flatten(0, 1))
         return attended.view_as(states)
 
-    def _attend_over_time(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _attend_over_time(self, states: torch.Tensor, mask: torch.Tensor | None, offset: int) -> torch.Tensor:
         batch, num_frames, tokens_per_frame, _ = states.shape
-        before, window, after = self._windows(num_frames)
+        before, window, after = self._windows(num_frames, offset)
         if mask is None and before + after:
             mask = states.new_ones(states.shape[:-1], dtype=torch.bool)
         # (batch, frames, places, dim) -> (batch, places, frames, dim) -> one row per window of one place
@@ -166,8 +169,15 @@ class SpatioTemporalBlock(nn.Module):
         attended = attended.reshape(batch, tokens_per_frame, before + num_frames + after, -1)
         return attended[:, :, before : before + num_frames].transpose(1, 2)
 
-    def _windows(self, num_frames: int) -> tuple[int, int, int]:
+    def _windows(self, num_frames: int, offset: int) -> tuple[int, int, int]:
         """Empty frames before, window length, empty frames after; a video inside the first window needs none."""
-        if num_frames <= self.temporal_window - self.window_offset:
+        if num_frames <= self.temporal_window - offset:
             return 0, num_frames, 0
-        return self.window_offset, self.temporal_window, -(self.window_offset + num_frames) % self.temporal_window
+        return offset, self.temporal_window, -(offset + num_frames) % self.temporal_window
+
+    def num_finished(self, first: int, num_frames: int) -> int:
+        """Of `num_frames` frames from frame `first` of a video on, those whose windows are complete."""
+        if self.temporal_window == 1:
+            return num_frames
+        behind = (first + num_frames + self.window_offset) // self.temporal_window * self.temporal_window
+        return max(0, behind - self.window_offset - first)

@@ -174,18 +174,48 @@ def contrast(frame_tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     >>> contrast(tokens, torch.ones(1, 1, 2, dtype=torch.bool)).square().round(decimals=4).tolist()
     [0.5]
     """
-    dtype = accumulation_dtype(frame_tokens.dtype)
-    total = frame_tokens.new_zeros(len(frame_tokens), frame_tokens.shape[-1], dtype=dtype)
-    squares = total.new_zeros(len(frame_tokens))
+    sums = ContrastSums(frame_tokens)
     for start in range(0, frame_tokens.shape[1], FRAMES_PER_CHUNK):  # a video in float32 would double its memory
         chunk = slice(start, start + FRAMES_PER_CHUNK)
-        tokens = frame_tokens[:, chunk].to(dtype).masked_fill(~mask[:, chunk].unsqueeze(-1), 0.0)
-        total = total + tokens.sum(dim=(1, 2))
-        squares = squares + tokens.square().sum(dim=(1, 2, 3))
-    count = mask.sum(dim=(1, 2)).clamp(min=1)
-    common = (total / count.unsqueeze(1)).square().sum(dim=1)
-    mean_square = (squares / count).clamp(min=torch.finfo(dtype).tiny)
-    return (1 - common / mean_square).clamp(min=LEAST_CONTRAST**2, max=1.0).sqrt()
+        sums.feed(frame_tokens[:, chunk], mask[:, chunk])
+    return sums.contrast()
+
+
+class ContrastSums:
+    """
+    What [`contrast`] is made of, summed up over the frames as they come.
+
+    Args:
+        like (`torch.Tensor` of shape `(batch, ..., dim)`): any tokens of the videos, for their width and type.
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.dtype = accumulation_dtype(like.dtype)
+        self.total = like.new_zeros(len(like), like.shape[-1], dtype=self.dtype)
+        self.squares = self.total.new_zeros(len(like))
+        self.count = torch.zeros(len(like), dtype=torch.long, device=like.device)
+
+    def feed(self, frame_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        """Count further frames in; shapes as of [`contrast`]."""
+        tokens = frame_tokens.to(self.dtype)
+        if mask is not None:
+            tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        self.total = self.total + tokens.sum(dim=(1, 2))
+        self.squares = self.squares + tokens.square().sum(dim=(1, 2, 3))
+        self.count = self.count + (tokens.shape[1] * tokens.shape[2] if mask is None else mask.sum(dim=(1, 2)))
+
+    def copy(self) -> "ContrastSums":
+        """One that goes its own way; the sums are never changed in place."""
+        other = ContrastSums(self.total)
+        other.total, other.squares, other.count = self.total, self.squares, self.count
+        return other
+
+    def contrast(self) -> torch.Tensor:
+        """Of what was seen so far, as [`contrast`] gives it."""
+        count = self.count.clamp(min=1)
+        common = (self.total / count.unsqueeze(1)).square().sum(dim=1)
+        mean_square = (self.squares / count).clamp(min=torch.finfo(self.dtype).tiny)
+        return (1 - common / mean_square).clamp(min=LEAST_CONTRAST**2, max=1.0).sqrt()
 
 
 @dataclass
@@ -248,17 +278,7 @@ def find_new_tokens(
         found.append(scan.feed(frame_tokens[:, frame], mask[:, frame], allowed))
     novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, T, N, levels)
 
-    whole = mask.any(dim=1)  # a frame, with what comes after its grid
-    lattices = CellLattices(grid_sizes, whole)
-    budget = torch.where(
-        whole.sum(1) <= num_video_tokens,
-        round(BUDGET_PER_TOKEN * num_video_tokens),
-        round(BUDGET_PER_TOKEN_OF_LARGE_FRAMES * num_video_tokens),
-    ).clamp(max=num_kept_tokens)
-    shares = lattices.shares_within(budget * LARGEST_SHARE_OF_ONE_FRAME)
-    counts = torch.einsum("bnl,bn->bl", is_new.float().sum(1), shares)
-    fits = counts <= budget.unsqueeze(1) + 1e-3
-    level = torch.where(fits.any(1), fits.int().argmax(1), len(NOVELTY_LEVELS) - 1)
+    level, lattices = choose_level(is_new.sum(1), mask.any(dim=1), grid_sizes, num_video_tokens, num_kept_tokens)
     video = torch.arange(len(level), device=level.device)
     return NewTokens(
         novelty=novelty[video, :, :, level],
@@ -266,6 +286,39 @@ def find_new_tokens(
         threshold=torch.tensor(NOVELTY_LEVELS, device=level.device, dtype=novelty.dtype)[level],
         lattices=lattices,
     )
+
+
+def choose_level(
+    num_new: torch.Tensor,
+    whole: torch.Tensor,
+    grid_sizes: Sequence[tuple[int, int]],
+    num_video_tokens: int,
+    num_kept_tokens: int,
+) -> tuple[torch.Tensor, CellLattices]:
+    """
+    The threshold with which what is new fits the budget, as [`find_new_tokens`] says it.
+
+    Args:
+        num_new (`torch.Tensor` of shape `(batch, tokens_per_frame, levels)`):
+            How often something was new at a place.
+        whole (`torch.Tensor` of shape `(batch, tokens_per_frame)`):
+            True at places that exist in any frame: a frame, with what comes after its grid.
+        grid_sizes, num_video_tokens, num_kept_tokens:
+            As of [`find_new_tokens`].
+
+    Returns:
+        `tuple[torch.Tensor, CellLattices]`: the place in `NOVELTY_LEVELS`, `(batch,)`, and how frames can be divided.
+    """
+    lattices = CellLattices(grid_sizes, whole)
+    budget = torch.where(
+        whole.sum(1) <= num_video_tokens,
+        round(BUDGET_PER_TOKEN * num_video_tokens),
+        round(BUDGET_PER_TOKEN_OF_LARGE_FRAMES * num_video_tokens),
+    ).clamp(max=num_kept_tokens)
+    shares = lattices.shares_within(budget * LARGEST_SHARE_OF_ONE_FRAME)
+    counts = torch.einsum("bnl,bn->bl", num_new.float(), shares)
+    fits = counts <= budget.unsqueeze(1) + 1e-3
+    return torch.where(fits.any(1), fits.int().argmax(1), len(NOVELTY_LEVELS) - 1), lattices
 
 
 @dataclass
@@ -435,15 +488,34 @@ def average_runs(values: torch.Tensor, slots: torch.Tensor, weights: torch.Tenso
     Returns:
         `torch.Tensor` of shape `(batch, num_slots, width)`, in the dtype of `values`; summed in float32.
     """
-    batch, num_frames, places, width = values.shape
-    dtype = accumulation_dtype(values.dtype)
-    sums = torch.zeros(batch, num_slots, width, dtype=dtype, device=values.device)
-    for start in range(0, num_frames, FRAMES_PER_CHUNK):
-        chunk = values[:, start : start + FRAMES_PER_CHUNK].flatten(1, 2).to(dtype)
-        inside = slice(start * places, start * places + chunk.shape[1])
-        index = slots[:, inside].unsqueeze(-1).expand(-1, -1, width)
-        sums = sums.scatter_add(1, index, chunk * weights[:, inside].unsqueeze(-1).to(dtype))
-    return sums.to(values.dtype)
+    sums = RunSums(values, slots, weights, num_slots)
+    for start in range(0, values.shape[1], FRAMES_PER_CHUNK):
+        sums.feed(values[:, start : start + FRAMES_PER_CHUNK])
+    return sums.sums.to(values.dtype)
+
+
+class RunSums:
+    """
+    The averages of [`average_runs`], summed up over the frames as they come, in float32.
+
+    Args:
+        like (`torch.Tensor` of shape `(batch, ..., width)`): any of the values, for their width and type.
+        slots, weights, num_slots: as of [`average_runs`].
+    """
+
+    def __init__(self, like: torch.Tensor, slots: torch.Tensor, weights: torch.Tensor, num_slots: int) -> None:
+        self.slots, self.weights, self.num_seen = slots, weights, 0
+        dtype = accumulation_dtype(like.dtype)
+        self.sums = torch.zeros(len(like), num_slots, like.shape[-1], dtype=dtype, device=like.device)
+
+    def feed(self, values: torch.Tensor) -> None:
+        """Add the values of the next frames, `(batch, num_frames, tokens_per_frame, width)`."""
+        values = values.flatten(1, 2).to(self.sums.dtype)
+        inside = slice(self.num_seen, self.num_seen + values.shape[1])
+        self.num_seen = inside.stop
+        index = self.slots[:, inside].unsqueeze(-1).expand_as(values)
+        weighted = values * self.weights[:, inside].unsqueeze(-1).to(values.dtype)
+        self.sums = self.sums.scatter_add(1, index, weighted)
 
 
 def place_on_axis(

@@ -29,7 +29,7 @@ from .checks import (
 )
 from .contrastive_head import ContrastiveEmbeddings, ContrastiveHead
 from .keyframes import KEPT_PER_VIDEO_TOKEN, Runs, average_runs, find_new_tokens, gather_runs, single_tokens
-from .places import frame_times, token_places
+from .places import frame_times, positions_of, token_places
 from .pooling import pool_at_scale
 from .selection import RefinedVideo, select_most_significant, select_uniformly
 from .significance import SignificanceScorer
@@ -308,7 +308,7 @@ class LinearVideoTokenizer(nn.Module):
                 are not finite.
         """
         check_frame_tokens(frame_tokens, self.dim)
-        batch, num_frames, tokens_per_frame, _ = frame_tokens.shape
+        batch, _, tokens_per_frame, _ = frame_tokens.shape
         mask = check_frame_mask(frame_mask, frame_tokens)
         full_mask = frame_tokens.new_ones(frame_tokens.shape[:3], dtype=torch.bool) if mask is None else mask
         check_timestamps(timestamps, full_mask)
@@ -320,31 +320,13 @@ class LinearVideoTokenizer(nn.Module):
         places = token_places(grids, tokens_per_frame, frame_tokens.device)
         hidden, scores = self.scorer(frame_tokens, mask, seconds, fractions, places)
         log_significance, kept = self._keep(frame_tokens, full_mask, grids, scores)
-        positions = torch.cat(
-            [
-                fractions[:, :, None, None].expand(-1, -1, tokens_per_frame, -1),
-                places.unsqueeze(1).expand(-1, num_frames, -1, -1),
-            ],
-            dim=-1,
-        )
+        positions = positions_of(fractions, places)
         num_slots = kept.starts.shape[1]
         kept_tokens, kept_features, kept_places = (
             average_runs(values, kept.slots, kept.weights, num_slots) for values in (frame_tokens, hidden, positions)
         )
-        mass = kept.mass.clamp(min=torch.finfo(kept.mass.dtype).tiny)
-        return RefinedVideo(
-            kept_tokens=kept_tokens,
-            kept_features=kept_features,
-            kept_indices=kept.starts,
-            kept_mask=kept.filled,
-            log_significance=mass.log().masked_fill(~kept.filled, 0.0),
-            places=kept_places,
-            mass_positions=kept.positions,
-            num_used=kept.num_used,
-            run_slots=kept.slots,
-            run_weights=kept.weights,
-            significance=log_significance.exp().masked_fill(~full_mask, 0.0),
-        )
+        significance = log_significance.exp().masked_fill(~full_mask, 0.0)
+        return RefinedVideo.of_runs(kept, kept_tokens, kept_features, kept_places, significance)
 
     def refine_each(
         self,

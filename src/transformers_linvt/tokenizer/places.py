@@ -110,6 +110,20 @@ def frame_times(timestamps: torch.Tensor | None, frame_mask: torch.Tensor) -> tu
     return seconds.masked_fill(~frame_mask, 0.0), fractions.masked_fill(~frame_mask, 0.0).float()
 
 
+def positions_of(fractions: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """
+    Time, row and column of every token, `(batch, num_frames, tokens_per_frame, 3)` in [0, 1].
+
+    Args:
+        fractions (`torch.Tensor` of shape `(batch, num_frames)`):
+            Of [`frame_times`].
+        places (`torch.Tensor` of shape `(batch, tokens_per_frame, 2)`):
+            Of [`token_places`].
+    """
+    time = fractions[:, :, None, None].expand(-1, -1, places.shape[1], -1)
+    return torch.cat([time, places.unsqueeze(1).expand(-1, fractions.shape[1], -1, -1)], dim=-1)
+
+
 def sinusoidal_embedding(values: torch.Tensor, size: int, wavelengths: tuple[float, float]) -> torch.Tensor:
     """
     Sines and cosines of `values` at wavelengths spread geometrically between two bounds; works for any value.

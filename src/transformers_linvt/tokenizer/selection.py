@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 from torch.nn import functional
 
 from ..errors import LinVTInputError
-from .keyframes import average_runs
+from .keyframes import Runs, average_runs
 
 
 # 2**32 divided by the golden ratio: its multiples modulo 2**32 fall evenly (a low-discrepancy sequence in integers).
@@ -125,6 +125,31 @@ class RefinedVideo:
     run_slots: torch.Tensor
     run_weights: torch.Tensor
     significance: torch.Tensor
+
+    @classmethod
+    def of_runs(
+        cls,
+        runs: Runs,
+        kept_tokens: torch.Tensor,
+        kept_features: torch.Tensor,
+        places: torch.Tensor,
+        significance: torch.Tensor,
+    ) -> "RefinedVideo":
+        """Of the runs of a batch of videos, and what was averaged over them; shapes as above."""
+        mass = runs.mass.clamp(min=torch.finfo(runs.mass.dtype).tiny)
+        return cls(
+            kept_tokens=kept_tokens,
+            kept_features=kept_features,
+            kept_indices=runs.starts,
+            kept_mask=runs.filled,
+            log_significance=mass.log().masked_fill(~runs.filled, 0.0),
+            places=places,
+            mass_positions=runs.positions,
+            num_used=runs.num_used,
+            run_slots=runs.slots,
+            run_weights=runs.weights,
+            significance=significance,
+        )
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
         """Bring anything with one row per frame token, `(batch, T, N, width)`, to the slots, as the tokens were."""

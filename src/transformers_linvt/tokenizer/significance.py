@@ -126,6 +126,7 @@ class SignificanceScorer(nn.Module):
         init_layer_norm(self.input_norm)
         for linear in (self.input_projection, self.time_projection, self.place_projection):
             init_linear(linear)
+        block: Any
         for block in self.blocks:
             block.init_weights()
         if self.learns_scores:
@@ -304,3 +305,47 @@ class SignificanceScorer(nn.Module):
         if hook is not None:
             hook.post_forward(self, None)
         return gain
+
+
+class ScoringStream:
+    """
+    A [`SignificanceScorer`] that is fed the frames of one video as they come, and forgets them.
+
+    The states of a frame come out when the last frame of its windows was seen. They are those of the video as a whole,
+    up to rounding. For scorers that start from key frames: the others compare with the whole video.
+
+    Args:
+        scorer ([`SignificanceScorer`]): the scorer.
+    """
+
+    def __init__(self, scorer: SignificanceScorer) -> None:
+        self.scorer = scorer
+        self.waiting: list[torch.Tensor | None] = [None] * len(scorer.blocks)
+        self.first = [0] * len(scorer.blocks)  # place of the first frame that waits for each block
+
+    def feed(
+        self,
+        frame_tokens: torch.Tensor,
+        seconds: torch.Tensor,
+        fractions: torch.Tensor,
+        places: torch.Tensor,
+        is_last: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        The next frames: arguments as of the scorer, without a mask, and whether the video ends with them.
+
+        Returns:
+            States and scores as of the scorer, of the frames that are finished now (which may be none).
+        """
+        hidden = self.scorer._embed(frame_tokens, seconds, fractions, places)
+        for number, block in enumerate(self.scorer.blocks):
+            if self.waiting[number] is not None:
+                hidden = torch.cat([self.waiting[number], hidden], dim=1)
+            count, first = hidden.shape[1], self.first[number]
+            finished = count if is_last else block.num_finished(first, count)
+            self.waiting[number] = hidden[:, finished:].clone()
+            self.first[number] += finished
+            hidden = hidden[:, :finished]
+            if finished:
+                hidden = block(hidden, None, first > 0)
+        return hidden, self.scorer._score(hidden, frame_tokens, None)

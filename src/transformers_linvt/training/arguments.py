@@ -200,7 +200,7 @@ def load_datasets(arguments: LinVTScriptArguments, training_args: Any) -> dict[s
         )
     return {
         name: load_video_dataset(
-            arguments.dataset_name,
+            str(arguments.dataset_name),
             config=arguments.dataset_config,
             split=split,
             streaming=arguments.dataset_streaming,

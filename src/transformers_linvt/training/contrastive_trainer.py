@@ -194,7 +194,7 @@ class LinVTContrastiveTrainer(LinVTSFTTrainer):
         scale = embeds[0][2].requires_grad_()
         contrast = info_nce(videos, texts, scale, ids["video_ids"], ids["caption_ids"])
         gradients = torch.autograd.grad(self._contrastive_share() * contrast.loss, (videos, texts, scale))
-        total, loss = torch.zeros((), device=videos.device), None
+        total = loss = torch.zeros((), device=videos.device)
         for number, part in enumerate(parts):
             is_last = number == len(parts) - 1
             rows = slice(number * mini, number * mini + len(part["input_ids"]))

@@ -1,6 +1,7 @@
 """The arguments of the next-token trainer: TRL's, with defaults that fit videos, and what videos need of their own."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers.trainer_utils import HubStrategy
@@ -76,7 +77,7 @@ class LinVTSFTConfig(SFTConfig):
             asked = self.gradient_checkpointing
             self.activation_checkpointing = has_gpu if asked is None else asked
         self.remove_unused_columns = False
-        self.dataset_kwargs = {**dict(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.dataset_kwargs = {**self._dataset_kwargs, "skip_prepare_dataset": True}
         find_stage(self.stage)
         if self.packing or self.padding_free:
             raise LinVTInputError(
@@ -102,12 +103,17 @@ class LinVTSFTConfig(SFTConfig):
                 "only safetensors are pushed. Leave hub_strategy='end' and push when training is done."
             )
 
+    @property
+    def _dataset_kwargs(self) -> dict[str, Any]:
+        given: Any = self.dataset_kwargs or {}  # text on a command line, which transformers has read by now
+        return given
+
     def _refuse_what_has_no_effect(self) -> None:
         """Options of TRL's own preparation of data, which examples with videos do not go through."""
         for name, reason in _WITHOUT_EFFECT.items():
             if (value := getattr(self, name)) != _DEFAULTS[name]:
                 raise LinVTInputError(f"{name}={value!r} has no effect here: {reason}")
-        if others := sorted(dict(self.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"}):
+        if others := sorted(self._dataset_kwargs.keys() - {"skip_prepare_dataset"}):
             raise LinVTInputError(
                 f"dataset_kwargs has {', '.join(others)}, which have no effect here: the collator takes the examples "
                 "as they are. Leave them out."

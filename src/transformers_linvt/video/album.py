@@ -1,7 +1,7 @@
 """The returned frames: upright RGB in one array, made when the first of them shows its size."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import av
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import VideoReadError
 from .damage import Damage
-from .frames import VideoFrames
+from .frames import VideoFrames, no_pixels
 from .limits import VideoLimits, check_frame_size
 from .progress import report
 
@@ -19,6 +19,9 @@ from .progress import report
 logger = logging.getLogger(__name__)
 
 CHANNELS = 3
+
+# Makes what the frames of a read are put into, of the name of the video, their times in seconds, and the limits.
+MakeAlbum = Callable[[str, np.ndarray, VideoLimits], "Album"]
 
 
 class Album:
@@ -42,13 +45,16 @@ class Album:
                     "or pass limits=VideoLimits(max_output_bytes=...)."
                 )
             self.frames = np.empty((self.count, *image.shape), dtype=np.uint8)
-        if image.shape != self.frames.shape[1:]:
-            raise VideoReadError(
-                f"{self.name} changes its frame size from {self.frames.shape[2]}x{self.frames.shape[1]} to "
-                f"{image.shape[1]}x{image.shape[0]} on the way. Choose a window with start and end, or re-encode it."
-            )
+        self._check_size(image, self.frames.shape[1:])
         self.frames[place] = image
         report("read", place + 1, self.count)
+
+    def _check_size(self, image: np.ndarray, shape: Sequence[int]) -> None:
+        if image.shape != tuple(shape):
+            raise VideoReadError(
+                f"{self.name} changes its frame size from {shape[1]}x{shape[0]} to {image.shape[1]}x{image.shape[0]} "
+                "on the way. Choose a window with start and end, or re-encode it."
+            )
 
     def put_frame(self, place: int, frame: Any) -> None:
         """Convert one decoded frame to upright RGB and put it into its place."""
@@ -62,6 +68,34 @@ class Album:
         ).to_ndarray()
         matrix = display_matrix(frame)
         self.put(place, image if matrix is None else upright(image, matrix, self.name))
+
+
+def album_of_all(name: str, timestamps: np.ndarray, limits: VideoLimits) -> Album:
+    """The album of a read that returns its frames together."""
+    return Album(name, len(timestamps), limits)
+
+
+class Relay(Album):
+    """
+    Hands every frame on as it comes, and keeps none.
+
+    Frame 0 may come again: what was handed on before is then void (damage was found behind it).
+
+    Args:
+        take: called with the place of a frame and its picture.
+    """
+
+    def __init__(self, name: str, count: int, limits: VideoLimits, take: Callable[[int, np.ndarray], None]) -> None:
+        super().__init__(name, count, limits)
+        self.take = take
+        self.shape: tuple[int, ...] | None = None
+
+    def put(self, place: int, image: np.ndarray) -> None:
+        """Hand on one upright frame of shape `(height, width, 3)`."""
+        self.shape = image.shape if self.shape is None else self.shape
+        self._check_size(image, self.shape)
+        self.frames = no_pixels(self.count)
+        self.take(place, image)
 
 
 class Sketch(Album):
@@ -174,7 +208,7 @@ def _name_unknown_side_data() -> None:
 
     Before, one kind that is newer than PyAV (EXIF in the frames of a camera) keeps all others from being looked at.
     """
-    kinds = av.sidedata.sidedata.Type
+    kinds: Any = av.sidedata.sidedata.Type
 
     def named(cls: type, value: object) -> Any:
         if not isinstance(value, int):

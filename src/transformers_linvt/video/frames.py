@@ -52,6 +52,11 @@ class VideoFrames:
         return len(self.frames)
 
 
+def no_pixels(num_frames: int) -> np.ndarray:
+    """Stands in for frames that are not kept: as many of them, of one black pixel each."""
+    return np.zeros((num_frames, 1, 1, 3), dtype=np.uint8)
+
+
 def uniform_indices(total: int, count: int) -> list[int]:
     """
     The middle frames of `count` equal segments of a video: always exactly `count` distinct frames, or all there are.

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -280,10 +280,29 @@ class Clock:
     def __init__(self, name: str, seconds: float | None) -> None:
         self.name = name
         self.seconds = seconds
-        self.deadline = math.inf if seconds is None else time.monotonic() + seconds
+        self.restart()
+        self.waited = 0.0  # seconds
+        self.check_wanted: Callable[[], None] | None = None  # raises where nobody wants the frames any more
+
+    def restart(self) -> None:
+        """The time begins now."""
+        self.deadline = math.inf if self.seconds is None else time.monotonic() + self.seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside takes no time: waiting for whoever takes the frames is no reading."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            waited = time.monotonic() - began
+            self.waited += waited
+            self.deadline += waited
 
     def check(self) -> None:
-        """Raise a [`VideoReadError`] if the time is over."""
+        """Raise a [`VideoReadError`] if the time is over, and whatever ends the read before."""
+        if self.check_wanted is not None:
+            self.check_wanted()
         if time.monotonic() > self.deadline:
             raise VideoReadError(
                 f"{self.name}: reading took longer than the limit of {self.seconds} s. Ask for fewer frames or a "

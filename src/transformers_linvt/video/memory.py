@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import VideoReadError
-from .album import CHANNELS, Album, finish
+from .album import CHANNELS, MakeAlbum, album_of_all, finish
 from .frames import Request, VideoFrames
 from .limits import check_duration, check_frame_size
 
@@ -24,7 +24,12 @@ def is_frames(video: Any) -> bool:
     return isinstance(video, np.ndarray | list | tuple | PIL.Image.Image) or _is_tensor(video)
 
 
-def read_memory(video: Any, request: Request, timestamps: Sequence[float] | np.ndarray | None) -> VideoFrames:
+def read_memory(
+    video: Any,
+    request: Request,
+    timestamps: Sequence[float] | np.ndarray | None,
+    make_album: MakeAlbum = album_of_all,
+) -> VideoFrames:
     """Check frames in memory like those of a file, and sample them if fewer are asked for than there are."""
     if isinstance(video, PIL.Image.Image):
         raise VideoReadError("A single picture is not a video. Give it as a list of one frame, or as an image.")
@@ -49,7 +54,7 @@ def read_memory(video: Any, request: Request, timestamps: Sequence[float] | np.n
         request.check_count(len(chosen), _IN_MEMORY)
     else:
         chosen = request.choose(seconds, duration, _IN_MEMORY)
-    album = Album(_IN_MEMORY, len(chosen), limits)
+    album = make_album(_IN_MEMORY, seconds[chosen], limits)
     for place, index in enumerate(chosen):
         album.put(place, _to_uint8(frames[index : index + 1])[0])
     return finish(_IN_MEMORY, "memory", album, seconds, chosen, duration)

@@ -31,7 +31,9 @@ def read_other(
     fill = {"decord": fill_from_decord, "torchcodec": fill_from_torchcodec}[backend]
     library = import_backend(backend)
     reason = _why_not(backend, source, table)
-    album, chosen, seconds = None, [], table.seconds
+    album: Any = None
+    chosen: list[int] = []
+    seconds = table.seconds
     if reason is None:
         check_duration(source.name, table.duration, request.limits)
         chosen = request.choose(seconds, table.duration, source.name)
@@ -43,7 +45,7 @@ def read_other(
     if reason is None:
         album = Album(source.name, len(chosen), request.limits)
         try:
-            reason = fill(library, source, table, num_threads, chosen, album, sketch.shape, clock)
+            reason = fill(library, source, table, num_threads, chosen, album, sketch.shape or (), clock)
         except VideoReadError:
             raise
         except Exception as error:  # both raise a RuntimeError, an Exception subclass of their own, or a ValueError

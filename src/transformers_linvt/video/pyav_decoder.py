@@ -14,7 +14,7 @@ import av.error
 import numpy as np
 
 from ..errors import VideoReadError
-from .album import Album, finish
+from .album import Album, MakeAlbum, album_of_all, finish
 from .container import VideoFile
 from .damage import B_FRAME, Damage, decoded, is_intra
 from .frames import Request, VideoFrames
@@ -161,7 +161,14 @@ class PyAVReader:
                     return
 
 
-def read_pyav(source: VideoSource, table: FrameTable, request: Request, clock: Clock, num_threads: int) -> VideoFrames:
+def read_pyav(
+    source: VideoSource,
+    table: FrameTable,
+    request: Request,
+    clock: Clock,
+    num_threads: int,
+    make_album: MakeAlbum = album_of_all,
+) -> VideoFrames:
     """Frames of the packet table by seeking, else from the start; else of a table made by decoding the whole file."""
     reader = PyAVReader(source, table, request, clock, num_threads)
     if table.pts:
@@ -169,14 +176,16 @@ def read_pyav(source: VideoSource, table: FrameTable, request: Request, clock: C
         check_duration(source.name, table.duration, request.limits)
         chosen = request.choose(seconds, table.duration, source.name)
         wanted = {table.pts[index]: place for place, index in enumerate(chosen)}
-        album = Album(source.name, len(chosen), request.limits)
+        album = make_album(source.name, seconds[chosen], request.limits)
         done = table.can_seek and reader.by_seeking(wanted, album)
         if done or reader.from_start(wanted, album):
             return finish(source.name, "pyav", album, seconds, chosen, table.duration, reader.damage)
-    return read_by_order(source, table, request, reader)
+    return read_by_order(source, table, request, reader, make_album)
 
 
-def read_by_order(source: VideoSource, table: FrameTable, request: Request, reader: PyAVReader) -> VideoFrames:
+def read_by_order(
+    source: VideoSource, table: FrameTable, request: Request, reader: PyAVReader, make_album: MakeAlbum
+) -> VideoFrames:
     """For packets without usable time stamps, and for damage: decode all, then choose among what came out intact."""
     stamps, is_intact, nominal = reader.shown()
     num_broken = len(reader.damage.broken)
@@ -201,7 +210,7 @@ def read_by_order(source: VideoSource, table: FrameTable, request: Request, read
             "Choose another window, or copy or download it again."
         )
     chosen = request.choose(seconds, duration, source.name, line.is_intact)
-    album = Album(source.name, len(chosen), request.limits)
+    album = make_album(source.name, seconds[chosen], request.limits)
     reader.by_order({int(line.position[index]): place for place, index in enumerate(chosen)}, album)
     num_damaged = int((~line.is_intact).sum())
     result = finish(source.name, "pyav", album, seconds, chosen, duration, reader.damage, num_damaged)

@@ -7,12 +7,14 @@ how its videos were read.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import VideoReadError
+from .album import MakeAlbum, album_of_all
 from .frames import Request, VideoFrames
 from .limits import Clock, Spending, VideoLimits, one_request
 from .memory import is_frames, read_memory
@@ -96,6 +98,39 @@ def read_video(
     >>> read_video(clip, num_frames=3, timestamps=[0.0, 0.5, 1.0, 1.5, 2.0, 2.5]).timestamps.tolist()
     [0.5, 1.5, 2.5]
     """
+    sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    return read_into(
+        album_of_all,
+        video,
+        sampling,
+        video_backend=video_backend,
+        limits=limits,
+        allow_urls=allow_urls,
+        timestamps=timestamps,
+        num_threads=num_threads,
+    )
+
+
+def read_into(
+    make_album: MakeAlbum,
+    video: Any,
+    sampling: Mapping[str, Any],
+    *,
+    video_backend: str = "auto",
+    limits: VideoLimits | None = None,
+    allow_urls: bool = False,
+    timestamps: Sequence[float] | np.ndarray | None = None,
+    num_threads: int = 1,
+    clock: Clock | None = None,
+) -> VideoFrames:
+    """
+    As [`read_video`], with the frames put into whatever `make_album` makes.
+
+    Args:
+        make_album: see `MakeAlbum`; it may be asked more than once, where damage makes another choice of frames.
+        sampling: `num_frames`, `fps`, `start`, `end`, `max_frames`.
+        clock ([`Clock`], *optional*): that of the read, for who stops it while frames wait, or ends the read early.
+    """
     limits = VideoLimits() if limits is None else limits
     if not isinstance(limits, VideoLimits):
         raise VideoReadError(f"limits={limits!r:.100} is no VideoLimits; pass limits=VideoLimits(max_duration=...).")
@@ -105,15 +140,17 @@ def read_video(
         )
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= _MAX_THREADS:
         raise VideoReadError(f"num_threads={num_threads!r:.40}: give a whole number of threads, 1 to {_MAX_THREADS}.")
-    sampling = (num_frames, fps, start, end, max_frames)
-    Request(*sampling, limits)  # what makes no sense is no matter of what is left
+    Request(**sampling, limits=limits)  # what makes no sense is no matter of what is left
     with one_request() as spending:
         limits, of_request = spending.left_of(limits)
+        clock = Clock("the video", None) if clock is None else clock
+        clock.seconds = limits.max_decode_seconds
         began = time.monotonic()
+        read = _Read(
+            Request(**sampling, limits=limits), video_backend, allow_urls, timestamps, num_threads, clock, make_album
+        )
         try:
-            result = _read(
-                video, Request(*sampling, limits), video_backend, allow_urls, timestamps, num_threads, spending
-            )
+            result = _read(video, read, spending)
         except VideoReadError as error:
             reasons = [name for name, left in of_request.items() if f"limit of {left}" in str(error)]
             if reasons:
@@ -122,45 +159,69 @@ def read_video(
                 ) from error
             raise
         finally:
-            spending.add(decode_seconds=time.monotonic() - began)
+            spending.add(decode_seconds=time.monotonic() - began - clock.waited)
         spending.add(frames=len(result), output_bytes=result.frames.nbytes)
         return result
 
 
-def _read(
-    video: Any,
-    request: Request,
-    video_backend: str,
-    allow_urls: bool,
-    timestamps: Sequence[float] | np.ndarray | None,
-    num_threads: int,
-    spending: Spending,
-) -> VideoFrames:
+@dataclass
+class _Read:
+    """How a video is to be read."""
+
+    request: Request
+    video_backend: str
+    allow_urls: bool
+    timestamps: Sequence[float] | np.ndarray | None
+    num_threads: int
+    clock: Clock
+    make_album: MakeAlbum
+
+
+def _read(video: Any, read: _Read, spending: Spending) -> VideoFrames:
     if is_frames(video):
-        return read_memory(video, request, timestamps)
-    if timestamps is not None:
+        return read_memory(video, read.request, read.timestamps, read.make_album)
+    if read.timestamps is not None:
         raise VideoReadError(
             "timestamps were given together with a video file. A file brings its own time stamps; leave the argument "
             "out, or hand over decoded frames."
         )
-    with opened_source(video, request.limits, allow_urls) as source:
+    with opened_source(video, read.request.limits, read.allow_urls) as source:
         if not isinstance(source, VideoSource):
-            return read_decoder_object(source, request)
+            return read_decoder_object(source, read.request)
         spending.add(bytes=source.num_bytes)
-        return _read_source(source, request, "pyav" if video_backend == "auto" else video_backend, num_threads)
+        state = source.state
+        try:
+            result = _read_source(source, read)
+        except (VideoReadError, OSError):
+            _check_unchanged(source, state)
+            raise
+        _check_unchanged(source, state)
+        return result
 
 
-def _read_source(source: VideoSource, request: Request, backend: str, num_threads: int) -> VideoFrames:
-    clock = Clock(source.name, request.limits.max_decode_seconds)
+def _check_unchanged(source: VideoSource, state: tuple[int, ...]) -> None:
+    """Refuse what was read, or went wrong, of two files."""
+    if source.state != state:
+        raise VideoReadError(
+            f"{source.name} was changed, replaced or removed while it was read. Wait until it is complete, and read "
+            "it again."
+        )
+
+
+def _read_source(source: VideoSource, read: _Read) -> VideoFrames:
+    clock, request = read.clock, read.request
+    clock.name = source.name
+    clock.restart()  # fetching an address has a limit of its own
     table = scan(source, clock, request.limits)
     if table.cut_off is not None:
         raise VideoReadError(
             f"{source.name} is cut off: {table.cut_off}. Download it again, or keep what is there with "
             "`ffmpeg -i FILE -c copy NEW_FILE`."
         )
+    backend = "pyav" if read.video_backend == "auto" else read.video_backend
     if backend == "pyav":
-        result = read_pyav(source, table, request, clock, num_threads)
+        result = read_pyav(source, table, request, clock, read.num_threads, read.make_album)
     else:
-        result = read_other(source, table, request, clock, num_threads, backend)
+        result = read_other(source, table, request, clock, read.num_threads, backend)
     result.source = source.full_name  # messages have it shorter
     return result

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .frames import VideoFrames
+from .frames import VideoFrames, no_pixels
 
 
 _TOLD = ("video_backend", "duration", "total_frames", "average_fps")
@@ -18,7 +18,7 @@ class UnseenFrames(VideoFrames):
     @classmethod
     def of(cls, video: VideoFrames) -> "UnseenFrames":
         """The same video without its pixels."""
-        return cls(**{**vars(video), "frames": _no_pixels(len(video.frames))})
+        return cls(**{**vars(video), "frames": no_pixels(len(video.frames))})
 
     @classmethod
     def from_record(cls, text: str, source: str = "<encoded video>") -> "UnseenFrames":
@@ -30,23 +30,19 @@ class UnseenFrames(VideoFrames):
         """
         told = json.loads(text)
         times = np.asarray(told.pop("timestamps"), dtype=np.float64)
-        return cls(_no_pixels(len(times)), times, source=source, **told)
+        return cls(no_pixels(len(times)), times, source=source, **told)
 
 
 def record_of(video: VideoFrames) -> str:
     """
     All but pixels and name of a video, as text.
 
-    >>> video = VideoFrames(_no_pixels(2), np.array([0.0, 0.5]), "clip.mp4", "pyav", 1.0, 8, 8.0)
+    >>> video = VideoFrames(no_pixels(2), np.array([0.0, 0.5]), "clip.mp4", "pyav", 1.0, 8, 8.0)
     >>> UnseenFrames.from_record(record_of(video)).timestamps.tolist()
     [0.0, 0.5]
     """
     told = {name: getattr(video, name) for name in _TOLD}
     return json.dumps(told | {"timestamps": [float(time) for time in video.timestamps]})
-
-
-def _no_pixels(num_frames: int) -> np.ndarray:
-    return np.zeros((num_frames, 1, 1, 3), dtype=np.uint8)
 
 
 __all__ = ["UnseenFrames", "record_of"]

@@ -36,6 +36,17 @@ class VideoSource:
         """What PyAV and decord open; each call gives an independent reader."""
         return io.BytesIO(self.data) if self.data is not None else str(self.path)
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What changes when somebody writes to the file or puts another one in its place; empty of bytes."""
+        if self.path is None:
+            return ()
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return (-1,)
+        return status.st_size, status.st_mtime_ns, status.st_ino
+
     def open_binary(self) -> Any:
         return io.BytesIO(self.data) if self.data is not None else open(str(self.path), "rb")
 

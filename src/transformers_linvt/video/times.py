@@ -108,6 +108,7 @@ def _fill_between(stamps: list[Any], chain: list[int], step: float) -> tuple[np.
     times = np.zeros(len(stamps))
     is_guess = np.ones(len(stamps), dtype=bool)
     times[chain], is_guess[chain] = [stamps[place] for place in chain], False
+    right: Any  # a place, but for the last
     for left, right in zip([None, *chain], [*chain, None], strict=True):
         first, last = 0 if left is None else left + 1, len(stamps) if right is None else right
         count = last - first

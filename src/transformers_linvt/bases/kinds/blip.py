@@ -25,7 +25,7 @@ class BlipBridge(EmbeddingsBridge):
 
     def check(self, base: Any) -> None:
         """Also for a language model that is an encoder-decoder; InstructBLIP's config does not say that it is one."""
-        text = getattr(getattr(base, "config", None), "text_config", None)
+        text: Any = getattr(getattr(base, "config", None), "text_config", None)
         if getattr(text, "is_encoder_decoder", False):
             raise UnsupportedBaseError(
                 f"{base.config.model_type} with a {text.model_type} (Flan-T5) is not supported: {ENCODER_DECODER}. "

@@ -21,7 +21,7 @@ class ShieldGemma2Bridge(BaseBridge):
 
     def load_processor(self, name_or_path: str, **kwargs: Any) -> ProcessorMixin:
         """Gemma 3's, around the same tokenizer and image processor."""
-        parts = load_base_processor(name_or_path, check=False, **kwargs)
+        parts: Any = load_base_processor(name_or_path, check=False, **kwargs)
         tokens = {"image_seq_length": parts.image_seq_length, "chat_template": parts.chat_template}
         return transformers.Gemma3Processor(parts.image_processor, parts.tokenizer, **tokens)
 

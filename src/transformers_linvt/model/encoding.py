@@ -1,0 +1,131 @@
+"""One video through the vision tower and SVR, piece by piece while further pieces are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import LinVTInputError, VideoReadError
+from ..tokenizer.stream import VideoRefiner
+from ..video.background import Workers
+from ..video.frames import VideoFrames
+from ..video.limits import VideoLimits
+from .features import FeatureOrigin, VideoFeatures
+from .origin import VideoDigest, digest_of_model
+
+
+class VideoEncoding:
+    """
+    A video on its way through the vision tower and SVR. To be used in a `with` block, which frees what it holds.
+
+    Args:
+        model ([`LinVTForVideoQA`]): the model.
+        num_frames (`int`): frames of the video (steps of time, with `frame_path="video"`).
+        timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): their times in seconds.
+        most_frames (`int`, *optional*): most that the caller allows, where that is more than the model's `max_frames`;
+            None for any number.
+
+    Raises:
+        LinVTInputError: too many frames.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        num_frames: int,
+        timestamps: torch.Tensor | None = None,
+        most_frames: int | None = 0,
+    ) -> None:
+        model.model.check_num_frames(num_frames, most_frames)
+        if timestamps is not None and len(timestamps) != num_frames:
+            raise LinVTInputError(
+                f"video_timestamps has {len(timestamps)} entries, the video has {num_frames} frames."
+            )
+        self.model, self.timestamps = model, timestamps
+        self.digest = VideoDigest(timestamps)
+        self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
+        self.container = "tensor"
+
+    def __enter__(self) -> "VideoEncoding":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.refiner.__exit__(*exception)
+
+    def feed(self, inputs: Mapping[str, Any], num_frames: int) -> None:
+        """
+        The next frames.
+
+        Args:
+            inputs: what the image processor made of them, under the base's names.
+            num_frames: how many they are.
+        """
+        self.digest.feed(inputs)
+        model = self.model.model
+        device, dtype = self.model.working_device, self.model.dtype
+        moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
+        moved = {name: one.to(device, dtype if one.is_floating_point() else None) for name, one in moved.items()}
+        encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
+        self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
+        self.container = encoded.container
+
+    def finish(self) -> VideoFeatures:
+        """The encoded video."""
+        refined, deepstack = self.refiner.finish()
+        return VideoFeatures(
+            refined=refined,
+            deepstack=deepstack,
+            container=self.container,
+            timestamps=self.timestamps,
+            grid_size=self.refiner.grid_size,
+            origin=FeatureOrigin(digest_of_model(self.model.model), self.digest.hexdigest()),
+        )
+
+
+def encode_while_reading(
+    model: Any, processor: Any, video: Any, sampling: Mapping[str, Any]
+) -> tuple[VideoFeatures, VideoFrames]:
+    """
+    Read, prepare and encode a video at the same time, each in a thread of its own.
+
+    Args:
+        model ([`LinVTForVideoQA`]): the model.
+        processor ([`LinVTProcessor`]): the processor.
+        video, sampling: as of [`LinVTProcessor.read_video`].
+
+    Returns:
+        The encoded video, and what was read of it, without the pixels.
+
+    Raises:
+        VideoReadError: the video cannot be read.
+        LinVTInputError: the frames do not fit the model.
+    """
+    limits, encoding = sampling.get("limits"), None
+    is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
+    most = limits.max_frames if is_raised else 0
+    with Workers() as workers:
+        try:
+            for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):
+                if isinstance(item, VideoFrames):
+                    return encoding.finish(), item
+                if item.start == 0:  # at the beginning, and where damage made all that came before void
+                    if encoding is not None:
+                        encoding.__exit__(None, None, None)
+                    encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most)
+                encoding.feed(item.inputs, item.num_frames)
+        finally:
+            if encoding is not None:
+                encoding.__exit__(None, None, None)
+    raise VideoReadError("The video ended without a word. Read it again.")
+
+
+def encode_prepared(
+    model: Any, inputs: Mapping[str, Any], counts: Sequence[int], timestamps: torch.Tensor | None
+) -> VideoFeatures:
+    """A video whose frames were all prepared."""
+    with VideoEncoding(model, counts[0], timestamps) as encoding:
+        encoding.feed(inputs, counts[0])
+        return encoding.finish()
+
+
+__all__ = ["VideoEncoding", "encode_prepared", "encode_while_reading"]
