@@ -10,6 +10,7 @@ from ..tokenizer.stream import VideoRefiner
 from ..video.background import Workers
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits
+from ..video.progress import report
 from .features import FeatureOrigin, VideoFeatures
 from .origin import VideoDigest, digest_of_model
 
@@ -45,6 +46,7 @@ class VideoEncoding:
         self.digest = VideoDigest(timestamps)
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
         self.container = "tensor"
+        self.num_done, self.num_frames = 0, num_frames
 
     def __enter__(self) -> "VideoEncoding":
         return self
@@ -68,6 +70,8 @@ class VideoEncoding:
         encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
         self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
         self.container = encoded.container
+        self.num_done += num_frames
+        report("encode", self.num_done, self.num_frames)
 
     def finish(self) -> VideoFeatures:
         """The encoded video."""
