@@ -127,7 +127,7 @@ def test_ask_takes_several_videos_and_one_bad_one_loses_no_other(linvt, clip, tm
 
 
 def test_an_empty_answer_is_said(linvt, clip, monkeypatch):
-    monkeypatch.setattr(cli.asking, "load", lambda *model: lambda **given: [{"question": "?", "answer": ""}])
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: lambda **given: [{"question": "?", "answer": ""}])
     assert linvt("ask", clip[0], "Who?", "--model", "m")[1] == "(the answer is empty)\n"
 
 
@@ -205,7 +205,7 @@ def test_sampling_and_generation_options_reach_the_pipeline(linvt, clip, monkeyp
             seen.update(given)
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli.asking, "load", lambda *model: seen.update(model=model) or Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: seen.update(model=model) or Pipe())
     words = "--fps 2 --max-frames 9 --start 0.5 --end 1 --video-backend pyav --max-new-tokens 3 --model m --device cpu"
     assert linvt("ask", clip[0], "Who?", *words.split(), "--dtype", "bfloat16")[0] == 0
     assert seen == {
@@ -221,7 +221,7 @@ def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
             logging.get_logger("transformers.generation").warning("something about pad tokens")
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli.asking, "load", lambda *model: Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: Pipe())
     level = logging.get_verbosity()
     _, out, err = linvt("ask", clip[0], "Who?", "--model", "m")
     assert (out, err) == ("!\n", ["linvt: note: 2 broken packets"])
@@ -234,7 +234,7 @@ def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
 def test_inspect_draws_with_and_without_a_question(linvt, clip, tmp_path):
     status, out, err = linvt("inspect", clip[0], "frames.png", "--num-frames", 6)
     assert (status, err) == (0, [])
-    assert "frames.png: 6 frames" in out and "16 video tokens" in out
+    assert "frames.png: 6 frames" in out and "32 video tokens" in out
     assert linvt("inspect", clip[0], "asked.png", "--num-frames", 6, "--question", QUESTION)[0] == 0
     with Image.open(tmp_path / "frames.png") as one, Image.open(tmp_path / "asked.png") as other:
         assert one.format == other.format == "PNG"
@@ -274,7 +274,7 @@ def test_demo_compares_with_the_right_answers_and_says_what_it_is(linvt, tmp_pat
     status, out, err = linvt("demo", "--output", "shown")
     assert (status, err) == (0, [])
     assert "coloured shapes and nothing else" in out and "16 frames" in out
-    assert "512 frame tokens -> 16 video tokens" in out
+    assert "512 frame tokens -> 32 video tokens" in out
     verdicts = [line.split()[-1] for line in out.splitlines() if line.endswith((" ok", " wrong"))]
     assert f"{verdicts.count('ok')} of {len(verdicts)} right" in out
     assert len(verdicts) >= 20 and verdicts.count("ok") / len(verdicts) > 0.8
@@ -368,7 +368,7 @@ def test_expected_failure_is_one_line_and_leaves_nothing(linvt, files, tmp_path,
 
 
 def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch):
-    monkeypatch.setattr(cli.asking, "load", lambda *model: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: pytest.fail("the model was loaded"))
     commands = (
         "ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?",
         "ask page.mp4 Who?", "ask cut.mp4 Who?", "ask clip.mp4 Who? --start 99", "inspect page.mp4 out.png",
@@ -379,7 +379,7 @@ def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
-    def broken(*model):
+    def broken(*model, **how):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli.asking, "load", broken)
@@ -388,7 +388,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
 
 
 def test_interrupting_is_one_line(linvt, files, monkeypatch):
-    def interrupted(*model):
+    def interrupted(*model, **how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.asking, "load", interrupted)
