@@ -442,7 +442,7 @@ def test_unreachable_hub_is_one_line_and_soon(clip, tmp_path, command):
 def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):
     code = (
         "import sys; from transformers_linvt import cli\n"
-        "cli.asking.load = lambda *model, **how: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
+        "cli.asking.load = lambda *model, **how: lambda **given: [{'question': '?', 'answer': 'a long one ' * 9999}]\n"
         f"sys.exit(cli.main(['ask', {clip[0]!r}, 'Who?']))"
     )
     reading, writing = os.pipe()
