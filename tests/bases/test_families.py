@@ -547,7 +547,8 @@ def test_the_sums_of_a_base_are_taken_once_and_a_change_is_noticed_all_the_same(
     first = next(remembered.iterdir()).read_text()
     summed.clear()
     model = LinVTForVideoQA.from_pretrained(tmp_path / "linvt")
-    assert not summed and next(remembered.iterdir()).read_text() == first
+    assert len(summed) == len(list(model.linvt.parameters()))  # of LinVT alone, whose weights are few
+    assert next(remembered.iterdir()).read_text() == first
     assert not changed_weights(model.base_vlm, model._base_as_loaded)
     model.base_vlm.lm_head.weight.data[3, 2] += 1.0  # in evaluation mode, and without autograd's knowledge
     with pytest.raises(CheckpointError, match="1 weights of the base have changed .*lm_head"):

@@ -97,7 +97,7 @@ def test_ask_json_is_one_object_on_stdout_and_nothing_on_stderr(linvt, clip):
     assert (result["video"], result["model"]) == (path, "embedded")
     first = result["answers"][0]
     assert (first["question"], first["answer"], first["frames_seen"], first["video_tokens"]) == (
-        question, answer, 5, 16
+        question, answer, 5, 32
     )  # fmt: skip
     assert first["frame_tokens"] == 5 * 16
     assert "evidence" not in first  # a dozen passes of the language model, which nobody asked for
@@ -234,7 +234,7 @@ def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
 def test_inspect_draws_with_and_without_a_question(linvt, clip, tmp_path):
     status, out, err = linvt("inspect", clip[0], "frames.png", "--num-frames", 6)
     assert (status, err) == (0, [])
-    assert "frames.png: 6 frames" in out and "32 video tokens" in out
+    assert "frames.png: 6 frames" in out and "16 video tokens" in out
     assert linvt("inspect", clip[0], "asked.png", "--num-frames", 6, "--question", QUESTION)[0] == 0
     with Image.open(tmp_path / "frames.png") as one, Image.open(tmp_path / "asked.png") as other:
         assert one.format == other.format == "PNG"
@@ -304,7 +304,7 @@ def files(tmp_path, clip) -> None:
 
 BAD_COMMANDS = {  # command: exit status, what its line says
     "": (2, "required: COMMAND"),
-    "bench": (2, "invalid choice: 'bench'"),
+    "benches": (2, "invalid choice: 'benches'"),
     "ask": (2, "required: VIDEO, QUESTION"),
     "ask clip.mp4": (2, "required: QUESTION"),
     "ask clip.mp4 clip.mp4": (1, "No question was given: clip.mp4 is a video"),
@@ -442,7 +442,7 @@ def test_unreachable_hub_is_one_line_and_soon(clip, tmp_path, command):
 def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):
     code = (
         "import sys; from transformers_linvt import cli\n"
-        "cli.asking.load = lambda *model: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
+        "cli.asking.load = lambda *model, **how: lambda **given: [{'question': '?', 'answer': 'a long one ' * 9999}]\n"
         f"sys.exit(cli.main(['ask', {clip[0]!r}, 'Who?']))"
     )
     reading, writing = os.pipe()

@@ -144,6 +144,19 @@ def test_the_key_frame_that_was_sought_has_to_be_whole_also_behind_others() -> N
         assert reader.collect(None, {22: 0}, Album(), has_sought=True) is is_taken
 
 
+def test_another_key_frame_than_the_one_that_was_sought_has_to_be_whole_too() -> None:
+    for kind, is_taken in (("I", True), ("P", False)):
+        reader = Reader([10, 20])
+        reader.shown_frames = [
+            frame(10, kind),
+            *map(frame, range(11, 20)),
+            frame(20, "I"),
+            *map(frame, range(21, COUNT)),
+        ]
+        reader.sought = 20  # a demuxer may land further in front
+        assert reader.collect(None, {22: 0}, Album(), has_sought=True) is is_taken
+
+
 def test_every_group_of_frames_is_sought_for_itself_and_begins_without_doubt() -> None:
     reader = Reader([0, 20, 40])
     reader.shown_frames = [frame(pts, "I" if pts % 20 == 0 else "P") for pts in range(COUNT)]
@@ -183,12 +196,14 @@ def test_where_times_go_back_nothing_can_be_said_to_be_missing() -> None:
 
 
 def test_a_table_that_is_not_sure_is_not_used_to_seek(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyav_decoder, "Album", lambda *args: Album())
     monkeypatch.setattr(pyav_decoder, "finish", lambda name, backend, album, *rest: album.places)
     for can_seek in (True, False):
         reader = Reader([0, 20, 40], can_seek)
         reader.shown_frames = [frame(pts, "I" if pts % 20 == 0 else "P") for pts in range(COUNT)]
         monkeypatch.setattr(pyav_decoder, "PyAVReader", lambda *args, reader=reader: reader)
         monkeypatch.setattr(reader.request, "num_frames", 1)
-        assert pyav_decoder.read_pyav(reader.source, reader.table, reader.request, reader.clock, 1) == {0: 30}
+        found = pyav_decoder.read_pyav(
+            reader.source, reader.table, reader.request, reader.clock, 1, make_album=lambda *args: Album()
+        )
+        assert found == {0: 30}
         assert reader.sought_at == ([20] if can_seek else [])
