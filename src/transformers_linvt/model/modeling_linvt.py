@@ -404,8 +404,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
 
         A video that is read here is read, prepared and encoded at the same time, a few frames each, and its frames are
-        never together in memory: of 10,000 frames as little as of 100. Of a long one the frame tokens lie in a
-        temporary file until SVR has chosen among them.
+        never together in memory. Of a long one the frame tokens lie in a temporary file until SVR has chosen among
+        them; in memory stay a few numbers for every token.
 
         Args:
             video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever
