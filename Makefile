@@ -27,11 +27,12 @@ FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tes
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness format clean
+.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
-	@echo "make test                set up .venv, then ruff, typos, pyright and the tests that CI runs"
+	@echo "make test                set up .venv, then ruff, typos and the tests that CI runs"
+	@echo "make types               pyright (basic) over the package"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-oldest         a part of the tests with the oldest versions that pyproject.toml allows"
 	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
@@ -53,7 +54,6 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/typos --quiet
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 	$(PYTEST) $(TESTS)
 
 # What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside
@@ -98,6 +98,9 @@ test-newest:
 docs: .venv-docs/installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --clean
 	@echo "The pages are in site/; .venv-docs/bin/mkdocs serve shows them while they are written"
+
+types: .venv/installed-dev
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)

@@ -75,12 +75,13 @@ def write(path: Path, num_frames: int, height: int, width: int) -> None:
 
 
 def tiny_qwen() -> tuple[LinVTForVideoQA, LinVTProcessor]:
-    """The patches of a Qwen2-VL, one vision layer of 32 channels, and one language layer."""
+    """The patches of a Qwen2-VL, one vision layer of 32 channels, and one language layer of 128."""
     model, processor = scaled_qwen2_vl()
     config = model.base_vlm.config
-    config.vision_config.depth, config.vision_config.embed_dim, config.vision_config.num_heads = 1, 32, 2
-    config.text_config.num_hidden_layers = 1
-    config.text_config.layer_types = config.text_config.layer_types[:1]
+    vision, text = config.vision_config, config.text_config
+    vision.depth, vision.embed_dim, vision.num_heads, vision.hidden_size = 1, 32, 2, 128
+    text.hidden_size, text.intermediate_size, text.num_attention_heads, text.num_key_value_heads = 128, 256, 2, 2
+    text.num_hidden_layers, text.layer_types = 1, text.layer_types[:1]
     base = Qwen2VLForConditionalGeneration(config).eval()
     return LinVTForVideoQA.from_base(base, num_video_tokens=64), processor
 

@@ -398,13 +398,12 @@ def _has_experts(config: Any) -> bool:
 
 def _cost_of_tokens(model: PreTrainedModel, num_tokens: int) -> tuple[int | None, int | None]:
     """FLOPs of the language model's layers over so many tokens, and bytes of the keys and values it keeps of them."""
-    decoder = bridge_of(model.config.model_type).decoder(model)
+    bridge = bridge_of(model.config.model_type)
     try:
-        tokens = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            output = decoder(input_ids=tokens, use_cache=True)
+            output = bridge.run_over_tokens(model, num_tokens)
     except Exception as error:  # some layers look at values, which are not there; each says so in its own way
-        logger.info(f"The cost of {type(decoder).__name__} cannot be counted without weights: {error}")
+        logger.info(f"The cost of {type(bridge.decoder(model)).__name__} cannot be counted without weights: {error}")
         return None, None
     return counter.get_total_flops(), _bytes_of(getattr(output, CACHE_NAME, None))
 
@@ -435,7 +434,7 @@ def _notes(plan: WrapPlan, config: LinVTConfig, model: PreTrainedModel) -> list[
             "counted here, and loading it needs the package of that method"
         )
     limit = context_length(model)
-    if limit is not None and plan.num_video_tokens >= limit:
+    if limit is not None and bridge_of(plan.architecture).places_of_video(plan.num_video_tokens) >= limit:
         notes.append(f"{plan.num_video_tokens} video tokens do not fit into the {limit} positions of the base")
     if plan.prefill_flops is None:
         notes.append(

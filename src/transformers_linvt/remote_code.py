@@ -3,16 +3,16 @@ The code that travels with a checkpoint: written flat, because that is all that 
 
 The package lies in folders; transformers loads code beside a checkpoint by following `from .x import y` within one
 folder. So what the classes of a checkpoint need is written into one folder at saving, each file under a name that says
-where it is from: `tokenizer/weights.py` becomes `tokenizer_weights.py`, and files of `model/`, whose names are in
-`auto_map`, and of the top keep theirs. Code that was itself loaded from a checkpoint is flat already and is written as
-it is.
+where it is from: `tokenizer/weights.py` becomes `tokenizer_weights.py`, and files of `model/` and of the top keep
+theirs. `linvt.py`, which `auto_map` names, has the classes. Code that was itself loaded from a checkpoint is flat
+already and is written as it is.
 """
 
 import ast
-import inspect
+import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .files import replacing
@@ -20,41 +20,41 @@ from .files import replacing
 
 CODE_FOLDER = "code"
 
+# The file that names every class of a checkpoint. transformers copies code by the file that a class is asked of and
+# what that one imports, and takes two checkpoints for one code if these files are the same: of one file for all
+# classes there is one copy, which is the checkpoint's own.
+_ENTRY = "linvt"
+_CLASSES = {
+    "LinVTConfig": "model/configuration_linvt.py",
+    "LinVTForVideoQA": "model/modeling_linvt.py",
+    "LinVTProcessor": "model/processing_linvt.py",
+    "VideoQuestionAnsweringPipeline": "pipeline/video_question_answering.py",
+}
+
 _ROOT = Path(__file__).resolve().parent
 
-# transformers takes two checkpoints for the same code if the file of their configuration and all that this one names
-# are the same, and then runs the model of the first for both. So it names the model, in a line that is never run.
-_CONFIGURATION, _MODEL = "configuration_linvt", "modeling_linvt"
-_NAMES_THE_MODEL = "\n".join(
-    (
-        "",
-        "from typing import TYPE_CHECKING  # noqa: E402",
-        "",
-        "",
-        "if TYPE_CHECKING:",
-        f"    from .{_MODEL} import LinVTForVideoQA  # noqa: F401",
-        "",
-    )
-)
 
-
-def class_reference(module: str, name: str) -> str:
+def class_reference(name: str) -> str:
     """
-    How `auto_map` names a class that `write_code` wrote.
+    How `auto_map` and `custom_pipelines` name a class that `write_code` wrote.
 
-    >>> class_reference("modeling_linvt", "LinVTForVideoQA")
-    'code/modeling_linvt.LinVTForVideoQA'
+    >>> class_reference("LinVTForVideoQA")
+    'code/linvt.LinVTForVideoQA'
     """
-    return f"{CODE_FOLDER}/{module}.{name}"
+    return f"{CODE_FOLDER}/{_ENTRY}.{name}"
 
 
-def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
+def came_with_a_checkpoint() -> bool:
+    """Whether this code is the copy of a checkpoint, and not the installed package."""
+    return (_ROOT / f"{_ENTRY}.py").exists()
+
+
+def write_code(folder: str | os.PathLike) -> list[str]:
     """
-    Write what `classes` need of this package into `folder/code`, one flat folder of modules.
+    Write what the classes of a checkpoint need of this package into `folder/code`, one flat folder of modules.
 
     Args:
         folder: of the checkpoint; made if missing.
-        classes: classes of this package, or of a copy of it that came with a checkpoint.
 
     Returns:
         list of paths that were written.
@@ -65,19 +65,30 @@ def write_code(folder: str | os.PathLike, *classes: type) -> list[str]:
     target = Path(folder) / CODE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    paths = _reachable(Path(inspect.getfile(one)).resolve() for one in classes)
-    has_model = (target / f"{_MODEL}.py").exists() or any(path.stem == _MODEL for path in paths)
-    for path in paths:
-        destination = target / f"{_flat_name(path)}.py"
-        source = _flat_source(path).replace(_NAMES_THE_MODEL, "")
-        source += _NAMES_THE_MODEL if has_model and path.stem == _CONFIGURATION else ""
+    for name, source in _bundle().items():
+        destination = target / f"{name}.py"
         with replacing(destination) as partial:
             partial.write_text(source, encoding="utf-8")
         written.append(str(destination))
     return written
 
 
-def _reachable(paths: Iterator[Path]) -> list[Path]:
+@functools.cache
+def _bundle() -> dict[str, str]:
+    """The text of every file of the bundle, by its name."""
+    entry = _ROOT / f"{_ENTRY}.py"
+    if entry.exists():
+        return {path.stem: path.read_text(encoding="utf-8") for path in _reachable([entry])}
+    roots = {name: _ROOT / path for name, path in _CLASSES.items()}
+    bundle = {_flat_name(path): _flat_source(path) for path in _reachable(roots.values())}
+    lines = [f"from .{_flat_name(path)} import {name}" for name, path in roots.items()]
+    bundle[_ENTRY] = "\n".join(
+        ['"""The classes of this checkpoint."""', "", *lines, "", "", f"__all__ = {[*roots]}", ""]
+    )
+    return bundle
+
+
+def _reachable(paths: Iterable[Path]) -> list[Path]:
     """The files themselves and all that they import of this package, directly or not, in alphabetical order."""
     waiting, found = list(paths), set()
     while waiting:

@@ -108,7 +108,7 @@ def test_from_base_gives_a_model_with_finite_logits_and_the_bases_width(family: 
     assert bool(output.logits.isfinite().all())
     hidden = family.model.model(**one).last_hidden_state
     assert hidden.shape == (*one["input_ids"].shape, family.base.config.get_text_config().hidden_size)
-    assert one["video_mask"].sum().item() == NUM_VIDEO_TOKENS
+    assert one["video_mask"].sum().item() == places_of_videos(family, 1)
     assert not family.model.training
 
 
@@ -227,7 +227,7 @@ def test_frames_in_chunks_are_the_frames_at_once(family: Wrapped, one: dict[str,
 def test_one_frame_is_a_video(family: Wrapped):
     inputs = family.inputs(user(family.clip(1), QUESTION))
     assert inputs["frames_per_video"].tolist() == [1]
-    assert inputs["video_mask"].sum().item() == NUM_VIDEO_TOKENS
+    assert inputs["video_mask"].sum().item() == places_of_videos(family, 1)
     check_tokens_are_averages(family.model, inputs)
     assert bool(family.model(**inputs).logits.isfinite().all())
 
@@ -250,11 +250,17 @@ def test_tokens_of_a_frame_are_known_before_running_and_do_not_depend_on_the_oth
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def places_of_videos(family: Wrapped, num_videos: int) -> int:
+    """Placeholders that so many videos have in a prompt: one for each, where their tokens are keys."""
+    return num_videos * (NUM_VIDEO_TOKENS if family.model.model.bridge.has_place_per_token else 1)
+
+
 def visuals_in_prompt(family: Wrapped, inputs: dict[str, Any]) -> torch.Tensor:
-    """What the base gets, one row per image placeholder."""
+    """What the base gets, one row per visual token."""
     prepared, _ = family.model.model.prepare(**inputs)
     rows, _ = sent_visuals(family.model, prepared)
-    assert len(rows) == int((inputs["input_ids"] == family.model.config.image_token_id).sum())
+    if family.model.model.bridge.has_place_per_token:
+        assert len(rows) == int((inputs["input_ids"] == family.model.config.image_token_id).sum())
     return rows
 
 
@@ -313,7 +319,7 @@ def test_a_conversation_of_several_turns_runs_and_the_last_question_is_the_quest
     inputs = family.inputs(conversation)
     asked = family.processor.decode(inputs["input_ids"][0][inputs["question_mask"][0].bool()])
     assert asked.strip() == OTHER_QUESTION
-    assert inputs["video_mask"].sum().item() == 2 * NUM_VIDEO_TOKENS
+    assert inputs["video_mask"].sum().item() == places_of_videos(family, 2)
     check_generation(family.model, inputs, num_tokens=3, cannot=ALL_BASES[family.name].cannot)
 
 

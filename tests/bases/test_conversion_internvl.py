@@ -66,6 +66,63 @@ def test_every_tensor_comes_back_and_computes_the_same(text: str, vision: dict[s
     assert relative_difference(model(**inputs).logits, original(**inputs).logits) < 1e-6
 
 
+# Of each published size the language model, the tower, and as many queries to a key, at a few numbers to a head
+PUBLISHED = {
+    "InternVL2-1B": ("qwen2", INTERN_VIT, {"hidden_size": 56, "num_attention_heads": 14, "num_key_value_heads": 2}),
+    "InternVL2-2B": (
+        "internlm2",
+        INTERN_VIT,
+        {"hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 8},
+    ),
+    "InternVL2-4B": ("phi3", INTERN_VIT, {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 8}),
+    "InternVL2-8B": (
+        "internlm2",
+        INTERN_VIT,
+        {"hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 4},
+    ),
+    "InternVL2-26B": (
+        "internlm2",
+        INTERN_VIT_6B,
+        {
+            "hidden_size": 72,
+            "num_attention_heads": 18,
+            "num_key_value_heads": 3,
+            "rope_scaling": {"type": "dynamic", "factor": 3.0},
+        },
+    ),
+    "InternVL2-40B": (
+        "llama",
+        INTERN_VIT_6B,
+        {"hidden_size": 56, "num_attention_heads": 14, "num_key_value_heads": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@torch.no_grad()
+def test_the_shares_of_heads_of_every_published_size_come_back(name: str, tmp_path: Path):
+    text, vision, language = PUBLISHED[name]
+    original, folder = convert(tmp_path, text, vision, language=language)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    published, made = SIZES[name], model.config
+    tower = published[0]
+    assert (made.vision_config.attention_bias, made.vision_config.use_qk_norm, made.vision_config.norm_type) == (
+        tower["qkv_bias"], tower["qk_normalization"], tower["norm_type"],
+    )  # fmt: skip
+    assert json.loads((tmp_path / "published" / "config.json").read_text())["llm_config"]["architectures"] == [
+        published[1]
+    ]
+    heads, keys = made.text_config.num_attention_heads, made.text_config.num_key_value_heads
+    assert heads * published[7] == keys * published[6]
+    expected, found = original.state_dict(), model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[one], value) for one, value in expected.items())
+    has_bias = any(one.endswith("self_attn.q_proj.bias") for one in found)
+    assert has_bias == (text == "qwen2")
+    if "dynamic" in str(language):
+        assert made.text_config.rope_parameters["factor"] == 3.0
+
+
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Wrapped:
     _, folder = convert(tmp_path_factory.mktemp("internvl"))

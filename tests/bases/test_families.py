@@ -5,7 +5,9 @@ The refused models are tiny and built in memory; a reason is part of every refus
 """
 
 import importlib.util
+import inspect
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +19,16 @@ import transformers
 from packaging.version import Version
 from torch import nn
 from transformers import AutoModelForImageTextToText
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from base_specs import ALL_BASES, BASES
 from promises import LINVT, check_refused
-from refused_bases import audio, blip_with_t5, captioner, encoder_decoder, mllama, text_only
+from refused_bases import audio, blip_with_t5, captioner, encoder_decoder, florence2, idefics, text_only
 from tiny_bases import build_model, build_processor, model_type_of, save_base
 from transformers_linvt import CheckpointError, LinVTForVideoQA, LinVTInputError, LinVTProcessor, UnsupportedBaseError
+from transformers_linvt.bases import fingerprint
 from transformers_linvt.bases.base import _BUILT_IN, BaseBridge
 from transformers_linvt.bases.families import DENIED, FAMILIES, Family, family_of
 from transformers_linvt.bases.fingerprint import changed_weights, fingerprint_weights
@@ -63,7 +67,8 @@ REFUSED = {
     captioner: ("encoder-decoder",),
     text_only: ("llama", "mm_encoder_outputs"),
     audio: ("qwen2_audio",),
-    mllama: ("mllama", "cross-attention"),
+    florence2: ("florence2", "encoder-decoder", "nothing behind a prompt has logits"),
+    idefics: ("idefics", "cross-attention", "Mllama"),
     without_image_token: ("image_token_id is None",),
     linvt: ("LinVT model already",),
     headless: ("language head", "AutoModelForImageTextToText"),
@@ -75,6 +80,38 @@ def test_a_base_that_cannot_work_is_refused_with_the_reason(make: Any):
     base = make()
     check_refused(lambda: LinVTForVideoQA.from_base(base, **LINVT), UnsupportedBaseError, *REFUSED[make])
     check_refused(lambda: check_base(base), UnsupportedBaseError, *REFUSED[make])
+
+
+def test_florence2_takes_video_tokens_and_has_no_logits_behind_a_prompt():
+    """What was tried before it was refused: both halves of the reason that it is refused with."""
+    base, generator = florence2(), torch.Generator().manual_seed(0)
+    for parameter in base.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    frame_tokens = base.get_image_features(torch.randn(3, 3, 16, 16, generator=generator)).pooler_output.detach()
+    logits_of_w = torch.randn(4, frame_tokens.shape[0] * frame_tokens.shape[1], generator=generator).requires_grad_()
+    video_tokens = (logits_of_w.softmax(-1) @ frame_tokens.flatten(0, 1))[None]
+    prompt = torch.tensor([[22] * 4 + [5, 6, 7, 2]])
+    greedy = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 1, "output_logits": True}
+    first, other = (
+        base.generate(
+            input_ids=prompt,
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tokens.detach())},
+            return_dict_in_generate=True,
+            **greedy,
+        ).logits[-1]
+        for tokens in (video_tokens, -video_tokens)
+    )
+    assert not torch.allclose(first, other, atol=1e-3)
+    embeds = base.get_input_embeddings()(prompt)
+    embeds = embeds.masked_scatter((prompt == 22).unsqueeze(-1), video_tokens)
+    answer = torch.tensor([[8, 9, 2]])
+    output = base(inputs_embeds=embeds, labels=answer)
+    output.loss.backward()
+    assert bool(logits_of_w.grad.abs().max() > 0)
+    assert output.logits.shape[1] == answer.shape[1]
+    together = torch.cat([prompt, answer], dim=1)  # as LinVT and TRL train
+    assert base.base_model(input_ids=together).last_hidden_state.shape[1] == 1
+    assert "mm_encoder_outputs" not in inspect.signature(base.forward).parameters
 
 
 @pytest.mark.parametrize("is_said", [True, False])
@@ -214,7 +251,7 @@ def test_every_image_text_architecture_is_either_tested_or_refused():
         assert not unlisted_architectures(), f"new in transformers {transformers.__version__}"
 
 
-@pytest.mark.parametrize("name", sorted(unlisted_architectures() | {"llava", "mllama"}))
+@pytest.mark.parametrize("name", sorted(unlisted_architectures() | {"llava", "idefics"}))
 def test_an_architecture_that_nobody_has_tried_is_taken_as_the_common_kind_or_refused_with_a_reason(name: str):
     """Of a transformers newer than the one tested with, those it adds; of the tested one, two that are known."""
     bridge = bridge_of(name)
@@ -226,7 +263,7 @@ def test_an_architecture_that_nobody_has_tried_is_taken_as_the_common_kind_or_re
     except UnsupportedBaseError as error:
         assert name in str(error) and name != "llava"
     else:
-        assert name != "mllama"
+        assert name != "idefics"
 
 
 def test_the_page_of_bases_gives_the_reasons_and_the_notes_of_the_code():
@@ -484,3 +521,79 @@ def test_a_change_of_any_one_number_is_noticed(dtype: torch.dtype, size: int, of
         assert changed_weights(base, before) == ["weight"]
         base.weight.data[index] = kept
     assert changed_weights(base, before) == []
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the sums of bases of any size are remembered."""
+    monkeypatch.setattr(fingerprint.constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(fingerprint, "_LEAST_BYTES", 1)
+    return tmp_path / "home" / "linvt" / "fingerprints"
+
+
+@pytest.fixture
+def summed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for every tensor that is summed."""
+    calls, original = [], fingerprint._sum_of_bits
+    monkeypatch.setattr(fingerprint, "_sum_of_bits", lambda weight: calls.append(1) or original(weight))
+    return calls
+
+
+def test_the_sums_of_a_base_are_taken_once_and_a_change_is_noticed_all_the_same(
+    tmp_path: Path, remembered: Path, summed: list[int]
+):
+    folder = save_base("llava_phi", tmp_path / "base")
+    LinVTForVideoQA.from_base(folder, **LINVT).save_pretrained(tmp_path / "linvt")
+    first = next(remembered.iterdir()).read_text()
+    summed.clear()
+    model = LinVTForVideoQA.from_pretrained(tmp_path / "linvt")
+    assert len(summed) == len(list(model.linvt.parameters()))  # of LinVT alone, whose weights are few
+    assert next(remembered.iterdir()).read_text() == first
+    assert not changed_weights(model.base_vlm, model._base_as_loaded)
+    model.base_vlm.lm_head.weight.data[3, 2] += 1.0  # in evaluation mode, and without autograd's knowledge
+    with pytest.raises(CheckpointError, match="1 weights of the base have changed .*lm_head"):
+        model.save_pretrained(tmp_path / "changed", include_base=False)
+
+
+def test_sums_of_other_files_and_of_other_precision_are_others(tmp_path: Path, remembered: Path, summed: list[int]):
+    folder = save_base("llava_phi", tmp_path / "base")
+    load = lambda **kwargs: LinVTForVideoQA.from_base(folder, **LINVT, **kwargs)._base_as_loaded  # noqa: E731
+    first = load()
+    load(dtype=torch.bfloat16)
+    assert len(list(remembered.iterdir())) == 2
+    changed = build_model("llava_phi", seed=1)
+    changed.save_pretrained(folder)
+    summed.clear()
+    other = load()
+    assert summed and len(list(remembered.iterdir())) == 3
+    assert any(other[name] != first[name] for name in first)
+    summed.clear()
+    load(dtype=torch.bfloat16, key_mapping={"nothing": "nowhere"})  # it could change what becomes of the files
+    assert summed and len(list(remembered.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', '{"a": [[2], "no_dtype", 3]}'])
+def test_damaged_sums_are_taken_again(tmp_path: Path, remembered: Path, summed: list[int], damage: str):
+    folder = save_base("llava_phi", tmp_path / "base")
+    expected = LinVTForVideoQA.from_base(folder, **LINVT)._base_as_loaded
+    file = next(remembered.iterdir())
+    file.write_text(damage)
+    summed.clear()
+    assert LinVTForVideoQA.from_base(folder, **LINVT)._base_as_loaded == expected
+    assert summed and file.read_text() != damage
+
+
+def test_sums_that_cannot_be_written_are_taken_every_time(tmp_path: Path, remembered: Path):
+    remembered.parent.parent.mkdir()
+    remembered.parent.write_text("a file where the folder would be")
+    folder = save_base("llava_phi", tmp_path / "base")
+    assert LinVTForVideoQA.from_base(folder, **LINVT)._base_as_loaded
+
+
+def test_the_sums_that_were_not_used_for_longest_go(remembered: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fingerprint, "_MOST_REMEMBERED", 2)
+    for number in range(4):
+        fingerprint._write(remembered / f"{number}.json", {})
+        os.utime(remembered / f"{number}.json", (number, number))
+    assert {file.name for file in remembered.iterdir()} <= {"1.json", "2.json", "3.json"}
+    assert len(list(remembered.iterdir())) == 2

@@ -1,9 +1,12 @@
 """Large frames are made small enough: by default as the base's own video processor caps them, else as asked."""
 
 import math
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 
 from promises import check_refused
 from tiny_bases import build_processor
@@ -43,6 +46,54 @@ def test_a_large_frame_has_no_more_tokens_than_in_the_bases_own_video_path(frame
     processor = processor_of("qwen2_vl")
     assert tokens_of(processor, 25, 45, frames) == resized(25, 45, most) <= most < 25 * 45
     assert tokens_of(processor, 13, 23, frames) == 13 * 23  # what fits stays as it is
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
+@pytest.mark.parametrize("size", [(20, 64), (60, 45), (300, 200)])
+def test_a_frame_is_made_a_square_without_being_enlarged_for_tiles_first(name: str, size: tuple[int, int]):
+    """As SmolVLM's own video path does it: to the width of the square, then to the square."""
+    base = build_processor(name)
+    side, tiles = base.image_processor.max_image_size["longest_edge"], base.image_processor.size["longest_edge"]
+    assert tiles > side
+    frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    processor = LinVTProcessor(base, num_video_tokens=5)
+    made = processor.video_inputs(frames, timestamps=[0.0, 1.0])["frame_pixel_values"]
+    by_hand = [as_its_video_path(base.image_processor, frame, side) for frame in frames]
+    theirs = np.stack(by_hand).reshape(made.shape)
+    levels = 255 * base.image_processor.image_std[0]
+    assert float(np.abs(made.numpy() - theirs).max()) * levels <= 2
+    video = processor.read_video(frames, timestamps=[0.0, 1.0])
+    enlarged = processor.frame_inputs([video], {"size": {"longest_edge": tiles}})["frame_pixel_values"]
+    assert float((enlarged - made).abs().max()) * levels > 2  # what was made of them before
+
+
+def as_its_video_path(image_processor: Any, frame: np.ndarray, side: int) -> np.ndarray:
+    """In two steps of PIL: the longest edge to the side of the square, the other in proportion; then the square."""
+    height, width = frame.shape[:2]
+    longest = max(height, width)
+    between = [int(round_even(edge, longest, side)) for edge in (width, height)]
+    picture = PIL.Image.fromarray(frame).resize(between, image_processor.resample)
+    pixels = np.asarray(picture.resize((side, side), image_processor.resample), dtype=np.float32) / 255
+    return ((pixels - image_processor.image_mean) / image_processor.image_std).transpose(2, 0, 1)
+
+
+def round_even(edge: int, longest: int, side: int) -> int:
+    """The shorter edge in proportion, cut to a whole number, and an even one (SmolVLM and Idefics3)."""
+    scaled = side if edge == longest else int(edge * side / longest)
+    return scaled + scaled % 2 if edge != longest else scaled
+
+
+@pytest.mark.bases
+def test_a_frame_of_smolvlm_is_that_of_its_own_video_path():
+    base = build_processor("smolvlm")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 90, 160, 3), dtype=np.uint8)
+    made = LinVTProcessor(base, num_video_tokens=5).video_inputs(frames, timestamps=[0.0, 1.0, 2.0])
+    side = {"longest_edge": base.image_processor.max_image_size["longest_edge"]}
+    video = torch.from_numpy(frames).movedim(-1, 1)
+    own = base.video_processor([video], size=side, do_sample_frames=False, return_tensors="pt")["pixel_values"]
+    levels = 255 * base.image_processor.image_std[0]
+    difference = (made["frame_pixel_values"].reshape(own[0].shape) - own[0]).abs() * levels
+    assert float(difference.max()) <= 2
 
 
 def test_many_frames_share_what_all_may_have_together():

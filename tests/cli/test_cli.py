@@ -97,7 +97,7 @@ def test_ask_json_is_one_object_on_stdout_and_nothing_on_stderr(linvt, clip):
     assert (result["video"], result["model"]) == (path, "embedded")
     first = result["answers"][0]
     assert (first["question"], first["answer"], first["frames_seen"], first["video_tokens"]) == (
-        question, answer, 5, 16
+        question, answer, 5, 32
     )  # fmt: skip
     assert first["frame_tokens"] == 5 * 16
     assert "evidence" not in first  # a dozen passes of the language model, which nobody asked for
@@ -127,7 +127,7 @@ def test_ask_takes_several_videos_and_one_bad_one_loses_no_other(linvt, clip, tm
 
 
 def test_an_empty_answer_is_said(linvt, clip, monkeypatch):
-    monkeypatch.setattr(cli.asking, "load", lambda *model: lambda **given: [{"question": "?", "answer": ""}])
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: lambda **given: [{"question": "?", "answer": ""}])
     assert linvt("ask", clip[0], "Who?", "--model", "m")[1] == "(the answer is empty)\n"
 
 
@@ -205,7 +205,7 @@ def test_sampling_and_generation_options_reach_the_pipeline(linvt, clip, monkeyp
             seen.update(given)
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli.asking, "load", lambda *model: seen.update(model=model) or Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: seen.update(model=model) or Pipe())
     words = "--fps 2 --max-frames 9 --start 0.5 --end 1 --video-backend pyav --max-new-tokens 3 --model m --device cpu"
     assert linvt("ask", clip[0], "Who?", *words.split(), "--dtype", "bfloat16")[0] == 0
     assert seen == {
@@ -221,7 +221,7 @@ def test_warnings_of_ours_come_after_the_answer(linvt, clip, monkeypatch):
             logging.get_logger("transformers.generation").warning("something about pad tokens")
             return [{"question": "?", "answer": "!"}]
 
-    monkeypatch.setattr(cli.asking, "load", lambda *model: Pipe())
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: Pipe())
     level = logging.get_verbosity()
     _, out, err = linvt("ask", clip[0], "Who?", "--model", "m")
     assert (out, err) == ("!\n", ["linvt: note: 2 broken packets"])
@@ -274,7 +274,7 @@ def test_demo_compares_with_the_right_answers_and_says_what_it_is(linvt, tmp_pat
     status, out, err = linvt("demo", "--output", "shown")
     assert (status, err) == (0, [])
     assert "coloured shapes and nothing else" in out and "16 frames" in out
-    assert "512 frame tokens -> 16 video tokens" in out
+    assert "512 frame tokens -> 32 video tokens" in out
     verdicts = [line.split()[-1] for line in out.splitlines() if line.endswith((" ok", " wrong"))]
     assert f"{verdicts.count('ok')} of {len(verdicts)} right" in out
     assert len(verdicts) >= 20 and verdicts.count("ok") / len(verdicts) > 0.8
@@ -304,7 +304,7 @@ def files(tmp_path, clip) -> None:
 
 BAD_COMMANDS = {  # command: exit status, what its line says
     "": (2, "required: COMMAND"),
-    "bench": (2, "invalid choice: 'bench'"),
+    "benches": (2, "invalid choice: 'benches'"),
     "ask": (2, "required: VIDEO, QUESTION"),
     "ask clip.mp4": (2, "required: QUESTION"),
     "ask clip.mp4 clip.mp4": (1, "No question was given: clip.mp4 is a video"),
@@ -368,7 +368,7 @@ def test_expected_failure_is_one_line_and_leaves_nothing(linvt, files, tmp_path,
 
 
 def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch):
-    monkeypatch.setattr(cli.asking, "load", lambda *model: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli.asking, "load", lambda *model, **how: pytest.fail("the model was loaded"))
     commands = (
         "ask clip.mp4 Who? --evidence nowhere/out.png", "inspect clip.mp4 out.gif", "ask gone.mp4 Who?",
         "ask page.mp4 Who?", "ask cut.mp4 Who?", "ask clip.mp4 Who? --start 99", "inspect page.mp4 out.png",
@@ -379,7 +379,7 @@ def test_outputs_are_refused_before_a_model_is_loaded(linvt, files, monkeypatch)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
-    def broken(*model):
+    def broken(*model, **how):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli.asking, "load", broken)
@@ -388,7 +388,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(linvt, files, monkeypatch):
 
 
 def test_interrupting_is_one_line(linvt, files, monkeypatch):
-    def interrupted(*model):
+    def interrupted(*model, **how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.asking, "load", interrupted)
@@ -442,7 +442,7 @@ def test_unreachable_hub_is_one_line_and_soon(clip, tmp_path, command):
 def test_reader_that_leaves_early_is_no_failure_worth_a_word(clip):
     code = (
         "import sys; from transformers_linvt import cli\n"
-        "cli.asking.load = lambda *model: lambda **given: [{'question': '?', 'answer': 'a long one ' * 10000}]\n"
+        "cli.asking.load = lambda *model, **how: lambda **given: [{'question': '?', 'answer': 'a long one ' * 9999}]\n"
         f"sys.exit(cli.main(['ask', {clip[0]!r}, 'Who?']))"
     )
     reading, writing = os.pipe()

@@ -70,7 +70,7 @@ def test_a_letter_is_read_where_it_is_one():
     assert [letter_of(text, 3) for text in ("C", "b", "I think C because D is wrong", "A or B")] == [
         "C",
         None,
-        "C",
+        "C",  # there is no D
         None,
     ]
 

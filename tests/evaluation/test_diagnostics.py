@@ -53,11 +53,13 @@ def test_a_constant_is_at_chance(name):
 
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_words_of_questions_give_little_away_and_what_they_do_is_told(name):
-    for (variant, subject, kind), found in ceilings(name, 16, ("all",), 400).items():
+    """Of the questions that training asks about existence, three quarters could be answered unseen."""
+    for (variant, subject, kind), found in ceilings(
+        name, 16, ("all",), 1500 if name in ("length", "pictures") else 400
+    ).items():
         chance = {"existence": 50, "order": 50}.get(kind, 25)
-        # of a crowded picture more is true that is said in one word, and few kinds are there three times
-        more = 10 * (kind == "attribute_count") + 10 * ((name, kind) == ("pictures", "existence"))
-        assert found["question only"] <= chance + 12 + more, (variant, subject, kind)
+        more = 10 * (kind == "attribute_count")  # few kinds are there three times
+        assert found["question only"] <= chance + 13 + more, (variant, subject, kind)
 
 
 @pytest.mark.parametrize("name", SCRIPTED)

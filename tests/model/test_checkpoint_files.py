@@ -6,9 +6,11 @@ A save is interrupted in two ways: by an error at each of its steps in this proc
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,21 @@ def test_a_base_beside_a_linked_checkpoint_is_found(family: Wrapped, tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     os.symlink(tmp_path / "real" / "model", tmp_path / "elsewhere" / "link")
     LinVTForVideoQA.from_pretrained(tmp_path / "elsewhere" / "link")
+
+
+def test_a_base_among_temporary_files_is_told_of_when_a_checkpoint_outlives_it(
+    family: Wrapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    shutil.copytree(family.base_folder, tmp_path / "temporary" / "base")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    model = LinVTForVideoQA.from_base(
+        tmp_path / "temporary" / "base", num_video_tokens=6, bottleneck_size=16, num_heads=2
+    )
+    model.save_pretrained(tmp_path / "temporary" / "model")  # both go at once
+    model.save_pretrained(tmp_path / "whole", include_base=True)
+    assert "temporary" not in caplog.text
+    model.save_pretrained(tmp_path / "model")
+    assert str(tmp_path / "temporary" / "base") in caplog.text and "include_base=True" in caplog.text
 
 
 # --- bad files -------------------------------------------------------------------------------------------------------

@@ -895,15 +895,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_long_video_shows_where_it_is(pipe, clips, monkeypatch):
+@pytest.mark.parametrize(("stream", "word"), [(True, "Encoding"), (False, "Reading")])
+def test_a_long_video_shows_where_it_is(pipe, clips, monkeypatch, stream, word):
     monkeypatch.setattr(progress, "_SECONDS_BEFORE", 0.0)
     cases = ((None, True, True), (None, False, False), (True, False, True), (False, True, False))
-    for count, (asked, are_on, is_shown) in enumerate(cases, 2):  # each another sampling, so that none is remembered
+    first = 2 if stream else 6  # each another sampling, so that none is remembered
+    for count, (asked, are_on, is_shown) in enumerate(cases, first):
         monkeypatch.setattr(sys, "stderr", Terminal())
         monkeypatch.setattr(logging, "_tqdm_active", are_on)
-        pipe(video=clips["b"], question="Who?", num_frames=count, end=1.0, progress_bar=asked)
+        how = {"num_frames": count, "end": 1.0, "progress_bar": asked, "stream": stream}
+        pipe(video=clips["b"], question="Who?", **how)
         written = sys.stderr.getvalue()
-        assert ("Reading" in written and f"/{count}" in written) == is_shown, (asked, are_on)
+        assert (word in written and f"/{count}" in written) == is_shown, (asked, are_on)
 
 
 @pytest.fixture(scope="module")

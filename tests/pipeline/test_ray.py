@@ -58,7 +58,13 @@ def test_two_workers_write_what_the_command_writes(tmp_path: Path, kills: bool):
     killer = threading.Thread(target=kill_a_worker, args=(killed, done))
     if kills:
         killer.start()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": ""}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "RAY_ADDRESS": "",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
     command = [sys.executable, str(SCRIPT), str(source), str(tmp_path / "ray.jsonl"), "--workers", "2", *how]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=800)
     done.set()

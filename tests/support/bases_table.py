@@ -3,13 +3,16 @@ Writes docs/bases.md from the results of `make test-bases`: what each architectu
 
     python tests/support/bases_table.py outputs/bases.xml docs/bases.md
 
-Every status in the table is a result of that run; what an architecture is refused for is what the package itself says.
+Of several runs, such as one of everything and one of what was mended, the last result of a test counts, and the page
+says how many there were. Every status in the table is a result of these runs; what an architecture is refused for is
+what the package itself says.
 """
 
 import platform
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +34,7 @@ HEAD = """\
 Every image-text architecture of transformers {version} (`AutoModelForImageTextToText`), built tiny with random weights
 from its own configuration and put through `tests/bases/test_bases.py`: of {total}, {supported} are supported,
 {refused} are refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of computing time
-({machine}, torch {torch}). No released weights were run.
+({machine}, torch {torch}{runs}). No released weights were run.
 
 One frame is one tile unless a note says otherwise. "Packed as" is how the base packs the visual tokens of several
 pictures; "tokens" are those of the tiny model's frame, real ones are printed by `linvt wrap --dry-run BASE`; "options"
@@ -52,11 +55,13 @@ class Result:
     failed: list[str] = field(default_factory=list)
 
 
-def read_results(path: Path) -> tuple[dict[str, Result], float]:
+def read_results(paths: Sequence[Path]) -> tuple[dict[str, Result], float]:
     """Results by name of the base (which every test of one records), and the seconds of all tests."""
     results: dict[str, Result] = defaultdict(Result)
+    cases = [case for path in paths for case in ElementTree.parse(path).getroot().iter("testcase")]
+    last = {(case.get("classname"), case.get("name")): case for case in cases}
     seconds = 0.0
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
+    for case in last.values():
         seconds += float(case.get("time", 0.0))
         recorded = {one.get("name"): one.get("value") for one in case.iter("property")}
         if (base := recorded.pop("base", None)) is None:
@@ -87,7 +92,7 @@ def row(name: str, result: Result) -> str:
     return f"| {title} | {status} | {packed} | {tokens} | {options} | {'; '.join(notes)} |"
 
 
-def write_table(results: dict[str, Result], seconds: float) -> str:
+def write_table(results: dict[str, Result], seconds: float, num_runs: int = 1) -> str:
     """The page."""
     architectures = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
     described = {model_type_of(name) for name in ALL_BASES}
@@ -104,6 +109,7 @@ def write_table(results: dict[str, Result], seconds: float) -> str:
         minutes=seconds / 60,
         machine=f"{platform.machine()} CPU",
         torch=torch.__version__,
+        runs=f"; the last results of {num_runs} runs" if num_runs > 1 else "",
     )
     lines = [row(name, results[name]) for name in sorted(ALL_BASES)]
     lines += ["", "## Refused", "", "| architecture | reason |", "|---|---|"]
@@ -111,9 +117,10 @@ def write_table(results: dict[str, Result], seconds: float) -> str:
     return head + "\n".join(lines) + "\n"
 
 
-def main(results: str, output: str) -> None:
-    """Read, write."""
-    Path(output).write_text(write_table(*read_results(Path(results))), encoding="utf-8")
+def main(*arguments: str) -> None:
+    """Read the results, write the page that is named last."""
+    *results, output = (Path(one) for one in arguments)
+    output.write_text(write_table(*read_results(results), len(results)), encoding="utf-8")
 
 
 if __name__ == "__main__":

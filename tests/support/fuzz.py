@@ -4,8 +4,8 @@ Damaged files in numbers: mutates the zoo with a fixed seed, reads each file in 
 `make test-fuzz` (or `python tests/support/fuzz.py --files 1000 --video-backend pyav`) writes a line per finding, and
 the counts at the end. It ends with 1 if any file gave an exception that is not ours, killed the process, ran out of
 its time or memory, or came back with what no reader may return (time stamps that are not finite and increasing, a
-video over the limit of duration). Wrong frames are counted apart: a decoder does not see every flipped bit, and the
-reader says so.
+video over the limit of duration, wrong frames that it calls intact). Other wrong frames are counted apart: a decoder
+does not see every flipped bit, and the reader says so (`is_intact` is `None`).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from zoo import Exhibit, build_zoo, read_numbers, rewrite
 
 SECONDS_PER_FILE = 60
 MEMORY = 3 << 30  # bytes of address space
-FATAL = ("foreign exception", "signal", "out of time", "bad answer")
+FATAL = ("foreign exception", "signal", "out of time", "bad answer", "wrong frames called intact")
 SAMPLINGS = (
     {"num_frames": 100}, {"num_frames": 1}, {"num_frames": 7}, {"fps": 5.0},
     {"start": 0.5, "end": 1.5, "num_frames": 9},
@@ -101,8 +101,8 @@ def break_packet(source: Path, target: Path, noise: random.Random) -> None:
 
 def mutate(exhibit: Exhibit, target: Path, noise: random.Random) -> str:
     """Write a damaged copy of a file, and say what was done to it."""
-    # a copy of an edited file shows other frames than the file: what is right could not be told
-    if noise.random() < 0.3 and not exhibit.name.startswith(("edited", "trimmed")):
+    # a copy of an edited file shows other frames than the file, of one with a thumbnail that alone
+    if noise.random() < 0.3 and not exhibit.name.startswith(("edited", "trimmed", "thumbnail")):
         copy: Callable = noise.choice([lose_packets, break_packet])
         try:
             copy(exhibit.path, target, noise)
@@ -136,6 +136,10 @@ def judge(path: Path, exhibit: Exhibit, sampling: dict, backend: str) -> tuple[s
     places = [place.get(number, -1) for number in numbers]
     if -1 not in places and (np.diff(places) > 0).all():
         return "right", ""
+    if video.is_intact:
+        return "wrong frames called intact", str(numbers)
+    if video.num_gaps:
+        return "wrong frames beside a gap that was seen", str(numbers)
     if video.num_broken_packets:
         return "wrong frames beside damage that was seen", str(numbers)
     return "wrong frames, no damage seen", str(numbers)

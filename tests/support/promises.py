@@ -204,6 +204,8 @@ def sent_visuals(model: LinVTForVideoQA, prepared: Mapping[str, Any]) -> tuple[t
         # Granite 4 Vision's deep layers stand behind the number of their layer.
         layers = [one[1] if isinstance(one[0], int) else one for one in visuals.deepstack_features or []]
         return flat_rows(visuals.pooler_output), [flat_rows(layer) for layer in layers]
+    if (keys := prepared.get("cross_attention_states")) is not None:
+        return keys[(keys != 0).any(-1)], []  # shorter rows are filled with zeros
     return prepared["inputs_embeds"][prepared["input_ids"] == model.config.image_token_id], []
 
 

@@ -232,13 +232,15 @@ def published_internvl(
     text: str = "internlm2",
     vision: Mapping[str, Any] = INTERN_VIT,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    language: Mapping[str, Any] | None = None,
     **own: Any,
 ) -> nn.Module:
-    """InternVL with one of `INTERNVL_TEXTS`; `own` are further values of its config."""
+    """InternVL with one of `INTERNVL_TEXTS`; `language` and `own` are further values of its two configs."""
     architecture, said = INTERNVL_TEXTS[text]
     llm = {
         **{**TEXT, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": NUM_ROWS},
         **{"rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", **said},
+        **(language or {}),
     }
     tower = {"hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3}
     tower |= {"image_size": 32, "patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
@@ -277,7 +279,7 @@ def published_internvl(
     def fuse(weights: dict[str, torch.Tensor]) -> None:
         _fuse_vision(weights)
         if text == "internlm2":
-            _fuse_internlm2(weights)
+            _fuse_internlm2(weights, llm["num_key_value_heads"])
 
     return write_published(folder, model, config, _INTERNVL_NAMES, fuse, tokenizer or internvl_tokenizer())
 
@@ -298,13 +300,13 @@ def _fuse_vision(weights: dict[str, torch.Tensor]) -> None:
                 weights[f"{prefix}qkv.{kind}"] = torch.cat(parts)
 
 
-def _fuse_internlm2(weights: dict[str, torch.Tensor]) -> None:
-    """Its names, and the rows of three queries, their key and their value together: 6 heads share 2 keys."""
+def _fuse_internlm2(weights: dict[str, torch.Tensor], num_keys: int) -> None:
+    """Its names, and for every key the rows of the queries that share it, then its own and those of its value."""
     for layer in range(TEXT["num_hidden_layers"]):
         prefix = f"language_model.model.layers.{layer}.self_attn."
         q, k, v = (weights.pop(f"{prefix}{one}_proj.weight") for one in "qkv")
-        rows = [q[:24], k[:8], v[:8], q[24:], k[8:], v[8:]]  # a head has 8
-        weights[f"{prefix}wqkv.weight"] = torch.cat(rows)
+        groups = zip(q.chunk(num_keys), k.chunk(num_keys), v.chunk(num_keys), strict=True)
+        weights[f"{prefix}wqkv.weight"] = torch.cat([rows for group in groups for rows in group])
     for name in [name for name in weights if name.startswith("language_model.")]:
         new = name
         for old, its in _INTERNLM2_NAMES.items():

@@ -35,24 +35,39 @@ def audio() -> nn.Module:
     return transformers.Qwen2AudioForConditionalGeneration(config)
 
 
-def mllama() -> nn.Module:
-    vision = {
-        "hidden_size": 8,
-        "attention_heads": 2,
-        "intermediate_size": 12,
-        "num_hidden_layers": 2,
-        "num_global_layers": 1,
-        "image_size": 16,
-        "patch_size": 8,
-        "max_num_tiles": 1,
-        "intermediate_layers_indices": [1],
-        "vision_output_dim": 16,
-        "supported_aspect_ratios": [[1, 1]],
+def idefics() -> nn.Module:
+    config = transformers.IdeficsConfig(
+        **TEXT,
+        additional_vocab_size=0,
+        cross_layer_interval=1,
+        use_resampler=False,
+        vision_config={
+            "embed_dim": 8,
+            "image_size": 16,
+            "patch_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+    )
+    return transformers.IdeficsForVisionText2Text(config)
+
+
+def florence2() -> nn.Module:
+    """Pictures of 2 x 2 tokens among the words of its encoder."""
+    text = {"model_type": "bart", "vocab_size": 23, "d_model": 16, "max_position_embeddings": 40, "encoder_layers": 1}
+    text |= {"decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 20}
+    text |= {
+        "decoder_ffn_dim": 20,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
     }
-    text = {**TEXT, "num_hidden_layers": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
-    text |= {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=3)
-    return transformers.MllamaForConditionalGeneration(config)
+    vision = {"depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1]}
+    vision |= {"patch_prenorm": [False, True], "embed_dim": [8, 12], "num_heads": [2, 2], "num_groups": [2, 2]}
+    vision |= {"window_size": 2, "projection_dim": 16, "drop_path_rate": 0.0}
+    config = transformers.Florence2Config(vision_config=vision, text_config=text, image_token_id=22)
+    return transformers.Florence2ForConditionalGeneration(config).eval()
 
 
 def blip_with_t5(is_instructed: bool = False) -> nn.Module:

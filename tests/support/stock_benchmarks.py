@@ -10,7 +10,7 @@ from PIL import Image
 from transformers_linvt.demo.shapes import make_clip, write_clip
 
 
-ROWS = 4
+NUM_ROWS = {"mlvu_dev": 7}  # of the others 4
 LETTERS = ("A", "B", "C", "D", "E")
 
 
@@ -28,7 +28,8 @@ def _videomme(number: int) -> dict[str, Any]:
 
 
 def _mlvu(number: int) -> dict[str, Any]:
-    kinds = ("anomaly_reco", "count", "ego", "needle")
+    # the mean is over these, and one without a question counts as 0
+    kinds = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
     question = f"What colour is circle {number}?\n(A) red\n(B) blue\n(C) green\n(D) yellow"
     return {
         "video_name": f"clip{number}.mp4",
@@ -72,12 +73,17 @@ def _scienceqa(number: int) -> dict[str, Any]:
 STOCK = {
     "videomme": ("videomme/videomme.yaml", _videomme, "videomme/data", "videomme_perception_score", 100),
     "mlvu_dev": ("mlvu/mlvu_dev.yaml", _mlvu, "mlvu", "mlvu_percetion_score", 100),
-    "nextqa_mc_test": ("nextqa/nextqa_mc_test.yaml", _nextqa, "nextqa/videos", "exact_match", 1),
-    "egoschema_subset": ("egoschema/egoschema_subset.yaml", _egoschema, "egoschema", "score", 1),
+    "nextqa_mc_test": ("nextqa/nextqa_mc_test.yaml", _nextqa, "nextqa/NExTVideo", "exact_match", 1),
+    "egoschema_subset": ("egoschema/egoschema_subset.yaml", _egoschema, "egoschema/videos", "score", 1),
     "pope": ("pope/pope.yaml", _pope, None, "pope_accuracy", 1),
     "mme": ("mme/mme.yaml", _mme, None, "mme_perception_score", 200),
     "scienceqa_img": ("scienceqa/scienceqa_img.yaml", _scienceqa, None, "exact_match", 1),
 }
+
+
+def rows_of(name: str) -> int:
+    """How many questions a miniature has."""
+    return NUM_ROWS.get(name, 4)
 
 
 def right_answer(doc: dict[str, Any]) -> str:
@@ -91,14 +97,14 @@ def write_stock(name: str, tasks: Path, home: Path, stock_folder: Path) -> Path:
     source, row, place, *_ = STOCK[name]
     folder = tasks / name
     folder.mkdir(parents=True)
-    rows = [row(number) for number in range(ROWS)]
+    rows = [row(number) for number in range(rows_of(name))]
     if place is None:
         for number, one in enumerate(rows):
             frames, _ = make_clip("needle", number, 4)
             one["image"] = Image.fromarray(frames[0])
     else:
         (home / place).mkdir(parents=True, exist_ok=True)
-        for number in range(ROWS):
+        for number in range(rows_of(name)):
             write_clip(home / place / f"clip{number}.mp4", make_clip("needle", number, 8)[0])
     datasets.Dataset.from_list(rows).to_parquet(folder / "test.parquet")
     lines = [

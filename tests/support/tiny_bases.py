@@ -153,6 +153,8 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
         noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
         if id(parameter) in embeddings or (parameter.dim() == 3 and parameter.shape[0] == 1):
             parameter.copy_(0.2 * noise)  # a table of tokens, or of positions (1, positions, width)
+        elif parameter.numel() == 1 and not parameter.any():
+            parameter.copy_(0.5 + 0.1 * noise)  # a gate that starts closed, and what is behind it would not be tested
         elif parameter.dim() < 2 or parameter.numel() == max(parameter.shape):
             parameter.add_(0.1 * noise)
         else:

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from datasets import IterableDataset
 from transformers import Trainer
 
 from promises import Wrapped
+from transformers_linvt import LinVTDataCollator
+from transformers_linvt.training.collator import BOOKKEEPING_KEYS
 
 
 CAPTIONS = ("a cat", "two red cars on a road", "rain", "she opens the door", "an apple falls")
@@ -34,6 +37,13 @@ def stream(rows: list[dict[str, Any]], times: int = 1) -> IterableDataset:
     return IterableDataset.from_generator(rows_again, gen_kwargs={"rows": tuple(rows), "times": times})
 
 
+class ForOthers(LinVTDataCollator):
+    """The collator without what it keeps for our own trainers."""
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__(examples).items() if name not in BOOKKEEPING_KEYS}
+
+
 def step(trainer: Trainer, *batches: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and the gradients of one step over some batches, as transformers makes it."""
     trainer.current_gradient_accumulation_steps = len(batches)
@@ -49,3 +59,20 @@ def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Ten
     assert found.keys() == expected.keys()
     difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
     return (difference / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
+
+
+def check_accumulation(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+    """
+    Four examples as 4x1, 2x2 and 1x4 give one loss and one gradient, under any trainer.
+
+    The answers have to differ in length: of equal ones a mean of means is the mean.
+    """
+    assert len(rows) == 4 and len({len(row["completion"]) for row in rows}) == 4
+    trainer.model.train()
+    loss, whole = step(trainer, rows)
+    assert any(".linvt." in name for name in whole)
+    for size in (2, 1):
+        parts = [rows[start : start + size] for start in range(0, 4, size)]
+        parts_loss, found = step(trainer, *parts)
+        assert parts_loss == pytest.approx(loss, rel=ROUNDING)
+        assert relative_error(found, whole) < ROUNDING

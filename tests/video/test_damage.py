@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from transformers_linvt.errors import VideoReadError
 from transformers_linvt.video.continuity import H264Continuity
 from transformers_linvt.video.damage import Damage
 from transformers_linvt.video.reading import read_video
+from transformers_linvt.video.times import skipped_places
 from zoo import NUM_FRAMES, RECIPES, Exhibit, Recipe, build_damaged_zoo, encode, read_numbers, rewrite
 
 
@@ -136,6 +138,19 @@ def test_slices_of_hevc_that_stop_early_are_seen(tmp_path: Path) -> None:
     assert seen >= 2
 
 
+def test_slices_of_h264_that_go_wrong_without_a_complaint_are_seen(tmp_path: Path) -> None:
+    """The decoder makes up what it misses and returns a whole picture; it only notes that it did."""
+    encode(tmp_path / "whole.mp4", Recipe())
+    noise, seen = random.Random(5), 0
+    for number in (3, 10, 25, 40, 55):
+        spoil(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", number, noise.randbytes(10**5))
+        video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+        numbers = read_numbers(video.frames)
+        assert -1 not in numbers and numbers == sorted(numbers)
+        seen += video.num_broken_packets > 0
+    assert seen == 5
+
+
 def flip_a_bit(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
 
@@ -190,3 +205,74 @@ def test_a_picture_ends_doubt_only_if_its_packet_is_marked_as_a_key_frame_too() 
         else:
             shown.append(damage.frame_came(picture(pts))[0])
     assert shown == [True, False, True]
+
+
+# --- what is said about it -------------------------------------------------------------------------------------------
+
+
+def lose(source: Path, target: Path, *numbers: int) -> Path:
+    rewrite(source, target, lambda at, data: None if at in numbers else data)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "warns"),
+    [
+        ("vp9.webm", RECIPES["vp9.webm"], True),
+        ("mpeg4.mp4", Recipe("mpeg4", gop=12), True),
+        ("mpeg2.ts", Recipe("mpeg2video", gop=12, bframes=0), True),
+        ("h264.mp4", RECIPES["h264.mp4"], False),  # it numbers its pictures
+        ("mjpeg.mov", Recipe("mjpeg", pixel_format="yuvj420p"), False),  # no picture refers to another
+    ],
+)
+def test_a_packet_that_is_missing_from_an_even_clock_is_told(
+    name: str, recipe: Recipe, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode(tmp_path / name, recipe)
+    whole = read_video(tmp_path / name, num_frames=3)
+    assert whole.num_gaps == 0 and whole.is_intact is None and not caplog.records
+    hurt = read_video(lose(tmp_path / name, tmp_path / f"lost_{name}", 30, 31, 45), num_frames=3)
+    assert hurt.num_gaps == 3 and not hurt.is_intact
+    assert sum("missing from its even clock" in record.getMessage() for record in caplog.records) == warns
+
+
+def test_of_an_uneven_clock_nothing_is_told(tmp_path: Path) -> None:
+    for name in ("vfr.mkv", "dropped.avi", "raw.h264"):
+        encode(tmp_path / name, RECIPES[name])
+        assert read_video(tmp_path / name, num_frames=3).num_gaps is None
+    assert skipped_places([0, 40, 80]) is None  # too few to call anything even
+    assert skipped_places([0] * 20) is None
+    even = [round(1000 * at / 30) for at in range(60)]
+    assert skipped_places(even) == 0 and skipped_places(even[:20] + even[23:]) == 3
+    assert skipped_places(even[:20] + [even[20] + 9] + even[21:]) is None
+    assert skipped_places(sorted({*even[:10], *even[10::2]})) is None  # half of them are the rule and no gaps
+
+
+@pytest.mark.parametrize(("kind", "is_checked"), [(1, True), (2, False), (3, False)])
+def test_intact_is_what_carries_a_checksum_that_was_looked_at(kind: int, is_checked: bool, tmp_path: Path) -> None:
+    """Of the three kinds that HEVC has FFmpeg looks at MD5."""
+    settings = f"bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1:hash={kind}"
+    encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
+    assert read_video(tmp_path / "whole.mp4", num_frames=9).is_intact is (True if is_checked else None)
+    for number in (10, 31):
+        rewrite(
+            tmp_path / "whole.mp4",
+            tmp_path / "hurt.mp4",
+            lambda at, data, number=number: flip_a_bit(data, len(data) // 2) if at == number else data,
+        )
+        video = read_video(tmp_path / "hurt.mp4", num_frames=100)
+        assert video.is_intact is (False if video.num_broken_packets else None)
+        assert video.num_broken_packets or not is_checked
+
+
+def test_one_picture_without_its_checksum_leaves_the_question_open(tmp_path: Path) -> None:
+    settings = "bframes=2:keyint=24:min-keyint=24:log-level=none:pools=1:hash=1"
+    encode(tmp_path / "whole.mp4", Recipe("libx265", {"preset": "ultrafast", "x265-params": settings}))
+
+    def without(at: int, data: bytes) -> bytes:
+        return re.sub(rb"\0\0\0.\x50\x01\x84.*", b"", data, flags=re.S) if at == 20 else data
+
+    rewrite(tmp_path / "whole.mp4", tmp_path / "some.mp4", without)
+    assert (tmp_path / "some.mp4").stat().st_size < (tmp_path / "whole.mp4").stat().st_size
+    assert read_video(tmp_path / "some.mp4", num_frames=100).is_intact is None
+    assert read_video(tmp_path / "some.mp4", start=1.2, num_frames=100).is_intact is True  # it was not decoded

@@ -1,19 +1,27 @@
 """What a video and a request may cost: each limit is on by default, holds before the cost, and is a clear error."""
 
+import base64
 import contextlib
 import io
+import struct
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
+import PIL.ImageFile
 import pytest
 
 from transformers_linvt.demo.embedded import embedded_model_path
-from transformers_linvt.errors import VideoReadError
+from transformers_linvt.errors import LinVTInputError, VideoReadError
+from transformers_linvt.model.pictures import read_picture
 from transformers_linvt.model.processing_linvt import LinVTProcessor
-from transformers_linvt.video.limits import ALLOWED_CODECS, VideoLimits, one_request
+from transformers_linvt.video.container import VideoFile
+from transformers_linvt.video.limits import ALLOWED_CODECS, Clock, VideoLimits, one_request
 from transformers_linvt.video.reading import read_video
+from transformers_linvt.video.source import opened_source
 from zoo import Recipe, encode
 
 
@@ -144,3 +152,76 @@ def test_the_clock_runs_while_the_boxes_of_a_file_are_walked(tmp_path: Path) -> 
     with pytest.raises(VideoReadError, match=r"longer than the limit of 0\.01 s"):
         read_video(tmp_path / "boxes.mp4", limits=VideoLimits(max_decode_seconds=0.01))
     assert time.monotonic() - began < 15
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def picture_of(size: tuple[int, int], kind: str) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, (10, 200, 30)).save(file, kind)
+    return file.getvalue()
+
+
+def video_of_pictures(path: Path, kind: str, size: tuple[int, int]) -> Path:
+    """Three pictures of one size, in a file that says they have 64 x 48."""
+    if path.suffix == ".gif":
+        path.write_bytes(picture_of(size, "GIF"))
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream({"PNG": "png", "JPEG": "mjpeg"}[kind], rate=25)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = {"PNG": "rgb24", "JPEG": "yuvj420p"}[kind]
+        for number in range(3):
+            packet = av.Packet(picture_of(size, kind))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("png.mov", "PNG"), ("jpeg.mov", "JPEG"), ("jpeg.avi", "JPEG"), ("picture.gif", "GIF")]
+)
+def test_a_picture_inside_a_video_is_not_decoded_before_its_size_is_looked_at(name: str, kind: str, tmp_path: Path):
+    large = video_of_pictures(tmp_path / name, kind, (120, 100))
+    limits = VideoLimits(max_pixels=11_999)
+    with pytest.raises(VideoReadError, match="120x100 = 12000 pixels, over the limit of 11999"):
+        read_video(large, limits=limits)
+    with opened_source(large, limits, False) as source, VideoFile(source, Clock(name, None), limits) as file:
+        context = file.stream.codec_context
+        assert context.pix_fmt is None  # which FFmpeg knows only from decoding
+        assert (context.width, context.height) == ((120, 100) if kind == "GIF" else (64, 48))
+    shown = read_video(large, limits=VideoLimits(max_pixels=12_000)).frames
+    assert shown.shape[1:] == (100, 120, 3) and abs(shown.astype(int) - [10, 200, 30]).max() < 8
+
+
+def test_the_decoder_of_pictures_is_held_to_the_limit_as_well(tmp_path: Path):
+    """For pictures whose header Pillow cannot read."""
+    limits, path = VideoLimits(max_pixels=2_000), video_of_pictures(tmp_path / "a.avi", "JPEG", (90, 70))
+    with opened_source(path, limits, False) as source, VideoFile(source, Clock("a", None), limits) as file:
+        packets = [packet for packet in file.container.demux(file.stream) if packet.size]
+        with pytest.raises(av.error.FFmpegError):
+            packets[0].decode()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_picture_of_a_message_is_not_decoded_before_its_size_is_looked_at(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "picture"
+    path.write_bytes(picture_of((40, 30), kind))
+    decoded = []
+    load = PIL.ImageFile.ImageFile.load
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda self: decoded.append(self) or load(self))
+    limits = {"limits": VideoLimits(max_picture_pixels=1_199)}
+    for source in (path, path.read_bytes(), base64.b64encode(path.read_bytes()).decode()):
+        with pytest.raises(LinVTInputError, match="40x30 = 1200 pixels, over the limit of 1199"):
+            read_picture(source, limits)
+        assert not decoded
+        assert read_picture(source).size == (40, 30) and decoded
+        decoded.clear()
+    if kind == "GIF":  # as many as Pillow itself refuses
+        with pytest.raises(LinVTInputError, match="DecompressionBombError: Image size \\(256000000 pixels"):
+            read_picture(path.read_bytes()[:6] + struct.pack("<HH", 16000, 16000) + path.read_bytes()[10:])
+        assert not decoded

@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -60,6 +60,9 @@ class BaseBridge:
     can_be_included = True
     # The type id of an answer behind its prompt.
     answer_type_id = 0
+    # Whether every visual token stands at a placeholder of its own in the prompt. Where it does not, visual tokens are
+    # keys of cross-attention layers, and one placeholder stands for a whole picture or video.
+    has_place_per_token = True
 
     def __init__(self, family: Family | None = None) -> None:
         self.family = family or Family()
@@ -149,6 +152,10 @@ class BaseBridge:
         tokens, *deepstack = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         return EncodedFrames(tokens, deepstack, layout.grid(base, inputs, tokens.shape[1]), container)
 
+    def places_of_video(self, num_video_tokens: int) -> int:
+        """Placeholders that a video of so many tokens has in a prompt."""
+        return num_video_tokens if self.has_place_per_token else 1
+
     def hand_over(
         self,
         base: PreTrainedModel,
@@ -167,7 +174,7 @@ class BaseBridge:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): with a placeholder per visual token.
             tokens (`torch.Tensor` of shape `(total, D)`): of all placeholders, in their order.
             deepstack: tensors of the same shape, one per deep layer.
-            lengths: visual tokens of each row that has any.
+            lengths: visual tokens of each row that has any; of each placeholder where it stands for several.
             container: as [`encode`] named it.
             inputs: everything else, without what pictures were encoded from.
         """
@@ -222,6 +229,11 @@ class BaseBridge:
             hidden_states=output.hidden_states if prepared.get("output_hidden_states") else None,
             attentions=output.attentions,
         )
+
+    def run_over_tokens(self, base: PreTrainedModel, num_tokens: int) -> ModelOutput:
+        """The language model over so many tokens of a video and nothing else, for who counts what they cost."""
+        tokens = torch.zeros(1, num_tokens, dtype=torch.long, device=base.device)
+        return self.decoder(base)(input_ids=tokens, use_cache=True)
 
     def generation_config(self, base: PreTrainedModel) -> GenerationConfig:
         """The base's settings of generation, which those of the model with LinVT begin with."""
@@ -301,12 +313,15 @@ class BaseBridge:
         recipe = _RECIPES.find(image_processor, settings, frames[0].shape, own)
         if recipe is None:
             made = own(frames)
-        elif merges_steps and recipe.patch is not None and layout.merges_frames == "colour_first":
+        elif merges_steps and recipe.patch is not None and getattr(layout, "merges_frames", None) == "colour_first":
             return recipe.prepare_steps(np.stack(frames))
         else:
             made = recipe.prepare(np.stack(frames))
         made = layout.prepare(made, len(frames), *frames[0].shape[:2])
-        return layout.merge_frames(made, self.frames_per_step(processor)) if merges_steps else made
+        if not merges_steps:
+            return made
+        steps = self.frames_per_step(processor)  # which checks that the layout is one that merges
+        return cast(Any, layout).merge_frames(made, steps)
 
     def frame_size(
         self,

@@ -148,23 +148,25 @@ ENCODER_DECODER = (
     "it is an encoder-decoder: its encoder reads the prompt and its decoder writes the answer, and LinVT is made for "
     "models that do both in one sequence"
 )
-_CROSS_ATTENTION = (
-    "it sees pictures through cross-attention, and LinVT hands a video over as tokens among those of the prompt, "
-    "where it has no place for any"
-)
 _THINKER = "it is a thinker and a voice; give its name, or the thinker alone (model.thinker)"
 DENIED = {
-    "blip": _CROSS_ATTENTION,
+    "blip": (
+        "it writes captions: no word of its prompts stands for a picture, and its cross-attention takes tokens as "
+        "wide as its vision tower, which a question in the width of its language model cannot be compared with"
+    ),
     "diffusion_gemma": "it writes blocks of text by diffusion, and has no loss for the next token to train LinVT with",
     "evolla": "it reads proteins and no pictures",
-    "florence2": ENCODER_DECODER,
+    "florence2": (
+        "it is an encoder-decoder: its encoder takes video tokens at its image tokens and generate() writes from "
+        "them, but the answer is a second sequence, so that nothing behind a prompt has logits, by which LinVT and "
+        "TRL train and an answer is attributed"
+    ),
     "fuyu": "its processor cuts off what its tokenizer writes before a picture, and a video would have no sure place",
     "git": "it takes pictures as pixels alone, and sets what it makes of them before the text without placeholders",
-    "idefics": _CROSS_ATTENTION,
+    "idefics": "it sees pictures through cross-attention, and it would need a bridge such as Mllama's",
     "instructblipvideo": "its processor has a video processor and none for pictures, so its frames cannot be prepared",
     "kosmos-2.5": "it takes visual tokens by a mask of their places; it would need a bridge such as Kosmos-2's",
     "mistral4": "it is a language model without a vision tower",
-    "mllama": _CROSS_ATTENTION,
     "pi0": "it writes the movements of a robot and no text",
     "pix2struct": ENCODER_DECODER,
     "pp_formulanet": ENCODER_DECODER,

@@ -1,12 +1,49 @@
-"""Whether the weights of a base are still what they were, told by a sum over their bits."""
+"""
+Whether the weights of a base are still what they were, told by a sum over their bits.
 
-from collections.abc import Mapping
+Of a large base that takes seconds, and reads all of its files, so what the files give is remembered between processes,
+by their paths, sizes and times of change. It is what the *files* give: weights that differ from it have changed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 Fingerprint = tuple[torch.Size, torch.dtype, int]
+
+_LEAST_BYTES = 1 << 28  # of a base that is worth remembering: summing less takes a tenth of a second
+_WEIGHTS = (".safetensors", ".bin")
+_MOST_REMEMBERED = 32  # bases; those that were used last
+# Arguments of `from_pretrained` under which the same files give the same weights, but for their precision.
+_HARMLESS = {
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "dtype",
+    "force_download",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "proxies",
+    "revision",
+    "token",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_safetensors",
+}
 
 
 def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
@@ -21,6 +58,75 @@ def fingerprint_weights(base: nn.Module) -> dict[str, Fingerprint]:
         if type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta:
             prints[name.replace(".base_layer.", ".")] = weight.shape, weight.dtype, _sum_of_bits(weight.detach())
     return prints
+
+
+def fingerprint_loaded(base: PreTrainedModel, loading: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    """
+    [`fingerprint_weights`] of a base that was just loaded; what is remembered of its files where there is something.
+
+    Args:
+        base: the model, which knows by its name where it is from.
+        loading: arguments that it was loaded with. With any that could change its weights nothing is remembered.
+    """
+    file = _remembered_in(base, loading)
+    if file is None:
+        return fingerprint_weights(base)
+    try:
+        found = _decoded(json.loads(file.read_text(encoding="utf-8")))
+        os.utime(file)
+        return found
+    except (OSError, ValueError, TypeError, AttributeError):  # not there, or not whole
+        found = fingerprint_weights(base)
+    try:
+        _write(file, found)
+    except OSError as error:
+        logger.info(f"The sums of the weights are not remembered: {error}")
+    return found
+
+
+def _remembered_in(base: PreTrainedModel, loading: Mapping[str, Any]) -> Path | None:
+    """The file for what these weight files give in this form; None where it is not worth it, or not sure."""
+    given = {name for name, value in loading.items() if value is not None and not name.startswith("_")}
+    parameters = [(name, list(one.shape), str(one.dtype)) for name, one in base.named_parameters()]
+    if given - _HARMLESS or sum(one.numel() * one.element_size() for one in base.parameters()) < _LEAST_BYTES:
+        return None
+    files = _files_of(base, loading.get("cache_dir"))
+    if not any(file.suffix in _WEIGHTS for file in files):
+        return None
+    where = [(str(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+    identity = json.dumps([where, parameters, transformers.__version__])
+    return Path(constants.HF_HOME, "linvt", "fingerprints", f"{hashlib.sha256(identity.encode()).hexdigest()}.json")
+
+
+def _files_of(base: PreTrainedModel, cache_dir: str | os.PathLike | None) -> Collection[Path]:
+    """What decides about weights in the base's folder, or in its snapshot in the cache of the Hub."""
+    folder = base.name_or_path
+    if folder and not os.path.isdir(folder):
+        revision = getattr(base.config, "_commit_hash", None)
+        found = try_to_load_from_cache(folder, "config.json", cache_dir=cache_dir, revision=revision)
+        folder = os.path.dirname(found) if revision and isinstance(found, str) else None
+    if not folder:
+        return []
+    # the snapshot links to files that are named by their content
+    return sorted(file.resolve() for file in Path(folder).iterdir() if file.suffix in (*_WEIGHTS, ".json", ".py"))
+
+
+def _decoded(rows: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    return {name: (torch.Size(shape), getattr(torch, dtype), bits) for name, (shape, dtype, bits) in rows.items()}
+
+
+def _write(file: Path, prints: Mapping[str, Fingerprint]) -> None:
+    """Whole or not at all, also with several processes; the ones that were not used for longest go."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = {
+        name: [list(shape), str(dtype).removeprefix("torch."), bits] for name, (shape, dtype, bits) in prints.items()
+    }
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", encoding="utf-8", delete=False) as part:
+        json.dump(rows, part)
+    os.replace(part.name, file)
+    by_age = sorted(file.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns, reverse=True)
+    for old in by_age[_MOST_REMEMBERED:]:
+        old.unlink(missing_ok=True)
 
 
 def _sum_of_bits(weight: torch.Tensor) -> int:
@@ -43,4 +149,4 @@ def changed_weights(base: nn.Module, before: Mapping[str, Fingerprint]) -> list[
     return sorted(changed)
 
 
-__all__ = ["Fingerprint", "changed_weights", "fingerprint_weights"]
+__all__ = ["Fingerprint", "changed_weights", "fingerprint_loaded", "fingerprint_weights"]

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..errors import LinVTInputError
+
 
 LEVELS = 2  # of 255, by which a pixel may differ from the base's own
 LEAST_PIXELS = 128 * 128  # frames smaller than this cost next to nothing, and stay exactly the base's own
@@ -50,26 +52,32 @@ class Recipe:
 
     def prepare(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
         """The outputs of the image processor for frames `(num_frames, height, width, 3)`, `uint8`."""
-        resized = self._resize(frames)
-        if self.patch is None:
-            pixels = (resized * self.scale.view(3, 1, 1)).sub_(self.shift.view(3, 1, 1))
+        resized, patch = self._resize(frames), self.patch
+        if patch is None:
+            pixels = self._scaled(resized, 1)
         else:
-            patches = self._patches(resized)
-            pixels = (patches * self.scale.view(3, 1, 1)).sub_(self.shift.view(3, 1, 1))
-            pixels = pixels.unsqueeze(2).expand(-1, -1, self.patch[2], -1, -1)
+            pixels = self._scaled(_patches(resized, patch), 1).unsqueeze(2).expand(-1, -1, patch[2], -1, -1)
         others = {name: rows.repeat(len(frames), *[1] * (rows.ndim - 1)) for name, rows in self.others.items()}
         return {_PIXELS: pixels.reshape(len(frames) * self.shape[0], *self.shape[1:]), **others}
 
     def prepare_steps(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
         """The same with every patch holding frames that follow each other, not copies; the last one fills up."""
+        if self.patch is None:
+            raise LinVTInputError("Pictures without patches have no steps of time. Use frame_path='image'.")
         copies = self.patch[2]
-        patches = self._patches(self._resize(frames)).unflatten(0, (len(frames), -1))
+        patches = _patches(self._resize(frames), self.patch).unflatten(0, (len(frames), -1))
         patches = torch.cat([patches, patches[-1:].expand(-len(frames) % copies, *patches.shape[1:])])
         steps = patches.unflatten(0, (-1, copies))
         steps = steps.permute(0, 2, 3, 1, 4, 5)  # step, patch, colour, frame, y, x
-        pixels = (steps * self.scale.view(3, 1, 1, 1)).sub_(self.shift.view(3, 1, 1, 1))
+        pixels = self._scaled(steps, 2)
         others = {name: rows.repeat(len(steps), *[1] * (rows.ndim - 1)) for name, rows in self.others.items()}
         return {_PIXELS: pixels.reshape(len(steps) * self.shape[0], *self.shape[1:]), **others}
+
+    def _scaled(self, pixels: torch.Tensor, axis: int) -> torch.Tensor:
+        """Bytes as the numbers that the model takes; the colours lie along `axis`."""
+        shape = (3, *[1] * (pixels.ndim - 1 - axis))
+        numbers = pixels.to(torch.float32, memory_format=torch.contiguous_format)  # in place from here: memory is slow
+        return numbers.mul_(self.scale.view(shape)).sub_(self.shift.view(shape))
 
     def _resize(self, frames: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
@@ -77,11 +85,12 @@ class Recipe:
             return pixels
         return F.interpolate(pixels, size=self.size, mode=self.mode, antialias=True)
 
-    def _patches(self, resized: torch.Tensor) -> torch.Tensor:
-        """Pixels `(num_frames, 3, height, width)` -> patches `(total, 3, side, side)`, those of a token together."""
-        side, merge, _ = self.patch
-        blocks = resized.unflatten(3, (-1, merge, side)).unflatten(2, (-1, merge, side))
-        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)
+
+def _patches(resized: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
+    """Pixels `(num_frames, 3, height, width)` -> patches `(total, 3, side, side)`, those of a token together."""
+    side, merge, _ = patch
+    blocks = resized.unflatten(3, (-1, merge, side)).unflatten(2, (-1, merge, side))
+    return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)
 
 
 class RecipeBook:

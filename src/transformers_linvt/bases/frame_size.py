@@ -1,6 +1,7 @@
-"""How large frames are made: capped as the base's own video processor caps the frames of a video."""
+"""How large frames are made: capped, and not enlarged, as the base's own video processor makes those of a video."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,26 @@ def pixels_per_token(processor: ProcessorMixin) -> int | None:
     return math.prod(pixels) ** 2
 
 
+def size_of_square(processor: ProcessorMixin) -> dict[str, Any]:
+    """
+    Options of an image processor that enlarges a picture for its tiles, where a frame becomes one small square anyway.
+
+    So do SmolVLM and Idefics3, which would make every frame 2048 pixels wide first. SmolVLM's own video path has the
+    frame no larger than the square on the way.
+
+    Returns:
+        `{"size": ...}`, or nothing for an image processor of another kind.
+    """
+    square = getattr(processor.image_processor, "max_image_size", None)
+    size = dict(getattr(processor.image_processor, "size", None) or {})
+    if not isinstance(square, Mapping) or "longest_edge" not in square:
+        return {}
+    edges = {name: value for name, value in size.items() if value is not None}
+    if set(edges) != {"longest_edge"} or edges["longest_edge"] <= square["longest_edge"]:
+        return {}
+    return {"size": {"longest_edge": square["longest_edge"]}}
+
+
 def size_within(processor: ProcessorMixin, budget: FrameBudget, num_frames: int) -> dict[str, Any]:
     """
     Options of the image processor under which each of `num_frames` frames keeps the budget.
@@ -54,10 +75,13 @@ def size_within(processor: ProcessorMixin, budget: FrameBudget, num_frames: int)
     A frame is never made larger than the image processor makes a picture, and never smaller than its least.
 
     Returns:
-        `{"size": ...}`, or nothing where the budget or the tokens of a frame are not known.
+        `{"size": ...}`, or nothing where the budget or the tokens of a frame are not known; that of [`size_of_square`]
+        where every frame has as many.
     """
     pixels, tokens = pixels_per_token(processor), budget.tokens_per_frame(num_frames)
-    if pixels is None or tokens is None:
+    if pixels is None:
+        return size_of_square(processor)
+    if tokens is None:
         return {}
     image_processor = processor.image_processor
     size = dict(image_processor.size)
@@ -66,4 +90,4 @@ def size_within(processor: ProcessorMixin, budget: FrameBudget, num_frames: int)
     return {} if longest == size["longest_edge"] else {"size": {**size, "longest_edge": longest}}
 
 
-__all__ = ["FrameBudget", "pixels_per_token", "size_within"]
+__all__ = ["FrameBudget", "pixels_per_token", "size_of_square", "size_within"]

@@ -170,10 +170,10 @@ def check_base(base: nn.Module, takes_encoded: bool = True, image_token_id: int 
         raise UnsupportedBaseError(f"The base must be a transformers model, not {type(base).__name__}. {advice}")
     if model_type == "linvt":
         raise UnsupportedBaseError("The base is a LinVT model already. Load it with from_pretrained instead.")
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedBaseError(f"{model_type} is not supported: {ENCODER_DECODER}. {advice}")
     if model_type in DENIED:
         raise UnsupportedBaseError(f"{model_type} is not supported: {DENIED[model_type]}. {advice}")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedBaseError(f"{model_type} is not supported: {ENCODER_DECODER}. {advice}")
     if takes_encoded and "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
         raise UnsupportedBaseError(
             f"{model_type} ({type(base).__name__}) does not accept encoded visual tokens. {advice}"

@@ -27,6 +27,7 @@ from .kinds.kosmos import Kosmos2Bridge
 from .kinds.lighton_ocr import WholeSquares
 from .kinds.llama4 import Llama4Bridge
 from .kinds.llava_onevision import PicturesOfOneSample
+from .kinds.mllama import MllamaBridge
 from .kinds.molmo import MolmoBridge
 from .kinds.molmo2 import Molmo2View
 from .kinds.ovis2 import Ovis2Bridge

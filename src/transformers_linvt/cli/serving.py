@@ -6,10 +6,8 @@ from typing import Any
 
 import transformers_linvt
 
+from .. import serving
 from ..errors import LinVTInputError
-from ..serving.application import required
-from ..serving.running import run_server
-from ..serving.settings import ServerSettings
 from .loading import load, trusted
 from .output import complain
 
@@ -20,12 +18,12 @@ _SETTINGS = ("max_waiting", "readers", "max_videos", "max_pictures", "max_new_to
 def serve(arguments: argparse.Namespace) -> None:
     """Answer chat completions until the process is asked to stop."""
     for name in ("uvicorn", "starlette"):  # before a model is loaded
-        required(name)
+        serving.required(name)
     root = arguments.media_root
     if root is not None and not os.path.isdir(root):
         raise LinVTInputError(f"media_root={root!r} is no folder. Name the folder that clients may name files of.")
     model = arguments.model
-    settings = ServerSettings(
+    settings = serving.ServerSettings(
         name=arguments.served_name or ("embedded" if model is None else os.path.basename(model.rstrip("/")) or model),
         media_root=root,
         allowed_domains=tuple(arguments.allow_domain or ()),
@@ -41,4 +39,4 @@ def serve(arguments: argparse.Namespace) -> None:
     def ready(address: str, _: Any) -> None:
         complain(f"serves {settings.name} at {address} (stop with Ctrl-C)")
 
-    run_server(pipeline, settings, arguments.host, arguments.port, ready)
+    serving.run_server(pipeline, settings, arguments.host, arguments.port, ready)

@@ -349,8 +349,9 @@ def letter_of(text: str, num_choices: int) -> str | None:
     text = text.strip()
     if match := re.match(rf"\(?([{letters}])(?:[).:]|$)", text):
         return match[1]
-    found = set(re.findall(rf"\b([{letters}])\b(?![ ][a-z])", text))
-    return found.pop() if len(found) == 1 else None
+    found = set(re.findall(rf"\b[{letters}]\b", text))
+    is_article = found == {"A"} and not re.search(r"\bA\b(?! [a-z])", text)
+    return found.pop() if len(found) == 1 and not is_article else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

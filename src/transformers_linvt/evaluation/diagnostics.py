@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..demo.clips import ClipScript, script_clip, write_clip
 from ..demo.drawing import render_pictures
-from ..demo.questions import ANSWERS, PICTURE_KINDS, Question, ask
+from ..demo.questions import ANSWERS, MEDIA, PICTURE_KINDS, WORDINGS, Question, ask
 from ..demo.world import (
     COLOURS,
     PICTURE_SIZE,
@@ -242,10 +242,10 @@ def script_of(name: str, num_frames: int, seed: int, number: int) -> ClipScript:
         number: which clip; it says of what kind the question about a picture is, or where the needle is in a clip of
             `"length"`.
     """
-    clips = DIAGNOSTICS[name].clips
+    clips, rng = DIAGNOSTICS[name].clips, np.random.default_rng([SPLITS[SPLIT], seed, 0])
     if clips in _OWN_CLIPS:
-        return _OWN_CLIPS[clips](np.random.default_rng([SPLITS[SPLIT], seed, 0]), num_frames, number)
-    return script_clip(clips, seed, num_frames, SPLIT)
+        return _asked_evenly(_OWN_CLIPS[clips](rng, num_frames, number), rng)
+    return _asked_evenly(script_clip(clips, seed, num_frames, SPLIT), rng)
 
 
 def _checked(name: str, num_clips: int, num_frames: int, seed: int) -> Diagnostic:
@@ -307,6 +307,43 @@ def _only_ordered(script: ClipScript) -> ClipScript:
     return replace(script, questions=tuple(one for one in script.questions if one.kind in kinds))
 
 
+def _asked_evenly(script: ClipScript, rng: np.random.Generator) -> ClipScript:
+    """
+    The same clip with other questions about existence: "yes" and "no" in the same form of words.
+
+    What training asks for is right for one word ("a circle") more often than for two ("a red circle"), so that three
+    quarters of those questions could be answered unseen. Here the form is drawn first, among those that both answers
+    allow in this clip, and all questions of the clip have it.
+    """
+    if all(question.kind != "existence" for question in script.questions):
+        return script
+    things = sorted(set().union(*script.pictures), key=lambda one: (one.row, one.column, one.colour, one.shape))
+    colours, shapes = ({getattr(thing, name) for thing in things} for name in ("colour", "shape"))
+    there = {(thing.colour, thing.shape) for thing in things}
+    absent: dict[str, list] = {
+        "pair": [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in there],
+        "colour": [(colour, None) for colour in COLOURS if colour not in colours],
+        "shape": [(None, shape) for shape in SHAPES if shape not in shapes],
+    }
+    form = pick(rng, [name for name, options in absent.items() if options])
+    mixed = [(colour, shape) for colour, shape in absent[form] if colour in colours and shape in shapes]
+    still = min(script.pictures, key=len)
+    subjects = {"still": still, "short": [thing for thing in things if thing not in still]}
+    questions = []
+    for question in script.questions:
+        if question.kind == "existence":
+            if question.answer == "yes":
+                thing = pick(rng, subjects.get(question.subject, things))
+                named = (thing.colour if form != "shape" else None, thing.shape if form != "colour" else None)
+            else:  # half of the pairs that are not there are of a colour and a shape that are
+                named = pick(rng, mixed if mixed and rng.random() < 0.5 else absent[form])
+            what = " ".join(word for word in ("a", named[0], named[1] or "object") if word)
+            text = pick(rng, WORDINGS["existence"]).format(a_thing=what, medium=pick(rng, MEDIA))
+            question = question._replace(question=text)
+        questions.append(question)
+    return replace(script, questions=tuple(questions))
+
+
 def _moved(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Frames as a hand holds a camera: the picture wanders and shakes, by whole pixels; edges are repeated."""
     count, size = frames.shape[:2]
@@ -326,7 +363,8 @@ def _picture(rng: np.random.Generator, num_frames: int, number: int) -> ClipScri
     while True:  # ends: every answer to every kind of question is the right one to some pictures
         run = random_run(rng, 1)
         question = ask(kind, run, rng, answer=answer)
-        if question is not None:
+        # in an empty picture there is nothing, whatever it is called
+        if question is not None and (kind != "existence" or run[0]):
             return ClipScript(run, random_background(rng), (question,))
 
 

@@ -19,6 +19,7 @@ from ..errors import CheckpointError, LinVTInputError
 
 
 _PEFT_PREFIX = "base_model.model."  # of the names in an adapter's file
+ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
 
 
 def is_of_base(name: str) -> bool:

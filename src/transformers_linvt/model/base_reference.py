@@ -8,6 +8,7 @@ another place.
 
 import importlib.machinery
 import os
+import tempfile
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -85,6 +86,22 @@ def reference_from(save_directory: str | os.PathLike, name: str | None, found_at
     return name if leads_to == os.path.realpath(found_at) else reference_to(found_at)
 
 
+def will_outlive(save_directory: str | os.PathLike, base: str | None) -> bool:
+    """
+    Whether a checkpoint is likely to stay longer than the base that it refers to, a folder among temporary files.
+
+    Args:
+        save_directory: of the checkpoint.
+        base: its reference to the base.
+    """
+    if not base or not os.path.isabs(base):
+        return False
+    temporary = Path(tempfile.gettempdir()).resolve()
+    return Path(base).resolve().is_relative_to(temporary) and not Path(save_directory).resolve().is_relative_to(
+        temporary
+    )
+
+
 def _embedded_folder(name: str) -> str:
     for assets in _asset_folders():
         if (folder := assets / name.removeprefix(_EMBEDDED) / "config.json").is_file():
@@ -103,4 +120,4 @@ def _asset_folders() -> list[Path]:
     return [own, *(Path(folder).resolve() / _ASSETS for folder in installed or ())]
 
 
-__all__ = ["base_location", "is_embedded", "reference_from", "reference_to"]
+__all__ = ["base_location", "is_embedded", "reference_from", "reference_to", "will_outlive"]

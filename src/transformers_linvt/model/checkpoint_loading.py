@@ -23,7 +23,7 @@ from transformers.utils import (
 from transformers.utils.hub import resolve_revision
 
 from ..bases.base import BaseBridge
-from ..bases.fingerprint import Fingerprint, fingerprint_weights
+from ..bases.fingerprint import Fingerprint, fingerprint_loaded, fingerprint_weights
 from ..bases.loading import HUB_ARGUMENTS
 from ..bases.registry import bridge_at, bridge_of
 from ..bases.video_tokens import default_video_tokens_at
@@ -78,16 +78,18 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             if name not in _LOADING_ARGUMENTS and (meant := nearest_name(name, LINVT_FIELDS)):
                 raise LinVTInputError(f"{name!r} is no field of LinVTConfig. Did you mean {meant!r}?")
         if isinstance(base, str | os.PathLike):
-            name, is_known = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base), True
+            name = os.path.abspath(base) if os.path.isdir(base) else os.fspath(base)
             revision = _commit_of(name, kwargs)
             base, loading = bridge_at(name, kwargs).load(name, **kwargs), kwargs
+            known = fingerprint_loaded(base, kwargs)
         else:
             named, revision = kwargs.pop("base_model_name_or_path", None), kwargs.pop("base_revision", None)
             if kwargs:
                 raise LinVTInputError(f"{', '.join(kwargs)} cannot be applied to a base that is loaded already.")
             _bridge_of_model(base).check(base)
-            name, is_known = named or base.name_or_path or None, named is not None
+            name = named or base.name_or_path or None
             loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
+            known = fingerprint_weights(base) if named is not None else None
         _bridge_of_model(base).check(base)
         if "num_video_tokens" not in fields:
             fields["num_video_tokens"] = default_video_tokens_at(name, loading)
@@ -106,7 +108,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             raise LinVTInputError(f"A field of LinVTConfig has a value it cannot have: {error}") from error
         model = cls(config, base_vlm=base)
         model._place_linvt()
-        model._base_as_loaded = fingerprint_weights(base) if is_known else None
+        model._base_as_loaded = known
         return model.eval()
 
     def _place_linvt(self) -> None:
@@ -195,9 +197,10 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         config.base_config = base_vlm.config
         model = cls(config, base_vlm=base_vlm)
         model._place_linvt()
-        model._base_as_loaded = fingerprint_weights(base_vlm) if is_referenced else None
+        model._base_as_loaded = fingerprint_loaded(base_vlm, kwargs) if is_referenced else None
         model._load_linvt_weights(state_dict, source)
         model.name_or_path = config.name_or_path = source
+        model._linvt_as_loaded = fingerprint_weights(model.linvt)
         model._base_folder = base_location(config.base_model_name_or_path, source)
         if generation_config is not None:
             model.generation_config = generation_config
@@ -230,6 +233,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         model.model.freeze_base()
         _check_finite(dict(model.linvt.named_parameters()), os.fspath(path))
         model.linvt.to(model.base_vlm.dtype)  # float32 beside a base in float16, see _keep_in_fp32_modules
+        model._linvt_as_loaded = fingerprint_weights(model.linvt)
         if not model._hf_peft_config_loaded:
             model._load_own_adapter(path, hub_arguments)
         return (model, info) if wants_info else model

@@ -20,8 +20,8 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, logging
 from ..bases.fingerprint import Fingerprint, changed_weights
 from ..errors import CheckpointError, first_line
 from ..remote_code import write_code
-from .adapter_files import adapter_weights, is_of_base
-from .base_reference import reference_from
+from .adapter_files import ADAPTER_SUBFOLDER, adapter_weights, is_of_base
+from .base_reference import reference_from, will_outlive
 from .model_card import card_for_upload, is_local, make_card
 from .pretrained import LINVT_PREFIX, LinVTPreTrainedModel, check_subfolder
 from .whole_folder import saved_as_one
@@ -34,6 +34,10 @@ _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "
 
 class SavesCheckpoints(LinVTPreTrainedModel):
     """How [`LinVTForVideoQA`] is saved and pushed."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: a checkpoint gets its code from [`write_code`], and transformers would write it once more."""
 
     _base_as_loaded: dict[str, Fingerprint] | None
     _base_folder: str | None
@@ -57,7 +61,8 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             kwargs: see [`PreTrainedModel.save_pretrained`].
 
         A model with `config.adapter_subfolder` is saved with its LoRA adapter in that folder. Without, an adapter that
-        was loaded with `load_adapter` is saved alone, as transformers does it. Whatever happens while it is written
+        was added (`add_adapter`, `load_adapter`) is saved alone, as transformers does it, if LinVT is still that of
+        the checkpoint it was loaded from; else both are saved, with a warning. Whatever happens while it is written
         (a killed process, a full disk), the folder holds the checkpoint it held before or the new one, whole.
 
         Raises:
@@ -66,6 +71,13 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         """
         if os.path.isfile(save_directory):
             raise CheckpointError(f"{os.fspath(save_directory)!r} is a file. Name a folder to save into.")
+        if self._would_lose_linvt():
+            logger.warning(
+                "LinVT has changed since it was loaded, or was in no checkpoint yet, and an adapter alone would lose "
+                f"it: LinVT is saved with the adapter in {ADAPTER_SUBFOLDER}/."
+            )
+            with _temporarily(self.config, {"adapter_subfolder": ADAPTER_SUBFOLDER}):
+                return self.save_pretrained(save_directory, include_base, state_dict, **kwargs)
         check_subfolder(self.config.adapter_subfolder, os.fspath(save_directory))
         push = {name: kwargs.pop(name) for name in ("push_to_hub", "repo_id", *_PUSH_ARGUMENTS) if name in kwargs}
         wants_push, is_main_process = push.pop("push_to_hub", False), kwargs.get("is_main_process", True)
@@ -93,6 +105,28 @@ class SavesCheckpoints(LinVTPreTrainedModel):
             repo_id = push.pop("repo_id", None) or Path(save_directory).absolute().name
             self.push_to_hub(repo_id, include_base=include_base, **push)
 
+    def _would_lose_linvt(self) -> bool:
+        """
+        Whether an adapter that transformers would save alone leaves a LinVT behind that is nowhere else.
+
+        Raises:
+            CheckpointError: it would, and the adapter is none that a checkpoint can hold beside LinVT.
+        """
+        if not self._hf_peft_config_loaded or self.config.adapter_subfolder:
+            return False
+        adapters = self.peft_config.values()
+        if any("linvt" in (getattr(one, "modules_to_save", None) or ()) for one in adapters):
+            return False  # it is part of the adapter
+        if self._linvt_as_loaded is not None and not changed_weights(self.linvt, self._linvt_as_loaded):
+            return False
+        if kinds := sorted({str(getattr(one.peft_type, "value", one.peft_type)) for one in adapters} - {"LORA"}):
+            raise CheckpointError(
+                f"The adapter ({', '.join(kinds)}) would be saved alone, and LinVT has changed since it was loaded, "
+                "or was in no checkpoint yet, so it would be lost. Save LinVT first, without the adapter, and add the "
+                "adapter to what you load from there."
+            )
+        return True
+
     def _save_into(
         self,
         folder: str | os.PathLike,
@@ -114,11 +148,17 @@ class SavesCheckpoints(LinVTPreTrainedModel):
                 save_directory, self.config.base_model_name_or_path, self._base_folder
             ),
         }
+        if not include_base and will_outlive(save_directory, saved_as["base_model_name_or_path"]):
+            logger.warning(
+                f"The checkpoint refers to its base in {saved_as['base_model_name_or_path']!r}, which is a place for "
+                "temporary files, and cannot be loaded when that is gone. Move the base and wrap it from there, or "
+                "save with include_base=True."
+            )
         with _temporarily(self.config, saved_as), _temporarily(self, {"_hf_peft_config_loaded": False}):
             super().save_pretrained(folder, state_dict=state_dict, **kwargs)
             if not kwargs.get("is_main_process", True):
                 return
-            write_code(folder, type(self))
+            write_code(folder)
             if not (Path(save_directory) / "README.md").exists():
                 make_card(self.config).save(Path(folder) / "README.md")
         if adapter_name and subfolder:

@@ -1,5 +1,6 @@
 """Configuration of LinVT: the base model's configuration plus the numbers of the linear video tokenizer."""
 
+import copy
 import os
 from typing import Any, Literal
 
@@ -8,16 +9,25 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from ..errors import CheckpointError, LinVTError, LinVTInputError, first_line
-from ..remote_code import class_reference, write_code
+from ..remote_code import came_with_a_checkpoint, class_reference, write_code
 
 
 # What a checkpoint says about its classes, for a machine where this package is not installed.
 AUTO_MAP = {
-    "AutoConfig": class_reference("configuration_linvt", "LinVTConfig"),
-    "AutoModel": class_reference("modeling_linvt", "LinVTForVideoQA"),
-    "AutoModelForImageTextToText": class_reference("modeling_linvt", "LinVTForVideoQA"),
-    "AutoModelForMultimodalLM": class_reference("modeling_linvt", "LinVTForVideoQA"),
-    "AutoProcessor": class_reference("processing_linvt", "LinVTProcessor"),
+    "AutoConfig": class_reference("LinVTConfig"),
+    "AutoModel": class_reference("LinVTForVideoQA"),
+    "AutoModelForImageTextToText": class_reference("LinVTForVideoQA"),
+    "AutoModelForMultimodalLM": class_reference("LinVTForVideoQA"),
+    "AutoProcessor": class_reference("LinVTProcessor"),
+}
+
+# The same of its pipeline. One task: with several, `pipeline(model=...)` would not know which is meant.
+CUSTOM_PIPELINES = {
+    "video-question-answering": {
+        "impl": class_reference("VideoQuestionAnsweringPipeline"),
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
 }
 
 # What a processor has to set and a model has not
@@ -182,6 +192,8 @@ class LinVTConfig(PreTrainedConfig):
             CheckpointError: values that no configuration has.
             LinVTInputError: a number that cannot work.
         """
+        if not came_with_a_checkpoint():  # the pipeline of this package stands in transformers' registry already
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         try:
             return super().from_dict(config_dict, **kwargs)
         except LinVTError:
@@ -196,8 +208,19 @@ class LinVTConfig(PreTrainedConfig):
         """Save the configuration, with the code that loads it. See [`PreTrainedConfig.save_pretrained`]."""
         self.auto_map = dict(AUTO_MAP)
         if not os.path.isfile(save_directory):
-            write_code(save_directory, type(self))
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            write_code(save_directory)
+        before = self.__dict__.pop("custom_pipelines", None)
+        self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+        try:
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            del self.custom_pipelines
+            if before is not None:
+                self.custom_pipelines = before
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: a checkpoint gets its code from [`write_code`], and transformers would write it once more."""
 
     @property
     def tokenizer_kwargs(self) -> dict[str, Any]:

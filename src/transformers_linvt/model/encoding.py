@@ -10,6 +10,7 @@ from ..tokenizer.stream import VideoRefiner
 from ..video.background import Workers
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits
+from ..video.progress import report
 from .features import FeatureOrigin, VideoFeatures
 from .origin import VideoDigest, digest_of_model
 
@@ -24,6 +25,7 @@ class VideoEncoding:
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): their times in seconds.
         most_frames (`int`, *optional*): most that the caller allows, where that is more than the model's `max_frames`;
             None for any number.
+        digest ([`VideoDigest`], *optional*): of its frames, where somebody else feeds it.
 
     Raises:
         LinVTInputError: too many frames.
@@ -35,6 +37,7 @@ class VideoEncoding:
         num_frames: int,
         timestamps: torch.Tensor | None = None,
         most_frames: int | None = 0,
+        digest: VideoDigest | None = None,
     ) -> None:
         model.model.check_num_frames(num_frames, most_frames)
         if timestamps is not None and len(timestamps) != num_frames:
@@ -42,9 +45,10 @@ class VideoEncoding:
                 f"video_timestamps has {len(timestamps)} entries, the video has {num_frames} frames."
             )
         self.model, self.timestamps = model, timestamps
-        self.digest = VideoDigest(timestamps)
+        self.digest, self.feeds_digest = digest or VideoDigest(timestamps), digest is None
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
         self.container = "tensor"
+        self.num_done, self.num_frames = 0, num_frames
 
     def __enter__(self) -> "VideoEncoding":
         return self
@@ -60,7 +64,8 @@ class VideoEncoding:
             inputs: what the image processor made of them, under the base's names.
             num_frames: how many they are.
         """
-        self.digest.feed(inputs)
+        if self.feeds_digest:
+            self.digest.feed(inputs)
         model = self.model.model
         device, dtype = self.model.working_device, self.model.dtype
         moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -68,6 +73,8 @@ class VideoEncoding:
         encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
         self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
         self.container = encoded.container
+        self.num_done += num_frames
+        report("encode", self.num_done, self.num_frames)
 
     def finish(self) -> VideoFeatures:
         """The encoded video."""
@@ -100,18 +107,21 @@ def encode_while_reading(
         VideoReadError: the video cannot be read.
         LinVTInputError: the frames do not fit the model.
     """
-    limits, encoding = sampling.get("limits"), None
+    limits = sampling.get("limits")
+    encoding: VideoEncoding | None = None
     is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
     most = limits.max_frames if is_raised else 0
     with Workers() as workers:
         try:
             for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):
                 if isinstance(item, VideoFrames):
+                    if encoding is None:
+                        break
                     return encoding.finish(), item
-                if item.start == 0:  # at the beginning, and where damage made all that came before void
+                if encoding is None or item.start == 0:  # damage makes all that came before void
                     if encoding is not None:
                         encoding.__exit__(None, None, None)
-                    encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most)
+                    encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most, item.digest)
                 encoding.feed(item.inputs, item.num_frames)
         finally:
             if encoding is not None:

@@ -100,7 +100,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         self.base_vlm = base_vlm
         self.linvt = LinearVideoTokenizer(bridge.width(base_vlm), **config.tokenizer_kwargs)
         self.linvt.aggregator.uses_all_queries = not bridge.passes_tokens_over(base_vlm)
-        self._has_warned_of_few_tokens = False
+        self._has_warned_of_few_tokens = self._has_told_of_nothing_to_learn = False
         self.freeze_base()
         self.post_init()
 
@@ -176,6 +176,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 forget_positions(self.base_vlm)
             elif (seen := getattr(cache, _SEEN, None)) is not None and input_ids is not None:
                 inputs |= go_on_from(self.base_vlm, input_ids, seen, inputs, self.bridge.takes_positions)
+            self._tell_of_nothing_to_learn()
             return {"input_ids": input_ids, **inputs}, None
         if input_ids is None:
             raise LinVTInputError(
@@ -211,6 +212,19 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             )
         return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
 
+    def _tell_of_nothing_to_learn(self) -> None:
+        """Under a trainer that does not know LinVT a frozen base would not move, and nobody would say so."""
+        if self._has_told_of_nothing_to_learn or not self.training or not torch.is_grad_enabled():
+            return
+        if any(weight.requires_grad for weight in self.base_vlm.parameters()):
+            return
+        self._has_told_of_nothing_to_learn = True
+        logger.warning(
+            "A batch without a video is trained on, and nothing is learnt from it: the base is frozen (from_base and "
+            "from_pretrained do that), and LinVT takes no part. Train with LoRA (lora_config), or give the weights of "
+            "the base that should move their gradient: model.base_vlm.requires_grad_(True)."
+        )
+
     def _captions(
         self, input_ids: torch.Tensor, caption_mask: torch.Tensor | None, rows: Sequence[int]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -238,15 +252,18 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         """
         prepared, condensed = self.prepare(input_ids, **inputs)
         outputs = self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
-        return remember_seen(outputs, prepared, condensed)
+        return self.remember_seen(outputs, prepared, condensed)
 
-
-def remember_seen(outputs: ModelOutput, prepared: dict[str, Any], condensed: CondensedVideos | None) -> ModelOutput:
-    """The same outputs, whose cache knows which video tokens were passed over, for who goes on from it by hand."""
-    cache = getattr(outputs, CACHE_NAME, None)
-    if condensed is not None and cache is not None and not bool(condensed.outputs.weights.used.all()):
-        setattr(cache, _SEEN, prepared["attention_mask"])
-    return outputs
+    def remember_seen(
+        self, outputs: ModelOutput, prepared: Mapping[str, Any], condensed: CondensedVideos | None
+    ) -> ModelOutput:
+        """The same outputs, whose cache knows which video tokens were passed over, for who goes on by hand."""
+        cache = getattr(outputs, CACHE_NAME, None)
+        if condensed is None or cache is None or not self.bridge.has_place_per_token:
+            return outputs
+        if not bool(condensed.outputs.weights.used.all()):
+            setattr(cache, _SEEN, prepared["attention_mask"])
+        return outputs
 
 
 class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
@@ -272,6 +289,9 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             if getattr(self.model.base_vlm, name, False):
                 setattr(self, name, True)
         self._base_as_loaded: dict[str, Fingerprint] | None = None  # of the base that config refers to, if known
+        self._linvt_as_loaded: dict[str, Fingerprint] | None = (
+            None  # of the checkpoint in name_or_path, if there is one
+        )
         self._base_folder: str | None = None  # where a base that was named by a relative path was found
         self.post_init()
 
@@ -317,7 +337,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         """
         prepared, condensed = self.model.prepare(input_ids, **inputs)
         outputs: Any = self.model.bridge.forward(self.base_vlm, labels=labels, **_embedded_once(prepared, inputs))
-        remember_seen(outputs, prepared, condensed)
+        self.model.remember_seen(outputs, prepared, condensed)
         if condensed is None or (contrast := condensed.outputs.contrast) is None:
             return outputs
         return ContrastiveOutput(
@@ -384,8 +404,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         One video, up to and including SVR: what no question changes. Ask it as often as you like with [`answer`].
 
         A video that is read here is read, prepared and encoded at the same time, a few frames each, and its frames are
-        never together in memory: of 10,000 frames as little as of 100. Of a long one the frame tokens lie in a
-        temporary file until SVR has chosen among them.
+        never together in memory. Of a long one the frame tokens lie in a temporary file until SVR has chosen among
+        them; in memory stay a few numbers for every token.
 
         Args:
             video: what [`LinVTProcessor.video_inputs`] returned (with `**` as well); or, with a processor, whatever

@@ -1,5 +1,6 @@
 """Pictures from wherever a message names them: paths, addresses, base64, bytes, objects in memory."""
 
+import base64
 import io
 import os
 import tempfile
@@ -46,9 +47,37 @@ def read_picture(source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
             f"A picture is {name}. Give a path, an address, base64, bytes, a PIL picture, an array or a tensor."
         )
     try:
-        return load_image(PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source)
+        with _opened(source) as picture:
+            check_picture_size(name, *picture.size, (sampling or {}).get("limits") or VideoLimits())
+            return load_image(picture)
+    except LinVTInputError:
+        raise
     except Exception as error:  # of PIL or base64: whatever it is, it is no picture
         raise LinVTInputError(f"{name} could not be read as a picture: {first_line(error)}") from error
+
+
+def _opened(source: str | bytes) -> PIL.Image.Image:
+    """A picture of which no more than the header is read yet."""
+    if isinstance(source, str) and not os.path.isfile(source):
+        try:
+            return PIL.Image.open(io.BytesIO(base64.decodebytes(source.encode())))
+        except (ValueError, OSError) as error:
+            raise ValueError("it is neither a file nor a picture in base64") from error
+    return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def check_picture_size(name: str, width: int, height: int, limits: VideoLimits) -> None:
+    """
+    Refuse a picture that would fill the memory, before it is decoded.
+
+    Raises:
+        LinVTInputError: it has more pixels than `limits.max_picture_pixels`.
+    """
+    if limits.max_picture_pixels is not None and width * height > limits.max_picture_pixels:
+        raise LinVTInputError(
+            f"The picture {name} has {width}x{height} = {width * height} pixels, over the limit of "
+            f"{limits.max_picture_pixels}. Scale it down, or pass limits=VideoLimits(max_picture_pixels=...)."
+        )
 
 
 def read_named_pictures(images: Any, sampling: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Video tokens -> a prompt: the half of [`LinVTModel`] that finds their places and hands them to the base."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,15 +77,15 @@ class PlacesVideos(LinVTPreTrainedModel):
         )
 
     def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int) -> list[int]:
-        counts = video_mask.sum(1).tolist()
-        num_tokens = self.config.num_video_tokens
-        if any(count % num_tokens for count in counts) or sum(counts) != num_videos * num_tokens:
+        counts, num_tokens = video_mask.sum(1).tolist(), self.config.num_video_tokens
+        places = self.bridge.places_of_video(num_tokens)
+        if any(count % places for count in counts) or sum(counts) != num_videos * places:
             raise LinVTInputError(
                 f"The prompts have {sum(counts)} video placeholders {counts}, but {num_videos} videos of "
-                f"num_video_tokens={num_tokens} need {num_videos * num_tokens}. Model and processor must have the "
+                f"num_video_tokens={num_tokens} need {num_videos * places}. Model and processor must have the "
                 "same num_video_tokens, and text must not be cut inside a video."
             )
-        return [row for row, count in enumerate(counts) for _ in range(count // num_tokens)]
+        return [row for row, count in enumerate(counts) for _ in range(count // places)]
 
     def _merge_visuals(
         self, input_ids: torch.Tensor, video_mask: torch.Tensor, condensed: CondensedVideos, inputs: dict[str, Any]
@@ -95,35 +95,42 @@ class PlacesVideos(LinVTPreTrainedModel):
         is_video = video_mask[placeholders]  # row after row, as the base scatters
         container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
+        lengths, of_video = [count for count in placeholders.sum(1).tolist() if count], is_video
         of_pictures = self.bridge.picture_inputs_of(self.base_vlm, inputs)
-        if of_pictures.keys() & PICTURES:
+        has_pictures = bool(of_pictures.keys() & PICTURES)
+        features, layers = [], []
+        if has_pictures:
             features, layers, container = self.bridge.encode(self.base_vlm, of_pictures)
-            pictures = flat_rows(features)
-            if len(pictures) != int((~is_video).sum()):
-                raise LinVTInputError(
-                    f"The prompts have {int((~is_video).sum())} picture placeholders, but the pictures make "
-                    f"{len(pictures)} tokens. Pass the pictures through the same processor as the text."
-                )
-            tokens = _interleave(is_video, tokens, pictures)
-            deepstack = [
-                _interleave(is_video, layer, flat_rows(of_picture))
-                for layer, of_picture in zip(deepstack, layers, strict=True)
-            ]
         elif not bool(is_video.all()):
             raise LinVTInputError(
                 f"The prompts have {int((~is_video).sum())} image placeholders without a picture or a video."
             )
+        if not self.bridge.has_place_per_token:
+            lengths = _tokens_at_places(is_video, condensed.tokens.shape[1], features)
+            of_video = is_video.repeat_interleave(torch.tensor(lengths, device=is_video.device))
+        if has_pictures:
+            pictures = flat_rows(features)
+            if len(pictures) != int((~of_video).sum()):
+                raise LinVTInputError(
+                    f"The prompts have {int((~is_video).sum())} picture placeholders, but the pictures make "
+                    f"{len(pictures)} tokens. Pass the pictures through the same processor as the text."
+                )
+            tokens = _interleave(of_video, tokens, pictures)
+            deepstack = [
+                _interleave(of_video, layer, flat_rows(of_picture))
+                for layer, of_picture in zip(deepstack, layers, strict=True)
+            ]
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
         grid = self.bridge.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
         used = condensed.outputs.weights.used
         inputs = self.bridge.place_videos(self.base_vlm, is_video, used, inputs)
-        inputs |= pass_over(input_ids, video_mask, used, inputs.get("attention_mask"))
+        if self.bridge.has_place_per_token:
+            inputs |= pass_over(input_ids, video_mask, used, inputs.get("attention_mask"))
         if inputs.get(grid) is None or not has_grid_positions(self.base_vlm):
             forget_positions(self.base_vlm)
             mask = inputs.get("attention_mask")
             inputs = {**positions_of_what_is_seen(self.bridge.family, input_ids, video_mask, mask), **inputs}
-        lengths = [count for count in placeholders.sum(1).tolist() if count]
         tokens = tokens.to(next(self.get_input_embeddings().parameters()).dtype)
         prepared = self.bridge.hand_over(self.base_vlm, input_ids, tokens, deepstack, lengths, container, inputs)
         if self.has_video_grid:
@@ -136,6 +143,17 @@ class PlacesVideos(LinVTPreTrainedModel):
         if self.linvt.init == "keyframes":
             return condensed.outputs.weights.cells(condensed.grid_sizes)
         return lattice_cells(self.linvt.aggregator.group_sizes).expand(len(condensed.tokens), -1, -1)
+
+
+def _tokens_at_places(is_video: torch.Tensor, num_video_tokens: int, pictures: Sequence[torch.Tensor]) -> list[int]:
+    """Visual tokens that each placeholder stands for, where it stands for a whole picture or video."""
+    if (given := len(pictures)) != (written := int((~is_video).sum())):
+        raise LinVTInputError(
+            f"The prompts have {written} picture placeholders, but {given} pictures were given. Pass the pictures "
+            "through the same processor as the text."
+        )
+    lengths = iter([len(picture) for picture in pictures])
+    return [num_video_tokens if video else next(lengths) for video in is_video.tolist()]
 
 
 def _interleave(is_video: torch.Tensor, videos: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class SavesProcessors(HasBaseProcessor):
         try:
             with saved_as_one(folder) as staged:
                 path = staged / PROCESSOR_NAME
-                files = [*(self.base_processor.save_pretrained(staged) or []), *write_code(staged, type(self)), path]
+                files = [*(self.base_processor.save_pretrained(staged) or []), *write_code(staged), path]
                 saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
                 path.write_text(json.dumps({**saved, **settings}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
                 names = [Path(file).relative_to(staged) for file in files]

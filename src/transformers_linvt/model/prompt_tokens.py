@@ -74,7 +74,7 @@ class WritesTokens(HasBaseProcessor):
 
     def _expand(self, prompt: RenderedPrompt, pictures: Iterator[str]) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
         """A prompt with its placeholders written out, and the kind and number of tokens of every visual in it."""
-        video = self.markers.video(self.num_video_tokens)
+        video = self.markers.video(self.bridge.places_of_video(self.num_video_tokens))
         pieces, visuals = [], []
         pattern = f"{re.escape(VIDEO_TOKEN)}|{re.escape(self.markers.placeholder)}"
         for match in re.finditer(pattern, prompt):

@@ -21,6 +21,7 @@ from ..video.record import UnseenFrames
 from .base_parts import HasBaseProcessor
 from .frame_sources import as_read_video_takes_it
 from .messages import SAMPLING_ARGUMENTS, resolved
+from .origin import VideoDigest
 
 
 _SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
@@ -39,12 +40,14 @@ class PreparedFrames:
         num_frames (`int`): how many they are (steps of time, with `frame_path="video"`).
         start (`int`): place of the first among all; 0 twice where all that came before is void.
         timestamps (`torch.Tensor`): seconds of all frames of the video.
+        digest ([`VideoDigest`]): of all frames that were prepared so far, complete when the last was.
     """
 
     inputs: dict[str, torch.Tensor]
     num_frames: int
     start: int
     timestamps: torch.Tensor
+    digest: VideoDigest
 
 
 class ReadsVideos(HasBaseProcessor):
@@ -108,6 +111,7 @@ class ReadsVideos(HasBaseProcessor):
         step = self.frames_per_step
 
         def prepare(channel: Channel) -> None:
+            digest = VideoDigest(None)
             for chunk in in_chunks(iter(frames), frames_per_chunk * step, CHUNK_BYTES, step):
                 if isinstance(chunk, VideoFrames):
                     channel.put(chunk, 0)
@@ -115,7 +119,10 @@ class ReadsVideos(HasBaseProcessor):
                 options = self.frame_options(len(chunk.timestamps))
                 inputs = self.prepare_frames(chunk.frames, chunk.source, options)
                 times = torch.as_tensor(self.times_of_steps(chunk.timestamps)).float()
-                prepared = PreparedFrames(inputs, -(-len(chunk.frames) // step), chunk.start // step, times)
+                if chunk.start == 0:
+                    digest = VideoDigest(times)
+                digest.feed(inputs)  # here, beside the model: it looks at every byte
+                prepared = PreparedFrames(inputs, -(-len(chunk.frames) // step), chunk.start // step, times, digest)
                 channel.put(prepared, sum(value.numel() * value.element_size() for value in inputs.values()))
 
         return workers.start(prepare, CHUNK_BYTES)

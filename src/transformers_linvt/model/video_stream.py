@@ -173,7 +173,7 @@ class VideoStream:
         """
         with self._model:
             memory = self._encode_waiting(also_unfinished=True)
-            if not memory.frames:
+            if not memory.frames or self._layout is None:
                 raise LinVTInputError("Nothing was pushed yet. Push a frame before you ask.")
             tokens, layers = memory.stacked()
             seconds = torch.tensor(memory.seconds)

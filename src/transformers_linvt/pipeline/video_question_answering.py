@@ -81,8 +81,8 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
             Folder that relative paths start from, and that files which a chat names by `url`, `video_url` or
             `image_url` have to lie in; without it these name none.
         stream (`bool`, *optional*, defaults to `True`):
-            Encode a video file while it is read, a few frames at a time, so that memory does not grow with the number
-            of frames. With `False`, with `num_workers`, with `return_evidence`, for chats of several videos, and where
+            Encode a video file while it is read, a few frames at a time, so that its pixels are never all
+            in memory. With `False`, with `num_workers`, with `return_evidence`, for chats of several videos, and where
             prompts name the times of frames, all frames are read first: the same answers.
         return_evidence (`bool`, *optional*, defaults to `False`):
             Add `"evidence"`, a [`VideoEvidence`] (for chats a list, one per video): frames, time stamps, the weights

@@ -1,0 +1,25 @@
+"""
+An endpoint that OpenAI's clients speak to.
+
+Names are loaded when they are first used: the command line asks for its arguments without torch.
+"""
+
+import importlib
+from typing import Any
+
+
+_MODULE_OF = {
+    "ServerSettings": "settings",
+    "make_application": "application",
+    "required": "application",
+    "run_server": "running",
+    "take_port": "running",
+}
+
+__all__ = [*_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

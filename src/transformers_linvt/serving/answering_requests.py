@@ -130,7 +130,9 @@ class Answering:
                 streamer=watcher,
                 stopping_criteria=StoppingCriteriaList([watcher]),
             )
-            reading = {**self.pipe._preprocess_params, **reading, "with_pixels": False}  # evidence is told in numbers
+            # evidence is told in numbers; and frames are read here, not by the thread that the model belongs to
+            here = {"with_pixels": False, "stream": False}
+            reading = {**self.pipe._preprocess_params, **reading, **here}
             asked = requests_of(None, None, request.messages, settings.media_root)
             read = self.pipe.preprocess(asked, **reading)
             if read.error is not None:

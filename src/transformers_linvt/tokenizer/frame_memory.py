@@ -63,15 +63,14 @@ class FrameMemory:
             seconds (`float`): its time.
             layers: further tokens of the same shape, which are averaged as these are.
         """
-        if self._sums is None:
-            self._sums = ContrastSums(tokens[None])
+        self._sums = ContrastSums(tokens[None]) if self._sums is None else self._sums
         self._sums.feed(tokens[None, None])
         self.frames.append((tokens, *layers))
         self.seconds.append(seconds)
         self.counts.append(1)
         self._distances.append(self._distance(len(self.frames) - 1))
         if len(self.frames) > self.capacity:
-            self._forget()
+            self._forget(self._sums.contrast())
 
     def stacked(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The remembered frames `(num_frames, tokens_per_frame, dim)`, and their layers likewise."""
@@ -83,8 +82,7 @@ class FrameMemory:
         tokens = self.frames[place][0]
         return relative_distance(tokens, self.frames[place - 1][0] if place else tokens)
 
-    def _forget(self) -> None:
-        unit = self._sums.contrast()
+    def _forget(self, unit: torch.Tensor) -> None:
         distances = torch.stack(self._distances[1:]) / unit
         num_new = (distances > NOVELTY_LEVELS[0]).sum(dim=1)
         significance = num_new + distances.mean(dim=1) / (1 + distances.max())  # the second is below 1: it breaks ties

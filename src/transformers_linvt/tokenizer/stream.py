@@ -36,8 +36,8 @@ from .significance import ScoringStream
 from .whole_cells import CellSearch, with_whole_cells
 
 
-# Frame tokens up to which a video is refined as a whole, in memory: 32 frames of 1,024 tokens, 2,048 of 16.
-TOKENS_AT_ONCE = 1 << 15
+# Frame tokens, and frames, up to which a video is refined as a whole, in memory: 32 frames of 1,024 tokens.
+TOKENS_AT_ONCE, FRAMES_AT_ONCE = 1 << 15, 256
 
 
 class TensorSpool:
@@ -109,9 +109,9 @@ class VideoRefiner:
     """
     SVR of one video, fed frame after frame.
 
-    Up to `tokens_at_once` tokens, and for tokenizers that do not start from key frames, it holds them and refines the
-    video as a whole. Beyond, the memory it takes does not grow with the video but for a few numbers per token, and the
-    result is the same up to rounding. For use without gradient.
+    Up to `tokens_at_once` tokens and 256 frames, and for tokenizers that do not start from key frames, it holds them
+    and refines the video as a whole. Beyond, the memory it takes does not grow with the video but for a few numbers
+    per token, and the result is the same up to rounding. For use without gradient.
 
     Args:
         tokenizer ([`LinearVideoTokenizer`]): the tokenizer.
@@ -209,7 +209,8 @@ class VideoRefiner:
         can_stream = tokenizer.scorer.starts_from_keyframes and tokenizer.selection != "none"
         is_in_memory = not any(weight.is_meta for weight in tokenizer.parameters())  # else fetched for a forward only
         self._places = token_places([grid_size or (1, places)], places, tokens.device)
-        if not (can_stream and is_in_memory and grid_size and num_frames * places > self.tokens_at_once):
+        is_long = num_frames * places > self.tokens_at_once or num_frames > FRAMES_AT_ONCE
+        if not (can_stream and is_in_memory and grid_size and is_long):
             return
         self._spools = [TensorSpool() for _ in range(2 + num_layers)]
         self._sums, self._scoring = ContrastSums(tokens[None]), ScoringStream(tokenizer.scorer)
@@ -263,8 +264,10 @@ class VideoRefiner:
         sizes = (self.tokenizer.num_video_tokens, self.tokenizer.num_kept_tokens)
         level, lattices = choose_level(num_new, whole, [self.grid_size], *sizes)
         threshold = NOVELTY_LEVELS[int(level)]
-        found = list(self._scan(NoveltyScan(unit, (threshold,)), allowance))
-        novelty, is_new = (torch.stack(parts, dim=1).squeeze(-1) for parts in zip(*found, strict=True))
+        novelty = unit.new_empty(1, self.num_frames, whole.shape[1])
+        is_new = torch.empty_like(novelty, dtype=torch.bool)
+        for frame, found in enumerate(self._scan(NoveltyScan(unit, (threshold,)), allowance)):
+            novelty[:, frame], is_new[:, frame] = (values.squeeze(-1) for values in found)
         new = NewTokens(novelty, is_new, novelty.new_tensor([threshold]), lattices)
         if whole.shape[1] <= self.tokenizer.num_video_tokens:
             return new, scores
@@ -289,11 +292,13 @@ class VideoRefiner:
 
     @staticmethod
     def _average(spool: TensorSpool, runs: Runs) -> torch.Tensor:
-        sums = None
-        for values in spool:
-            sums = sums or RunSums(values, runs.slots, runs.weights, runs.starts.shape[1])
+        parts = iter(spool)
+        first = next(parts)
+        sums = RunSums(first, runs.slots, runs.weights, runs.starts.shape[1])
+        sums.feed(first)
+        for values in parts:
             sums.feed(values)
-        return sums.sums.to(values.dtype)
+        return sums.sums.to(first.dtype)
 
 
-__all__ = ["TOKENS_AT_ONCE", "TensorSpool", "VideoRefiner"]
+__all__ = ["FRAMES_AT_ONCE", "TOKENS_AT_ONCE", "TensorSpool", "VideoRefiner"]

@@ -19,13 +19,12 @@ from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..errors import CheckpointError, LinVTInputError
-from ..model.adapter_files import adapter_weights
+from ..model.adapter_files import ADAPTER_SUBFOLDER, adapter_weights
 from ..model.modeling_linvt import LinVTForVideoQA
 
 
 logger = logging.get_logger(__name__)
 
-ADAPTER_SUBFOLDER = "lora"  # where a one-folder checkpoint keeps its adapter
 ALL_LINEAR = "all-linear"  # as PEFT calls it
 _PEFT_PREFIX = "base_model.model."  # of a PeftModel's parameters
 _INSERTED_BY_PEFT = (BaseTunerLayer, AuxiliaryTrainingWrapper)

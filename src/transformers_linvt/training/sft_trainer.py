@@ -2,6 +2,7 @@
 The next-token trainer: TRL's `SFTTrainer` with what a LinVT needs and what is easily forgotten already set.
 """
 
+import inspect
 import os
 import re
 from collections import deque
@@ -28,6 +29,7 @@ from .checks import check_agreement, check_has_figures, check_has_steps, named_d
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
 from .data import check_dataset, lengths_of, undecoded
 from .frame_tokens import FRAME_TOKENS, FrameTokenCache
+from .head import ThroughTheHead, does_more
 from .lora import save_instructed, unwrap, with_linvt
 from .resume import find_checkpoint
 from .sft_config import LinVTSFTConfig
@@ -106,6 +108,7 @@ class LinVTSFTTrainer(SFTTrainer):
         self.unreadable: deque[str] = deque(maxlen=_MOST_NAMES)
         self.num_unreadable, self.num_videos = 0, 0
         self._saves_to_resume = False
+        self._head_does_more: bool | None = None  # known after the first batch
         # TRL asks for a chat template that it knows; here the collator, which is made already, finds the answers
         assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
         if peft_config is not None and _is_quantised(inner):
@@ -215,13 +218,29 @@ class LinVTSFTTrainer(SFTTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss; what the batch carries for the trainer is taken out first."""
+        """TRL's loss, through the base's head if that does more than TRL knows; bookkeeping is taken out first."""
         self._take_bookkeeping_out(inputs)
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(self._with_its_head(model, inputs), inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if self.model.training and not loss.requires_grad:  # no video in the batch, and no LoRA
             loss = loss + 0 * sum(one.sum() for one in self.model.parameters() if one.requires_grad)
         return (loss, result[1]) if return_outputs else loss
+
+    def _with_its_head(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """What TRL is to call; see [`training.head`]."""
+        base = unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).base_vlm
+        through_head = ThroughTheHead(model, "logits_to_keep" in inspect.signature(base.forward).parameters)
+        if self._head_does_more is None:
+            half = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else base.dtype
+            found = does_more(model, through_head, inputs, half)
+            everywhere = self.accelerator.gather(torch.tensor([found], device=inputs["input_ids"].device))
+            self._head_does_more = bool(everywhere.any())
+            if self._head_does_more:
+                logger.info(
+                    f"The head of {type(base).__name__} does more than TRL computes of it, so the loss goes through "
+                    "the model's own logits."
+                )
+        return through_head if self._head_does_more else model
 
     def _take_bookkeeping_out(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Remove and return what is not for the model; count videos, and stop when too many are unreadable."""
@@ -238,7 +257,7 @@ class LinVTSFTTrainer(SFTTrainer):
         metrics["unreadable_share"] = [self.num_unreadable / self.num_videos]
         if frames is not None and "video_mask" in inputs:
             metrics["frames_per_video"].append(frames.float().mean().item())
-            metrics["tokens_per_video"].append(inputs["video_mask"].sum().item() / len(frames))
+            metrics["tokens_per_video"].append(float(unwrap(self.model).config.num_video_tokens))
         if self.num_videos >= _LEAST_VIDEOS_TO_JUDGE:
             self._check_share()
         return taken

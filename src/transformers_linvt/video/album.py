@@ -14,6 +14,7 @@ from .damage import Damage
 from .frames import VideoFrames, no_pixels
 from .limits import VideoLimits, check_frame_size
 from .progress import report
+from .table import FrameTable
 
 
 logger = logging.getLogger(__name__)
@@ -132,11 +133,17 @@ def finish(
     seconds: np.ndarray,
     chosen: list[int],
     duration: float,
+    table: FrameTable | None = None,
     damage: Damage | None = None,
     num_damaged: int = 0,
 ) -> VideoFrames:
-    """The result of a read, and the warning about broken packets."""
+    """The result of a read, and the warnings about broken and missing packets."""
     num_broken = 0 if damage is None else len(damage.broken)
+    if table is not None and table.may_have_lost:
+        logger.warning(
+            f"{name}: {table.num_gaps} packets are missing from its even clock. If they were lost, and not left out "
+            f"by the recorder, frames behind them may be wrong, which {table.codec} does not tell (num_gaps)."
+        )
     if num_broken:
         logger.warning(
             f"{name}: {num_broken} broken or lost packets; {num_damaged} of its {len(seconds)} frames are damaged by "
@@ -153,6 +160,8 @@ def finish(
         total_frames=len(seconds),
         average_fps=len(seconds) / duration if duration > 0 else None,
         num_broken_packets=num_broken,
+        num_gaps=None if table is None else table.num_gaps,
+        is_intact=False if num_broken else True if damage is not None and damage.is_ruled_out else None,
     )
 
 

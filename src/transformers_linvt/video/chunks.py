@@ -14,7 +14,7 @@ from .reading import read_into
 from .record import UnseenFrames
 
 
-AHEAD_BYTES = 32 << 20  # decoded frames that wait for whoever takes them
+AHEAD_BYTES, AHEAD_FRAMES = 16 << 20, 64  # decoded frames that wait for whoever takes them
 
 _SAMPLING = ("num_frames", "fps", "start", "end", "max_frames")
 
@@ -67,7 +67,7 @@ def start_reading(workers: Workers, video: Any, sampling: Mapping[str, Any]) -> 
             def take(place: int, image: np.ndarray) -> None:
                 chunk = FrameChunk(np.ascontiguousarray(image)[None], place, timestamps, name)
                 with clock.paused():
-                    channel.put(chunk, image.nbytes)
+                    channel.put(chunk, max(image.nbytes, AHEAD_BYTES // AHEAD_FRAMES))
 
             relays.append(Relay(name, len(timestamps), limits, take))
             return relays[-1]

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.codec
 import av.error
 import av.stream
+import PIL.Image
 
-from ..errors import VideoReadError
-from .limits import Clock, VideoLimits
+from ..errors import VideoReadError, first_line
+from .limits import Clock, VideoLimits, check_frame_size
 from .source import VideoSource
 
 
@@ -39,7 +41,7 @@ class VideoFile:
     def __init__(
         self, source: VideoSource, clock: Clock, limits: VideoLimits, num_threads: int = 1, **options: str
     ) -> None:
-        self.source, self.clock = source, clock
+        self.source, self.clock, self.limits = source, clock, limits
         try:
             self.container = _open_container(source.for_reading(), **_whitelist(limits), **options)
         except (av.error.FFmpegError, ValueError, OSError) as error:
@@ -61,8 +63,14 @@ class VideoFile:
                     f"decoded. Re-encode it, for example to H.264, or, if you trust where it comes from, pass "
                     f"limits=VideoLimits(allowed_codecs=({self.codec!r},))."
                 )
+            if self.codec == "h264":  # it then marks pictures of which it had to make up a part
+                context.options = {"err_detect": "aggressive"}
             if self.codec == "hevc":  # this decoder keeps most errors to itself otherwise, and looks at no checksum
                 context.options = {"err_detect": "explode+crccheck"}
+            self.holds_pictures = self.codec in _PICTURE_CODECS
+            if self.holds_pictures and limits.max_pixels is not None:
+                # for those without a header that can be read; twice, as the decoder counts the padding of its rows
+                context.options = {"max_pixels": str(2 * int(limits.max_pixels))}
             context.thread_count = num_threads
             context.thread_type = "AUTO" if num_threads > 1 else "SLICE"
         except BaseException:
@@ -122,6 +130,8 @@ class VideoFile:
                 for packet in self.container.demux(self.stream):
                     self.clock.check()
                     errors = 0
+                    if self.holds_pictures and packet.size:
+                        _check_picture_size(self.source.name, packet, self.limits)
                     yield packet
                 return
             except (av.error.FFmpegError, OSError):
@@ -147,10 +157,31 @@ def _open_container(file: str | io.BytesIO, **options: str) -> Any:
 
 
 def _whitelist(limits: VideoLimits) -> dict[str, str]:
-    """Options that keep FFmpeg from decoding what is not allowed while it looks for the streams."""
-    if limits.allowed_codecs is None:
-        return {}
-    return {"codec_whitelist": ",".join([*limits.allowed_codecs, *_FURTHER_DECODERS])}
+    """
+    Options that keep FFmpeg from decoding what is not allowed while it looks for the streams.
+
+    Nor pictures: they say their size themselves, whatever the header of the file says, and one of 16000 x 16000 takes
+    hundreds of megabytes before anybody can look at a limit.
+    """
+    allowed = limits.allowed_codecs
+    names = av.codec.codecs_available if allowed is None else [*allowed, *_FURTHER_DECODERS]
+    return {"codec_whitelist": ",".join(name for name in names if name not in _PICTURE_CODECS)}
+
+
+def _check_picture_size(name: str, packet: Any, limits: VideoLimits) -> None:
+    """Refuse a picture that is larger than allowed by its own header; what has none is left to the decoder."""
+    try:
+        with PIL.Image.open(io.BytesIO(bytes(packet))) as picture:
+            width, height = picture.size
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        if limits.max_pixels is None:
+            return
+        raise VideoReadError(
+            f"{name} holds a picture that is too large: {first_line(error)} Scale it down."
+        ) from error
+    except Exception:  # of PIL: damaged, or a frame of a GIF, which lies in what the file says about all
+        return
+    check_frame_size(name, height, width, limits)
 
 
 def _is_thumbnail(stream: Any) -> bool:

@@ -16,6 +16,16 @@ _HEADER_BYTES = 64  # of a slice: its first numbers, which are all that is read
 _INTRA_SLICES = {2, 4, 7, 9}
 
 
+# A message of HEVC behind a picture (a NAL unit of type 40, payload 132) with the MD5 of each of its planes: the one
+# kind of checksum that FFmpeg looks at. In front stands a start code, or the length of the unit.
+_PICTURE_MD5 = re.compile(rb"(?:\x00\x00\x01|\x00\x00\x00[\x15-\x40])\x50\x01\x84[\x11\x31]\x00", re.S)
+
+
+def has_checksum(packet: bytes) -> bool:
+    """Whether a packet of HEVC carries the MD5 of the picture in it."""
+    return _PICTURE_MD5.search(packet) is not None
+
+
 class _Bits:
     """Numbers out of a NAL unit, from the most significant bit on; raises `IndexError` behind its end."""
 

@@ -9,7 +9,7 @@ import av.error
 import av.video.frame
 
 from .container import VideoFile
-from .continuity import H264Continuity
+from .continuity import H264Continuity, has_checksum
 
 
 _CODECS_WITH_LATE_COMPLAINTS = {"av1", "vp8", "vp9"}
@@ -37,14 +37,17 @@ class Damage:
 
     def __init__(self) -> None:
         self.broken: set[object] = set()  # one entry per broken packet, also when it is read twice
+        self.has_checksums = True  # of all packets so far
         self.continuity: H264Continuity | None = None
         self.may_show_again = False
         self.is_noticed_late = False
+        self.is_hevc = False
         self.restart()
 
     def begin(self, file: VideoFile) -> None:
         """A file is decoded from where it stands."""
         self.may_show_again = file.codec == "av1"
+        self.is_hevc = file.codec == "hevc"
         self.is_noticed_late = file.codec in _CODECS_WITH_LATE_COMPLAINTS
         if self.continuity is None and file.codec == "h264":
             self.continuity = H264Continuity(file.stream.codec_context.extradata)
@@ -65,6 +68,7 @@ class Damage:
 
     def feed(self, packet: Any) -> None:
         """Note a packet that is about to be decoded."""
+        self.has_checksums &= self.is_hevc and has_checksum(bytes(packet))
         self.num_fed += 1
         if packet.pts is not None:
             self.fed_at[packet.pts] = self.num_fed
@@ -77,6 +81,11 @@ class Damage:
             if has_hole:
                 self.broken.add(("hole", packet.pts or packet.dts or self.num_fed))
                 self.doubtful_since = self.num_fed - is_intra  # an intra picture does not refer to what is missing
+
+    @property
+    def is_ruled_out(self) -> bool:
+        """Whether all that was decoded was held against a checksum of its pixels, and none was wrong."""
+        return self.num_fed > 0 and self.has_checksums and not self.broken
 
     def packet_broke(self, pts: int | None) -> None:
         """From this packet on, everything is doubtful."""

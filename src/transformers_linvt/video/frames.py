@@ -33,6 +33,12 @@ class VideoFrames:
         num_broken_packets (`int`, defaults to 0):
             Broken and lost packets seen while reading. Those outside of what had to be read are not seen, and not all
             damage that decodes to a picture is, so 0 does not say that there is none.
+        num_gaps (`int`, *optional*):
+            Places where a frame may be missing: the packets of the file stand at equal distances, and there at a
+            multiple of it. A packet was lost, or the recorder dropped a frame. `None` where distances differ.
+        is_intact (`bool`, *optional*):
+            False where damage was seen. True only where it was ruled out: every picture that was decoded carries a
+            checksum of its pixels, and it was right (HEVC with MD5). `None`, the rule, where nobody can know.
         num_guessed_timestamps (`int`, defaults to 0):
             Frames of the whole video whose time the file does not say: their time stamp is missing, repeated or goes
             back. They are placed between their neighbours, whose times are the file's own.
@@ -47,6 +53,8 @@ class VideoFrames:
     average_fps: float | None
     num_broken_packets: int = 0
     num_guessed_timestamps: int = 0
+    num_gaps: int | None = None
+    is_intact: bool | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -82,6 +82,7 @@ class VideoLimits:
         max_bytes (`int`, defaults to 2 GiB): Size of the file, or of what a URL or a file object may deliver.
         max_duration (`float`, defaults to 3600): Length of the video in seconds, whatever part of it is asked for.
         max_pixels (`int`, defaults to 4096 * 2304): Height times width of a frame.
+        max_picture_pixels (`int`, defaults to 89,478,485): The same of a picture beside videos; Pillow's own bound.
         max_frames (`int`, defaults to 1024): Frames returned, however many were asked for.
         max_output_bytes (`int`, defaults to 4 GiB): Memory of the returned frames together.
         max_decode_seconds (`float`, defaults to 120): Wall time for reading and decoding, looked at between packets.
@@ -110,6 +111,7 @@ class VideoLimits:
     max_bytes: int | None = 2 << 30
     max_duration: float | None = 3600.0
     max_pixels: int | None = 4096 * 2304
+    max_picture_pixels: int | None = 89_478_485
     max_frames: int | None = 1024
     max_output_bytes: int | None = 4 << 30
     max_decode_seconds: float | None = 120.0

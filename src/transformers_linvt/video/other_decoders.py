@@ -56,7 +56,7 @@ def read_other(
             f'{source.name} is not read with {backend}: {reason}. Use video_backend="pyav", which reads this kind of '
             "file exactly or says what is wrong with it."
         )
-    return finish(source.name, backend, album, seconds, chosen, table.duration)
+    return finish(source.name, backend, album, seconds, chosen, table.duration, table)
 
 
 def import_backend(backend: str) -> Any:

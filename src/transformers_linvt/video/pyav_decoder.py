@@ -179,7 +179,7 @@ def read_pyav(
         album = make_album(source.name, seconds[chosen], request.limits)
         done = table.can_seek and reader.by_seeking(wanted, album)
         if done or reader.from_start(wanted, album):
-            return finish(source.name, "pyav", album, seconds, chosen, table.duration, reader.damage)
+            return finish(source.name, "pyav", album, seconds, chosen, table.duration, table, reader.damage)
     return read_by_order(source, table, request, reader, make_album)
 
 
@@ -213,7 +213,7 @@ def read_by_order(
     album = make_album(source.name, seconds[chosen], request.limits)
     reader.by_order({int(line.position[index]): place for place, index in enumerate(chosen)}, album)
     num_damaged = int((~line.is_intact).sum())
-    result = finish(source.name, "pyav", album, seconds, chosen, duration, reader.damage, num_damaged)
+    result = finish(source.name, "pyav", album, seconds, chosen, duration, table, reader.damage, num_damaged)
     if line.num_guessed:
         result.num_guessed_timestamps = line.num_guessed
         logger.warning(

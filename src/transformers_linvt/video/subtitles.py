@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import av
-
 from ..errors import VideoReadError
 from .limits import as_number, shorten_name
 from .media_address import is_data_url, name_of_address, path_of_file_url, read_data_url, scheme_of
@@ -153,6 +151,8 @@ def _from_file(source: str | bytes | bytearray) -> list[Subtitle]:
         ) from error
     is_vtt = text.startswith("WEBVTT")
     found, reason = [], ""
+    import av  # not above: the command line asks for its arguments without it
+
     try:
         with av.open(io.BytesIO(text.encode()), format="webvtt" if is_vtt else "srt") as container:
             (stream,) = container.streams.subtitles

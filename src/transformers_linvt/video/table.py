@@ -10,7 +10,7 @@ from ..errors import VideoReadError
 from .container import VideoFile, declared_num_bytes
 from .limits import Clock, VideoLimits, check_duration, check_frame_size
 from .source import VideoSource
-from .times import increasing_part, usual_gap
+from .times import increasing_part, skipped_places, usual_gap
 
 
 # H.264 and HEVC reorder at most 16 pictures: a picture cannot depend on one that is shown more than 16 later.
@@ -19,6 +19,8 @@ MAX_REORDERED = 16
 SEEKABLE_FORMATS = {"mov", "matroska"}
 # VP8 stores invisible pictures as packets of their own, so its packets are not its frames.
 CODECS_WITH_INVISIBLE_PACKETS = {"vp8", "libvpx"}
+# Codings whose bitstream or decoder tells by itself of lost pictures that others need.
+CODECS_THAT_TELL_OF_LOSS = {"h264", "hevc"}
 
 
 @dataclass
@@ -39,6 +41,8 @@ class FrameTable:
         cut_off (`str`, *optional*): What is missing of a file that stops too early.
         has_hidden_packets (`bool`): Whether an edit list hides packets (a file trimmed without re-encoding).
         has_leading_frames (`bool`): Whether frames are shown before the key frame they are stored behind (open GOP).
+        num_gaps (`int`, *optional*): See [`skipped_places`]; `None` also where a gap means a pause (GIF, AVI).
+        may_have_lost (`bool`): Whether there are gaps, and a lost packet would harm others and show nowhere else.
     """
 
     pts: list[int]
@@ -50,6 +54,8 @@ class FrameTable:
     cut_off: str | None = None
     has_hidden_packets: bool = False
     has_leading_frames: bool = False
+    num_gaps: int | None = None
+    may_have_lost: bool = False
     can_seek: bool = False
     format: str = ""
     codec: str = ""
@@ -77,6 +83,7 @@ class Tally:
     """What was counted and noted while the packets of a file were read."""
 
     order: list[int] = field(default_factory=list)  # time stamps of what is to be shown, in the order of the file
+    decoding: list[int] = field(default_factory=list)  # time stamps of decoding, of all packets that have one
     keys: list[tuple[int, int]] = field(default_factory=list)
     num_read: int = 0
     num_corrupt: int = 0
@@ -92,6 +99,8 @@ class Tally:
         self.num_read += 1
         self.num_corrupt += packet.is_corrupt
         pts, dts = packet.pts, packet.dts
+        if dts is not None:
+            self.decoding.append(dts)
         if pts is None:
             self.num_without_stamp += 1
             return
@@ -104,6 +113,12 @@ class Tally:
             return
         self.order.append(pts)
         self.last_duration = packet.duration or 0
+
+    def gaps(self, file: VideoFile) -> int | None:
+        """Places of the clock without a packet; see [`FrameTable`]."""
+        if file.has_places_only or file.format == "gif" or self.num_without_stamp:
+            return None
+        return skipped_places(self.decoding if len(self.decoding) == self.num_read else self.order)
 
     def plausible(self, max_reordered: int) -> list[int]:
         """The stamps in the order shown, less those that stand further from their place in the file than possible."""
@@ -131,6 +146,7 @@ def scan(source: VideoSource, clock: Clock, limits: VideoLimits) -> FrameTable:
             and file.codec not in CODECS_WITH_INVISIBLE_PACKETS
             and not file.has_places_only
         )
+        num_gaps = tally.gaps(file)
         last_duration = (tally.last_duration or usual_gap(stamps)) * time_base
         return FrameTable(
             pts=pts if usable else [],
@@ -141,6 +157,10 @@ def scan(source: VideoSource, clock: Clock, limits: VideoLimits) -> FrameTable:
             last_duration=last_duration,
             has_hidden_packets=tally.num_hidden > 0,
             has_leading_frames=tally.has_leading_frames,
+            num_gaps=num_gaps,
+            may_have_lost=bool(num_gaps)
+            and file.codec not in CODECS_THAT_TELL_OF_LOSS
+            and len(tally.keys) < tally.num_read,
             can_seek=usable and file.format in SEEKABLE_FORMATS and tally.num_errors == 0 and tally.num_corrupt == 0,
             format=file.format,
             codec=file.codec,

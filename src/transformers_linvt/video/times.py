@@ -16,6 +16,9 @@ import numpy as np
 # More frames than this in a row out of order are no slips of single stamps: the clock of the file was set back there,
 # as where two recordings were put one behind the other.
 _MAX_SLIPS_IN_A_ROW = 16
+# Packets stand at equal distances if there are so many of them, and so many distances are the usual one.
+_LEAST_TO_CALL_EVEN = 10
+_SHARE_TO_CALL_EVEN = 0.8
 
 
 def increasing_part(stamps: Sequence[int]) -> list[int]:
@@ -55,6 +58,34 @@ def increasing_part(stamps: Sequence[int]) -> list[int]:
         chain.append(at_place)
         at_place = follower[at_place]
     return chain
+
+
+def skipped_places(ticks: Sequence[int]) -> int | None:
+    """
+    Places of an even clock that no packet stands at: what a lost packet leaves, or a frame that was never recorded.
+
+    Args:
+        ticks (`Sequence[int]`): Time stamps of all packets, in any order.
+
+    Returns:
+        `int`, or `None` where the packets do not stand at equal distances, so that nothing can be told.
+
+    Example:
+
+    >>> skipped_places([0, 33, 67, 100, 133, 167, 200, 300, 333, 367]), skipped_places([0, 5, 9, 30])
+    (2, None)
+    """
+    if len(ticks) < _LEAST_TO_CALL_EVEN:
+        return None
+    gaps = np.diff(np.sort(np.asarray(ticks, dtype=np.float64)))
+    usual = float(np.median(gaps))
+    if usual <= 0:
+        return None
+    usual = float(gaps[np.abs(gaps - usual) <= 1].mean())  # 33 and 34 milliseconds are a thirtieth of a second
+    steps = np.rint(gaps / usual)
+    if (steps < 1).any() or (np.abs(gaps - steps * usual) > 1).any() or (steps == 1).mean() < _SHARE_TO_CALL_EVEN:
+        return None
+    return int((steps - 1).sum())
 
 
 def mend_time_stamps(stamps: Sequence[int | None], step: float) -> tuple[np.ndarray, np.ndarray]:

@@ -18,5 +18,5 @@ ALL_BASES: dict[str, BaseSpec] = {
     **others.SPECS,
 }
 # One more for each way that the nine do not have: prompts whose tokens all see each other, tokens for numbered deep
-# layers out of tiles, and a language model that takes embedded prompts alone.
-QUICK: tuple[str, ...] = (*BASES, "paligemma", "granite4_vision", "blip-2")
+# layers out of tiles, a language model that takes embedded prompts alone, and tokens as keys of cross-attention.
+QUICK: tuple[str, ...] = (*BASES, "paligemma", "granite4_vision", "blip-2", "mllama")

@@ -412,7 +412,10 @@ SPECS: dict[str, BaseSpec] = {
         adds_bos=True,
         tokens_per_frame=16,
         token_grid=(4, 4),
-        cannot={"test_sft_trainer_moves_linvt": "TRL computes the loss without the head's ban on codes of pictures"},
+        cannot={
+            "test_sft_trainer_moves_linvt": "TRL's own trainer computes the loss without the head's ban on "
+            "codes of pictures, `LinVTSFTTrainer` with it"
+        },
     ),
     "emu3": BaseSpec(
         config_class="Emu3Config",

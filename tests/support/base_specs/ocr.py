@@ -58,7 +58,7 @@ MINICPM_PIXELS = {"scale_resolution": 48, "patch_size": 4}
 
 _GOT_HAS_NO_CHAT = "its processor refuses the nested pictures of apply_chat_template, and text without a picture"
 _HEAD_DOES_MORE = "its head scales or caps the logits, beside its linear layer"
-_TRL_DOES_NOT_SCALE = "TRL applies the linear layer alone and does not divide by logits_mup_width_multiplier"
+_TRL_DOES_NOT_SCALE = "TRL's own trainer does not divide by logits_mup_width_multiplier, `LinVTSFTTrainer` does"
 
 SPECS: dict[str, BaseSpec] = {
     "idefics2": BaseSpec(

@@ -55,6 +55,44 @@ def _muse_config(text: dict[str, Any], vision: dict[str, Any], **differences: An
 
 
 SPECS: dict[str, BaseSpec] = {
+    "mllama": BaseSpec(
+        config_class="MllamaConfig",
+        config={
+            "text_config": text_config(
+                num_hidden_layers=4,
+                bos_token_id=TokenId("<|begin_of_text|>"),
+                cross_attention_layers=[1, 3],
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            ),
+            "vision_config": {
+                "hidden_size": 36,
+                "attention_heads": 3,
+                "intermediate_size": 58,
+                "num_hidden_layers": 3,
+                "num_global_layers": 2,
+                "image_size": 56,
+                "patch_size": 14,
+                "max_num_tiles": 4,
+                "intermediate_layers_indices": [1, 2],
+                "vision_output_dim": 108,  # of the last layer and of the two named ones
+            },
+            "image_token_index": TokenId("<|image|>"),
+        },
+        processor_class="MllamaProcessor",
+        image_processor_class="MllamaImageProcessor",
+        image_processor={"size": {"height": 56, "width": 56}, "max_image_tiles": 4},
+        chat_template="<|begin_of_text|>" + chat_template("<|image|>"),
+        named_tokens={**CHATML_TOKENS, "bos_token": "<|begin_of_text|>"},
+        special_tokens=("<|im_start|>", "<|python_tag|>"),
+        # its language model embeds it, and its head has no logit for it
+        additional_tokens=("<|image|>",),
+        adds_bos=True,
+        frame_size=(40, 52),
+        one_tile={"max_image_tiles": 1},
+        frame_nesting="per_frame",
+        tokens_per_frame=17,
+        token_grid=(4, 4),
+    ),
     "muse_glimmer": BaseSpec(
         config_class="MuseGlimmerConfig",
         config=_muse_config({}, {}),

@@ -1,0 +1,84 @@
+"""
+The loss that is trained is the loss that `forward` gives, also for bases whose head does more than a matrix, which TRL
+does not see: Chameleon forbids codes of pictures, Inkling divides by a width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from promises import Wrapped, wrapped
+from training_runs import ROUNDING, ForOthers, examples, relative_error, stream
+from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer
+from transformers_linvt.training.collator import BOOKKEEPING_KEYS
+from transformers_linvt.training.head import ThroughTheHead, does_more
+from transformers_linvt.training.lora import lora_config
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+NEEDS = {"inkling_mm_model": ("torchvision", "scipy")}
+
+
+def trainer_of(family: Wrapped, folder: Path, **options: Any) -> LinVTSFTTrainer:
+    return LinVTSFTTrainer(
+        family.model,
+        LinVTSFTConfig(str(folder), max_steps=1, report_to="none", use_cpu=True, num_frames=32, **options),
+        train_dataset=stream(examples(family), 9),
+        processing_class=family.processor,
+        peft_config=lora_config(family.model, r=3, lora_dropout=0.0),
+    )
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("llava_phi", False), ("chameleon", True), pytest.param("inkling_mm_model", True, marks=pytest.mark.bases)],
+)
+def test_the_loss_and_the_gradient_are_those_of_forward(name: str, more: bool, tmp_path: Path):
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)
+    family = wrapped(name)
+    torch.manual_seed(0)
+    trainer = trainer_of(family, tmp_path)
+    batch = trainer.data_collator(examples(family)[:3])
+    for_forward = {key: value for key, value in batch.items() if key not in BOOKKEEPING_KEYS}
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    found = gradients(trainer.model, loss)
+    assert trainer._head_does_more is more
+    own = trainer.model(**for_forward).loss
+    assert loss.item() == pytest.approx(own.item(), rel=ROUNDING)
+    assert relative_error(found, gradients(trainer.model, own)) < ROUNDING
+
+
+def test_the_figures_of_a_step_are_those_of_trl_where_it_knows_the_head(tmp_path: Path):
+    """The way through the head, taken where it would not have to be."""
+    found = []
+    for more in (False, True):
+        family = wrapped("llava_phi")
+        torch.manual_seed(0)
+        trainer = trainer_of(family, tmp_path, loss_type="dft")
+        trainer._head_does_more = more
+        trainer.model.train()
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples(family)[:3]))
+        found.append({"loss": loss.item(), **{key: value[-1] for key, value in trainer._metrics["train"].items()}})
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and {"entropy", "mean_token_accuracy"} < set(found[0])
+
+
+def test_a_batch_without_a_target_trains_on_nothing_and_compares_nothing(tmp_path: Path):
+    family = wrapped("llava_phi")
+    trainer = trainer_of(family, tmp_path)
+    inputs = ForOthers(family.processor, num_frames=32)(examples(family)[:2])
+    inputs["labels"] = torch.full_like(inputs["labels"], -100)
+    through_head = ThroughTheHead(trainer.model, keeps=True)
+    assert not does_more(trainer.model, through_head, inputs, torch.float32)
+    output = through_head(**inputs, fused_lm_head=True)
+    assert output.loss == 0 and not output.label_mask.any()
