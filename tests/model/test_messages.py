@@ -332,9 +332,9 @@ def doors(llava: Wrapped, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable
 
     return {
         "processor": through(lambda chat, **options: llava.processor.apply_chat_template(chat, **render, **options)),
-        "pipeline": through(lambda chat, **options: ask(messages=chat, **options)),
-        "positional": through(lambda chat, **options: ask(chat, **options)),
-        "dictionary": through(lambda chat, **options: ask({"messages": chat}, **options)),
+        "pipeline": through(lambda chat, **options: ask(messages=chat, stream=False, **options)),
+        "positional": through(lambda chat, **options: ask(chat, stream=False, **options)),
+        "dictionary": through(lambda chat, **options: ask({"messages": chat}, stream=False, **options)),
         "collator": through(train),
         "prompt": through(
             lambda chat, **options: LinVTDataCollator(llava.processor, **options)(

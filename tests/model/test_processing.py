@@ -737,7 +737,6 @@ def test_assistant_masks_need_a_template_that_marks_the_words(llava: LinVTProces
         ("max_frame", "max_frames"),
         ("add_timestamp", "add_timestamps"),
         ("allow_url", "allow_urls"),
-        ("do_sample_frames", "num_frames"),
         ("pading", "padding"),
     ],
 )

@@ -49,7 +49,9 @@ def test_a_still_video_is_answered_as_its_picture(family: Wrapped):
         assert relative_difference(logits, of_one_frame) < 2e-6
         same_prompt = torch.equal(inputs["input_ids"], as_picture["input_ids"])
         assert same_prompt == (family.name not in TILED)
-        if same_prompt:
+        if (
+            same_prompt and family.name != "mllama"
+        ):  # whose picture has empty tiles; tests/bases/test_mllama.py has one tile
             assert relative_difference(logits, family.model(**as_picture).logits[:, -1].detach()) < 3e-5
             answers = [
                 family.model.generate(**given, max_new_tokens=4, do_sample=False) for given in (inputs, as_picture)

@@ -645,7 +645,7 @@ BAD_CALLS = {
     ),
     "key of another package": (
         {"video": {"video": "CLIP", "question": "A?", "max_pixels": 4096}},
-        "An input has the key 'max_pixels'.*Known are video, question",
+        "An input has the key 'max_pixels'.*max_frame_tokens",
     ),
     "misspelt key beside messages": (
         {"video": {"messages": [chat("Hello?")], "nframes": 4}},

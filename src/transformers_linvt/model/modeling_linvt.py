@@ -275,7 +275,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
     >>> from transformers_linvt import LinVTForVideoQA, embedded_model_path
     >>> model = LinVTForVideoQA.from_pretrained(embedded_model_path())
     >>> model.config.num_video_tokens
-    16
+    32
     """
 
     def __init__(self, config: LinVTConfig, base_vlm: PreTrainedModel | None = None) -> None:

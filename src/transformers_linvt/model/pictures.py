@@ -15,7 +15,7 @@ from transformers.image_utils import load_image
 
 from ..errors import LinVTInputError, VideoReadError, first_line, shown
 from ..video.download import check_url_allowed, download_video
-from ..video.limits import VideoLimits
+from ..video.limits import VideoLimits, shorten_name
 from ..video.media_address import is_data_url, name_of_address, path_of_file_url, read_data_url, scheme_of
 
 
@@ -59,10 +59,11 @@ def read_picture(source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
 def _opened(source: str | bytes) -> PIL.Image.Image:
     """A picture of which no more than the header is read yet."""
     if isinstance(source, str) and not os.path.isfile(source):
+        text = source.partition(",")[2] if source.startswith("data:") else source
         try:
-            return PIL.Image.open(io.BytesIO(base64.decodebytes(source.encode())))
+            return PIL.Image.open(io.BytesIO(base64.decodebytes(text.encode())))
         except (ValueError, OSError) as error:
-            raise ValueError("it is neither a file nor a picture in base64") from error
+            raise ValueError(f"{shorten_name(source)} is neither a file nor a picture in base64") from error
     return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 

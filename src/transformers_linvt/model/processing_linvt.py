@@ -72,7 +72,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     >>> from transformers_linvt import LinVTProcessor, embedded_model_path
     >>> processor = LinVTProcessor.from_pretrained(embedded_model_path())
     >>> processor.question_inputs(["What colour is the circle?"])["video_mask"].sum().item()
-    16
+    32
     """
 
     def __init__(

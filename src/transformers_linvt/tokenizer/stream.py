@@ -171,7 +171,10 @@ class VideoRefiner:
             `LinVTInputError`: more frames than times, another number of tokens than before, or a full disk.
         """
         parameter = next(self.tokenizer.parameters())
-        tokens, *layers = (one.to(parameter.device, parameter.dtype) for one in (tokens, *layers))
+        device = (
+            tokens.device if parameter.is_meta else parameter.device
+        )  # offloaded weights come where the tokens are
+        tokens, *layers = (one.to(device, parameter.dtype) for one in (tokens, *layers))
         if self.num_seen == 0:
             self._begin(tokens, len(layers), grid_size)
         if tokens.shape[1] != self._places.shape[1] or self.num_seen + len(tokens) > self.num_frames:

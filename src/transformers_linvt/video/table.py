@@ -146,7 +146,8 @@ def scan(source: VideoSource, clock: Clock, limits: VideoLimits) -> FrameTable:
             and file.codec not in CODECS_WITH_INVISIBLE_PACKETS
             and not file.has_places_only
         )
-        num_gaps = tally.gaps(file)
+        # a stamp that was mended is no place on the clock
+        num_gaps = tally.gaps(file) if len(stamps) == len(pts) else None
         last_duration = (tally.last_duration or usual_gap(stamps)) * time_base
         return FrameTable(
             pts=pts if usable else [],
