@@ -3,16 +3,21 @@ The tables of docs/results.md, from what training_recipe.py wrote.
 
     python benchmarks/results_tables.py seeds RESULTS.jsonl [--frames 16 32]
     python benchmarks/results_tables.py pictures | untrained | question | intervals RESULTS.jsonl
+    python benchmarks/results_tables.py words
 
 `seeds` and `pictures` have a row per run, `untrained` a row per number of video tokens, `question` compares runs that
 saw the question with those that did not, `intervals` gives every kind of question of one run with 95 % intervals.
+`words` needs no run: it says how often a guess from the words of a question alone is right.
 """
 
 import argparse
 import json
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers_linvt.demo.shapes import COLOURS, SHAPES, script_clip
 from transformers_linvt.evaluation.statistics import wilson
 
 
@@ -166,16 +171,38 @@ def intervals(runs: list[dict], frames: list[str]) -> str:
     return table(("clips", "question", *(f"{num_frames} frames" for num_frames in frames)), rows)
 
 
-TABLES = {one.__name__: one for one in (seeds, pictures, untrained, question, intervals)}
+def words(runs: list[dict], frames: list[str], num_clips: int = 400) -> str:
+    """
+    Questions of existence that are right for who hears the words and sees nothing.
+
+    There is one answer for questions that name a colour, one for those that name a shape and one for those that name
+    both: each time the more frequent one.
+    """
+    rows = []
+    for kind in ("needle", "needles", "scenes", "static", "moment", "crowd"):
+        answers: dict[tuple[bool, bool], Counter[str]] = defaultdict(Counter)
+        for seed in range(1000, 1000 + num_clips):
+            for asked in script_clip(kind, seed, 16).questions:
+                if asked.kind == "existence":
+                    named = set(re.findall(r"[a-z]+", asked.question.lower()))
+                    answers[bool(named & set(COLOURS)), bool(named & set(SHAPES))][asked.answer] += 1
+        right = sum(max(counts.values()) for counts in answers.values())
+        rows.append([kind, f"{100 * right / sum(counts.total() for counts in answers.values()):.0f}"])
+    return table(("clips", "existence, from the words alone"), rows)
+
+
+TABLES = {one.__name__: one for one in (seeds, pictures, untrained, question, intervals, words)}
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("table", choices=list(TABLES))
-    parser.add_argument("results", type=Path, nargs="+", help="written by training_recipe.py --results")
+    parser.add_argument("results", type=Path, nargs="*", help="written by training_recipe.py --results")
     parser.add_argument("--frames", nargs="+", default=["8", "16", "32", "64"])
     arguments = parser.parse_args()
+    if not arguments.results and arguments.table != "words":
+        parser.error(f"{arguments.table} needs the results of a run")
     lines = [line for path in arguments.results for line in path.read_text(encoding="utf-8").splitlines()]
     print(TABLES[arguments.table](sorted(map(json.loads, lines), key=lambda run: run["seed"]), arguments.frames))
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from scaled_models import scaled_qwen2_vl
+from second_question import least
 from transformers import GotOcr2ImageProcessorPil, Qwen2VLForConditionalGeneration, SiglipImageProcessorPil
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoLimits, embedded_model_path
@@ -147,16 +148,6 @@ def straightness(rows: Sequence[dict[str, float]]) -> float:
     frames, seconds = (np.array([row[name] for row in rows], dtype=float) for name in ("frames", "seconds"))
     rest = seconds - np.polyval(np.polyfit(frames, seconds, 1), frames)
     return float(1 - (rest**2).sum() / ((seconds - seconds.mean()) ** 2).sum())
-
-
-def least(work: Callable[[], Any], repeats: int) -> float:
-    """CPU seconds of the fastest run."""
-    found = []
-    for _ in range(repeats):
-        began = time.process_time()
-        work()
-        found.append(time.process_time() - began)
-    return min(found)
 
 
 def measure_preparation(arguments: argparse.Namespace) -> None:

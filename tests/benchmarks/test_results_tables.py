@@ -43,6 +43,13 @@ def test_runs_with_the_question_stand_beside_those_without(tables):
     assert lines[2:] == ["| 5 | 16 | 83.3 | 63.3 |"]  # seed 6 has no partner; 19 of 30 without
 
 
+def test_words_alone_answer_more_than_half_of_what_is_asked_of_existence(tables):
+    lines = tables.words([], [], num_clips=40).splitlines()
+    shares = {kind.strip(): int(share) for _, kind, share, _ in (line.split("|") for line in lines[2:])}
+    assert set(shares) == {"needle", "needles", "scenes", "static", "moment", "crowd"}
+    assert all(60 < share < 95 for share in shares.values())
+
+
 def test_intervals_have_a_row_for_every_kind_of_question(tables):
     lines = tables.intervals([run(71)], ["8", "16"]).splitlines()
     assert lines[0] == "| clips | question | 16 frames |"

@@ -6,7 +6,7 @@ the pipeline and the training collator.
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transformers_linvt.model.messages import (
     sampling_of,
 )
 from transformers_linvt.training.collator import LinVTDataCollator
+from transformers_linvt.video.chunks import FrameChunk
 from transformers_linvt.video.media_address import path_below, read_data_url
 
 
@@ -315,6 +316,18 @@ def doors(llava: Wrapped, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable
     videos: list[VideoFrames] = []
     read = video_inputs.read_video
     monkeypatch.setattr(video_inputs, "read_video", lambda *a, **k: videos.append(read(*a, **k)) or videos[-1])
+    start_reading = video_inputs.start_reading
+
+    def ahead(*arguments: Any) -> Iterator[Any]:  # where a video is encoded while it is read
+        pixels = []
+        for item in start_reading(*arguments):
+            if isinstance(item, FrameChunk):
+                pixels.append(item.frames)
+            else:
+                videos.append(VideoFrames(**{**vars(item), "frames": np.concatenate(pixels)}))
+            yield item
+
+    monkeypatch.setattr(video_inputs, "start_reading", ahead)
 
     def through(call: Callable[..., Any]) -> Callable[..., list[VideoFrames]]:
         def run(chat: Any, **options: Any) -> list[VideoFrames]:
@@ -332,9 +345,9 @@ def doors(llava: Wrapped, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable
 
     return {
         "processor": through(lambda chat, **options: llava.processor.apply_chat_template(chat, **render, **options)),
-        "pipeline": through(lambda chat, **options: ask(messages=chat, stream=False, **options)),
-        "positional": through(lambda chat, **options: ask(chat, stream=False, **options)),
-        "dictionary": through(lambda chat, **options: ask({"messages": chat}, stream=False, **options)),
+        "pipeline": through(lambda chat, **options: ask(messages=chat, **options)),
+        "positional": through(lambda chat, **options: ask(chat, **options)),
+        "dictionary": through(lambda chat, **options: ask({"messages": chat}, **options)),
         "collator": through(train),
         "prompt": through(
             lambda chat, **options: LinVTDataCollator(llava.processor, **options)(

@@ -8,7 +8,6 @@ by their paths, sizes and times of change. It is what the *files* give: weights 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from ..files import replacing
 
 
 logger = logging.get_logger(__name__)
@@ -121,9 +122,8 @@ def _write(file: Path, prints: Mapping[str, Fingerprint]) -> None:
     rows = {
         name: [list(shape), str(dtype).removeprefix("torch."), bits] for name, (shape, dtype, bits) in prints.items()
     }
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", encoding="utf-8", delete=False) as part:
-        json.dump(rows, part)
-    os.replace(part.name, file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(rows), encoding="utf-8")
     by_age = sorted(file.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns, reverse=True)
     for old in by_age[_MOST_REMEMBERED:]:
         old.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The models that lmms-eval asks: a LinVT, or for comparison a bare model that is shown frames as pictures."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,9 +58,9 @@ class _Answers(lmms):
         if max_frames is not None:
             self.sampling["max_frames"] = int(max_frames)
 
+    @abstractmethod
     def messages(self, arguments: Sequence[Any]) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
         """The chat of one request, with pictures and videos in it, and how its answer is to be generated."""
-        raise NotImplementedError
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answers, each with the number of visual tokens that the language model read for it."""

@@ -248,13 +248,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             **arguments.template,
         }
         if not any(video_parts):
-            given = {
-                "tokenize": tokenize,
-                "return_dict": return_dict,
-                "return_tensors": return_tensors,
-                "return_assistant_tokens_mask": return_assistant_tokens_mask,
-                **flags,
-            }
+            given = {"tokenize": tokenize, "return_dict": return_dict, "return_tensors": return_tensors, **flags}
+            given["return_assistant_tokens_mask"] = return_assistant_tokens_mask
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
         writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps

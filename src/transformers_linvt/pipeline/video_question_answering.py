@@ -65,7 +65,7 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
     >>> frames, questions = make_clip("static", seed=0, num_frames=8)
     >>> result = ask(video=frames, question="Is there a red circle?", fps=8)
     >>> result[0]["frames_seen"], result[0]["frame_tokens"], result[0]["video_tokens"]
-    (8, 128, 16)
+    (8, 128, 32)
 
     Arguments of a call (all may be given when the pipeline is made as well):
 

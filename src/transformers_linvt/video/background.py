@@ -144,9 +144,9 @@ class Workers:
         thread = threading.Thread(target=run, name="linvt-reader", daemon=True)
         channel.writer = thread
         self._channels.append(channel)
-        self._threads.append(thread)
-        with suppress(RuntimeError):  # said by the reader of the channel, who finds no writer
+        with suppress(RuntimeError):  # no more threads: said by the reader of the channel, who finds no writer
             thread.start()
+            self._threads.append(thread)
         return channel
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from .frames import VideoFrames, no_pixels
 
 
-_TOLD = ("video_backend", "duration", "total_frames", "average_fps")
+_NOT_TOLD = ("frames", "timestamps", "source")
 
 
 @dataclass
@@ -41,7 +41,7 @@ def record_of(video: VideoFrames) -> str:
     >>> UnseenFrames.from_record(record_of(video)).timestamps.tolist()
     [0.0, 0.5]
     """
-    told = {name: getattr(video, name) for name in _TOLD}
+    told = {name: value for name, value in vars(video).items() if name not in _NOT_TOLD}
     return json.dumps(told | {"timestamps": [float(time) for time in video.timestamps]})
 
 
