@@ -10,7 +10,8 @@ from transformers_linvt.video.record import UnseenFrames, record_of
 
 def test_all_but_the_pixels_and_the_name_comes_back():
     video = VideoFrames(
-        np.zeros((3, 2, 5, 3), dtype=np.uint8), np.array([0.25, 0.5, 4.0]), "clip.mp4", "pyav", 7.5, 60, 8.0, 2, 4, 1, False
+        np.zeros((3, 2, 5, 3), dtype=np.uint8), np.array([0.25, 0.5, 4.0]), "clip.mp4", "pyav",
+        7.5, 60, 8.0, 2, 4, 1, False,
     )  # fmt: skip
     again = UnseenFrames.from_record(record_of(video), "other.mp4")
     assert (len(again), again.source) == (3, "other.mp4")
