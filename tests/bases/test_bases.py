@@ -48,6 +48,7 @@ from promises import (
     sent_visuals,
     stir,
     user,
+    with_room_for_one_frame,
     wrapped,
 )
 from tiny_bases import build, build_model
@@ -705,7 +706,11 @@ def test_padding_that_counts_is_noticed(plain: Wrapped, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(LinVTModel, "question_embeddings", unmasked)
     elif what == "frames":
-        pad = RefinedVideo._padded
+        plain = with_room_for_one_frame("llava_phi")
+        pad, clip = RefinedVideo._padded, plain.clip(3, 1)
+        still = replace(clip, frames=clip.frames[[0, 0, 0]])  # of which less is kept: slots stay empty
+        rows = [user(plain.clip(5), QUESTION), user(still, OTHER_QUESTION)]
+        batch, singles = plain.inputs(*rows), [plain.inputs(row) for row in rows]
 
         def filled(self: RefinedVideo, *sizes: int) -> RefinedVideo:
             padded = pad(self, *sizes)

@@ -65,11 +65,18 @@ def test_features_from_a_file_and_those_made_in_inference_mode_give_the_same(tmp
 def test_a_row_of_a_batch_is_what_it_is_alone_also_where_answers_differ_in_length():
     family = wrapped("qwen2_vl")
     features, length = encoded(family), {**LENGTH, "max_new_tokens": 6, "min_new_tokens": 1}
-    first, second = family.model._answer(features, [QUESTION, OTHER_QUESTION], family.processor, length)[3].tolist()
-    end = next(token for place, token in enumerate(first) if 0 < place < 5 and token not in second)
+    asked = (QUESTION, OTHER_QUESTION, "What is it?", "Where?", "How many are there?", "Why does it move?")
+    answers = family.model._answer(features, list(asked), family.processor, length)[3].tolist()
+    end, pair = next(  # a word that ends one answer and not the other
+        (token, (asked[one], asked[other]))
+        for one, first in enumerate(answers)
+        for other, second in enumerate(answers)
+        for token in first[1:5]
+        if token not in second and token != first[0]
+    )
     length["eos_token_id"] = end
-    _, batch = family.model.answer_with_evidence(features, [QUESTION, OTHER_QUESTION], family.processor, **length)
-    for row, question in enumerate((QUESTION, OTHER_QUESTION)):
+    _, batch = family.model.answer_with_evidence(features, list(pair), family.processor, **length)
+    for row, question in enumerate(pair):
         _, alone = family.model.answer_with_evidence(features, question, family.processor, **length)
         np.testing.assert_allclose(batch[row].attribution, alone.attribution, atol=1e-5, rtol=1e-3)
         np.testing.assert_allclose(batch[row].log_probs, alone.log_probs, atol=1e-5, rtol=1e-4)

@@ -11,22 +11,11 @@ import pytest
 import torch
 
 from base_specs import QUICK
-from promises import LINVT, QUESTION, Wrapped, base_folder, in_precision, relative_difference, user, wrapped
-from transformers_linvt import LinVTForVideoQA, LinVTProcessor
+from promises import QUESTION, Wrapped, in_precision, relative_difference, user, with_room_for_one_frame
 
 
 # These cut a picture into tiles, while a frame is one: a still video is there what a picture of one tile would be.
 TILED = {"internvl", "llava_onevision", "smolvlm", "molmo2", "granite4_vision"}
-
-
-def with_room_for_one_frame(name: str, more: int = 0, **fields: object) -> Wrapped:
-    """An untrained wrapper of a family with M = N, or some more."""
-    family = wrapped(name)
-    features = family.model.encode_video(**in_precision(family.processor.video_inputs(family.clip(1)), torch.float32))
-    num_tokens, folder = features.refined.tokens_per_frame + more, base_folder(name)
-    fields = {**LINVT, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
-    model = LinVTForVideoQA.from_base(folder, **fields)
-    return Wrapped(name, model, LinVTProcessor.from_base(folder, num_video_tokens=num_tokens), folder)
 
 
 def still(clip, num_frames: int):

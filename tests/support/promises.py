@@ -163,6 +163,16 @@ def wrapped(name: str) -> Wrapped:
     return copy.deepcopy(_cached_wrapped(name))
 
 
+def with_room_for_one_frame(name: str, more: int = 0, **fields: object) -> Wrapped:
+    """An untrained wrapper of a family with M = N, or some more."""
+    family = wrapped(name)
+    features = family.model.encode_video(**in_precision(family.processor.video_inputs(family.clip(1)), torch.float32))
+    num_tokens, folder = features.refined.tokens_per_frame + more, base_folder(name)
+    fields = {**LINVT, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
+    model = LinVTForVideoQA.from_base(folder, **fields)
+    return Wrapped(name, model, LinVTProcessor.from_base(folder, num_video_tokens=num_tokens), folder)
+
+
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference as a share of the largest value, without logits that are set to the lowest of all numbers."""
     allowed = b > torch.finfo(b.dtype).min  # so Chameleon keeps itself from writing codes of pictures
