@@ -16,12 +16,12 @@ from .auto import register
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
-    "Answerer": "evaluation",
+    "Answerer": "evaluation.answering",
     "BaseBridge": "bases.base",
     "Bench": "measuring",
     "CheckpointError": "errors",
     "EmbeddingsBridge": "bases.base",
-    "EvaluationSettings": "evaluation",
+    "EvaluationSettings": "evaluation.running",
     "FactoredWeights": "tokenizer.weights",
     "LinVTConfig": "model.configuration_linvt",
     "LinVTContrastiveConfig": "training.contrastive_trainer",
@@ -49,7 +49,7 @@ _MODULE_OF = {
     "convert_checkpoint": "bases.conversion",
     "embedded_base_path": "demo.embedded",
     "embedded_model_path": "demo.embedded",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.running",
     "language_model_targets": "training.lora",
     "load_for_training": "training.lora",
     "load_video_dataset": "training.data",
@@ -74,7 +74,8 @@ if TYPE_CHECKING:
     from .bases.conversion import convert_checkpoint
     from .demo.embedded import embedded_base_path, embedded_model_path
     from .errors import CheckpointError, LinVTError, LinVTInputError, UnsupportedBaseError, VideoReadError
-    from .evaluation import Answerer, EvaluationSettings, evaluate
+    from .evaluation.answering import Answerer
+    from .evaluation.running import EvaluationSettings, evaluate
     from .evidence.evidence import VideoEvidence
     from .measuring import Bench
     from .model.configuration_linvt import LinVTConfig
