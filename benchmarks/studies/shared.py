@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from transformers_linvt.evaluation import (
     read_report,
 )
 
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # of the trainer, a script beside this folder
 
 Report = Mapping
 NAMES = {"attribute_count": "count of one kind", "occurrences": "how often", "order": "which came first"}
