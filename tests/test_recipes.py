@@ -90,7 +90,12 @@ def test_videochat2_keeps_instructions_and_the_part_of_the_video(scripts, clips,
     pairs = [{"i": "Answer briefly.", "q": "What colour?", "a": "red"}, {"q": "Where?", "a": "top"}]
     rows = [
         {"video": "part/clip0.mp4", "QA": pairs},
-        {"video": "part/clip1.mp4", "QA": [{"i": "Describe it.", "q": "", "a": "A circle."}], "start": 0.1, "end": 0.5},
+        {
+            "video": "part/clip1.mp4",
+            "QA": [{"i": "Describe it.", "q": "", "a": "A circle."}],
+            "start": 0.1,
+            "end": 0.5,
+        },
     ]
     given = ["--annotations", annotate(clips, rows), "--videos", clips, "--output", tmp_path / "x.jsonl"]
     assert scripts["videochat2"].main(list(map(str, given))) == 0
@@ -123,7 +128,9 @@ def test_finevideo_becomes_files_captions_and_questions(scripts, clips, tmp_path
     given = ["--source", clips, "--output", tmp_path / "data"]
     assert scripts["finevideo"].main(list(map(str, given))) == 0
     captions, questions = (read(tmp_path / "data" / f"{name}.jsonl") for name in ("align", "instruct"))
-    assert [words(one) for one in captions] == [[("user", "Describe the video."), ("assistant", "A circle appears.")]] * 2
+    assert [words(one) for one in captions] == [
+        [("user", "Describe the video."), ("assistant", "A circle appears.")]
+    ] * 2
     assert len(questions) == 4 and words(questions[3])[1] == ("assistant", "a circle")
     assert (tmp_path / "data" / "videos" / "000001.mp4").read_bytes() == rows[1]["mp4"]
 
@@ -134,7 +141,11 @@ def test_finevideo_becomes_files_captions_and_questions(scripts, clips, tmp_path
         ("llava_video", {"conversations": turns()}, "row 1 of rows.json has no str 'video', only conversations"),
         ("llava_video", {"video": "part/clip0.mp4", "conversations": turns()[:1]}, "row 1 of rows.json has 1 turns"),
         ("llava_video", {"video": "part/clip0.mp4", "conversations": turns()[::-1]}, "a turn of 'gpt' where 'human'"),
-        ("videochat2", {"video": "part/clip0.mp4", "QA": [{"q": "Who?"}]}, "row 1 of rows.json has no str 'a', only q"),
+        (
+            "videochat2",
+            {"video": "part/clip0.mp4", "QA": [{"q": "Who?"}]},
+            "row 1 of rows.json has no str 'a', only q",
+        ),
         ("videochat2", {"video": "part/clip0.mp4", "QA": [{"q": "", "a": "red"}]}, "neither an instruction"),
     ],
 )

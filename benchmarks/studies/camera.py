@@ -1,12 +1,12 @@
 """
-Why clips with a moving camera are answered badly: the base on single frames, LinVT untrained and trained, adapters off.
+Why clips with a moving camera are answered badly: the base on single frames, LinVT untrained and trained.
 
     python benchmarks/studies/camera.py --folder FOLDER [--checkpoint CHECKPOINT] [--page docs/results.md]
 
-All questions are about the two objects that stand still while the camera moves by up to 3 pixels of 64. The base is shown
-every second frame as a picture, by how far the camera is off there; then the same clips go through an untrained LinVT with
-32 video tokens and with a token for every frame token, which averages nothing, and through the checkpoint with its adapters
-off and on.
+All questions are about the two objects that stand still while the camera moves by up to 3 pixels of 64. The base is
+shown every second frame as a picture, by how far the camera is off there; then the same clips go through an untrained
+LinVT with 32 video tokens and with a token for every frame token, which averages nothing, and through the checkpoint
+with its adapters off and on.
 """
 
 import json
@@ -88,7 +88,9 @@ def table(rows: Sequence[tuple[int, Row]]) -> str:
     for seed, (condition, clip, kind, right) in rows:
         found[condition][kind][seed, clip].append(right)
     lines = [("", *KINDS)]
-    for condition in sorted(found, key=lambda name: (not name.startswith("the base"), name.startswith("the check"), name)):
+    for condition in sorted(
+        found, key=lambda name: (not name.startswith("the base"), name.startswith("the check"), name)
+    ):
         cells = []
         for kind in KINDS:
             by_clip = list(found[condition][kind].values())

@@ -4,8 +4,8 @@ LinVT beside other ways of making few tokens of many: mean over time, some frame
     python benchmarks/studies/pooling.py --tokens TOKENS --folder FOLDER [--page docs/results.md] [--plot bars.png]
 
 Every arm is trained on the same clips in the same steps with the same budget of 32 tokens, beside the same frozen base
-and with the same LoRA; arms other than LinVT have a residual adapter with as many weights as LinVT behind their tokens.
-"all" is the upper reference: it shows every token, and its cost stands beside it.
+and with the same LoRA; arms other than LinVT have a residual adapter with as many weights as LinVT behind their
+tokens. "all" is the upper reference: it shows every token, and its cost stands beside it.
 """
 
 from pathlib import Path

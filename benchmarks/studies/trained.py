@@ -1,5 +1,5 @@
 """
-What the studies with training share: arms on the same data in the same steps, run once each and kept question by question.
+What the studies with training share: arms on the same data in the same steps, each kept question by question.
 
 Frame tokens come from `recipe_data.py`, the training is that of `training_recipe.py`, with fewer steps and with the
 kinds of clips that few steps suffice for. Every run is a file; what is there is not run again. Clips are of the split
@@ -33,7 +33,9 @@ COLUMNS = (*KINDS[:-1], "which came first", "pictures")
 Answers = dict[str, dict[int, list[bool]]]  # column -> clip -> right or wrong, of all seeds
 
 
-def parser_of(description: str, seeds: Sequence[int], steps: int, questions: int, frames: int) -> argparse.ArgumentParser:
+def parser_of(
+    description: str, seeds: Sequence[int], steps: int, questions: int, frames: int
+) -> argparse.ArgumentParser:
     """The arguments that every study with training has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tokens", type=Path, required=True, help="frame tokens, made by recipe_data.py if missing")
@@ -107,7 +109,9 @@ def table(runs: Mapping[str, Sequence[Mapping]], reference: str) -> str:
     rows: list[tuple] = [("", "tokens of a clip", "ms per step", *columns)]
     for name, of_arm in runs.items():
         tokens, seconds = (np.mean([run[key] for run in of_arm]) for key in ("tokens", "cpu_seconds_per_step"))
-        rows.append((name, f"{tokens:.0f}", f"{1000 * seconds:.0f}", *(_cell(own[name][column]) for column in columns)))
+        rows.append(
+            (name, f"{tokens:.0f}", f"{1000 * seconds:.0f}", *(_cell(own[name][column]) for column in columns))
+        )
     for name in runs:
         if name != reference:
             gains = (_difference(own[name][column], own[reference][column]) for column in columns)
@@ -126,8 +130,13 @@ def plot(runs: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     names = list(runs)
     columns = [column for column in COLUMNS if column in answers_of(runs[names[0]])]
     for number, column in enumerate(columns):
-        shares = [share(answers_of(runs[name])[column]) for name in names]
-        axis.bar(np.arange(len(names)) + (number + 0.5) / (len(columns) + 1) - 0.5, shares, 1 / (len(columns) + 1), label=column)
+        shares = [shared.share(answers_of(runs[name])[column]) for name in names]
+        axis.bar(
+            np.arange(len(names)) + (number + 0.5) / (len(columns) + 1) - 0.5,
+            shares,
+            1 / (len(columns) + 1),
+            label=column,
+        )
     axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axis.set(ylabel="right answers, %", ylim=(0, 105))
     axis.legend(ncol=4, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))

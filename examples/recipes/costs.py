@@ -74,7 +74,9 @@ def read_sizes(base: str, settings: dict[str, Any], frame_size: tuple[int, int],
         width=text.hidden_size,
         num_layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
-        vision_flops=_estimated_tower(model, decoder, plan.num_frames) if plan.vision_flops is None else plan.vision_flops,
+        vision_flops=_estimated_tower(model, decoder, plan.num_frames)
+        if plan.vision_flops is None
+        else plan.vision_flops,
         linvt_flops=plan.linvt_flops,
         prefill_flops=plan.prefill_flops or 0,
     )

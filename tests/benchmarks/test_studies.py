@@ -14,15 +14,19 @@ STUDIES = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
 @pytest.fixture(scope="module")
 def studies():
     sys.path.insert(0, str(STUDIES))
+    import aggregation
     import alignment
     import camera
     import length
     import pictures
     import pooling
+    import question
+    import scales
     import shared
+    import sizes
     import trained
 
-    every = (alignment, camera, length, pictures, pooling, shared, trained)
+    every = (aggregation, alignment, camera, length, pictures, pooling, question, scales, shared, sizes, trained)
     yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
 
@@ -130,11 +134,15 @@ def test_a_study_that_is_there_is_not_run_again_and_other_settings_are_refused(s
 def run(seed, right, tokens=32):
     """A run of one arm, with an answer to each of four questions about clips and one about a picture."""
     answers = [["needle", clip, "", "colour", one] for clip, one in enumerate(right)]
-    answers += [["order", 0, "", "order", True], ["order", 0, "", "colour", False], ["pictures", 0, "", "colour", True]]
+    answers += [
+        ["order", 0, "", "order", True],
+        ["order", 0, "", "colour", False],
+        ["pictures", 0, "", "colour", True],
+    ]
     return {"seed": seed, "tokens": tokens, "cpu_seconds_per_step": 0.25, "answers": answers}
 
 
-def test_arms_are_paired_by_clip_over_all_seeds(studies):
+def test_arms_are_paired_by_clip_over_all_seeds(studies, tmp_path):
     right, wrong = [True] * 4, [True, True, False, False]
     runs = {"LinVT": [run(1, right), run(2, right)], "mean": [run(1, wrong), run(2, wrong)]}
     heading, _, own, mean, gain = studies["trained"].table(runs, "LinVT").splitlines()
@@ -143,6 +151,9 @@ def test_arms_are_paired_by_clip_over_all_seeds(studies):
     assert mean.split(" | ")[3].startswith("50.0 [")
     assert gain.startswith("| LinVT less mean |") and gain.split(" | ")[3].startswith("+50.0 [+")
     assert gain.split(" | ")[4] == "+0.0 [+0.0, +0.0]"  # of order clips only which came first is counted
+    pytest.importorskip("matplotlib")
+    studies["trained"].plot(runs, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").stat().st_size > 1000
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +194,21 @@ def test_a_run_is_kept_answer_by_answer_and_not_made_again(studies, frame_tokens
     arguments.arms, arguments.seeds, arguments.table = ["LinVT", "all"], [6], True
     with pytest.raises(ValueError, match="no seed that every arm"):
         trained.run_all(pooling.ARMS, arguments)
+
+
+@pytest.mark.parametrize("name", ["aggregation", "pooling", "question", "scales", "sizes"])
+def test_every_arm_of_a_study_is_a_model_that_can_be_trained(name, studies, frame_tokens):
+    """Built, and its loss finite with a gradient in what is to learn; one step of one question each."""
+    trained, study = studies["trained"], studies[name]
+    clips, pictures = trained.load_training(frame_tokens)
+    for arm, changed in study.ARMS.items():
+        common = {"mix": trained.MIX, **getattr(study, "FEW_TOKENS", {}), "steps": 1, "batch_size": 3}
+        recipe = trained.replace(trained.Recipe(), **{**common, **changed})
+        model = trained.SmallModel(recipe, 1)
+        before = [parameter.clone() for parameter in (model.adapter or model.linvt.aggregator).parameters()]
+        assert trained.Trainer(model, clips, pictures, 1).run()["loss"] < float("inf")
+        after = (model.adapter or model.linvt.aggregator).parameters()
+        assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), arm
 
 
 def test_a_camera_is_off_by_what_the_base_is_asked_at(studies, monkeypatch):

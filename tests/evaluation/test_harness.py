@@ -205,7 +205,9 @@ def stock(judge, tmp_path, monkeypatch):
         found = simple_evaluate(model=model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=True)
         for name, task in zip(names, tasks, strict=True):
             assert found["n-samples"][task]["effective"] == asked_of(name)
-        scores = [found["results"][f"linvt_mini_{one}"][f"{STOCK[one].metric},none"] / STOCK[one].most for one in names]
+        scores = [
+            found["results"][f"linvt_mini_{one}"][f"{STOCK[one].metric},none"] / STOCK[one].most for one in names
+        ]
         return 100 * sum(scores) / len(scores), found["samples"]
 
     run.home = tmp_path / "home"
@@ -234,7 +236,7 @@ def test_a_set_of_the_harness_runs_on_its_miniature(name, stock):
         assert set(counts) == {32} and len(counts) == sum(map(asked_of, names[:2]))
 
 
-SRT = "1\n00:00:00,200 --> 00:00:00,400\n<font color=\"white\" size=\".72c\">is it red ?</font>\n\n"
+SRT = '1\n00:00:00,200 --> 00:00:00,400\n<font color="white" size=".72c">is it red ?</font>\n\n'
 
 
 def write_subtitles(home, name):

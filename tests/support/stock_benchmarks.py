@@ -15,12 +15,28 @@ from transformers_linvt.demo.shapes import make_clip, write_clip
 
 LETTERS = ("A", "B", "C", "D", "E")
 COLOURS = ("red", "blue", "green", "yellow", "grey")
-MVBENCH = (
-    "action_antonym action_count action_localization action_prediction action_sequence character_order "
-    "counterfactual_inference egocentric_navigation episodic_reasoning fine_grained_action fine_grained_pose "
-    "moving_attribute moving_count moving_direction object_existence object_interaction object_shuffle "
-    "scene_transition state_change unexpected_action"
-).split()
+MVBENCH = [
+    "action_antonym",
+    "action_count",
+    "action_localization",
+    "action_prediction",
+    "action_sequence",
+    "character_order",
+    "counterfactual_inference",
+    "egocentric_navigation",
+    "episodic_reasoning",
+    "fine_grained_action",
+    "fine_grained_pose",
+    "moving_attribute",
+    "moving_count",
+    "moving_direction",
+    "object_existence",
+    "object_interaction",
+    "object_shuffle",
+    "scene_transition",
+    "state_change",
+    "unexpected_action",
+]
 
 
 def _videomme(number: int) -> dict[str, Any]:
@@ -102,7 +118,13 @@ def _scienceqa(number: int) -> dict[str, Any]:
 
 
 def _mmbench(number: int) -> dict[str, Any]:
-    about = {"index": number, "question": "What colour is the circle?", "hint": "nan", "source": "made", "split": "dev"}
+    about = {
+        "index": number,
+        "question": "What colour is the circle?",
+        "hint": "nan",
+        "source": "made",
+        "split": "dev",
+    }
     about |= {"category": "attribute_recognition", "L2-category": "finegrained_perception"}
     return {**about, **dict(zip(LETTERS[:4], COLOURS, strict=False)), "answer": LETTERS[number % 4]}
 
@@ -180,9 +202,7 @@ STOCK = {
     "videomme_long": Stock(
         "videomme/videomme_long.yaml", _videomme, "videomme/data", "videomme_perception_score", 100, rows=8
     ),
-    "mlvu_dev": Stock(
-        "mlvu/mlvu_dev.yaml", _mlvu, "mlvu", "mlvu_percetion_score", 100, chance=2 / 7, rows=7
-    ),
+    "mlvu_dev": Stock("mlvu/mlvu_dev.yaml", _mlvu, "mlvu", "mlvu_percetion_score", 100, chance=2 / 7, rows=7),
     "longvideobench_val_v": Stock(
         "longvideobench/longvideobench_val_v.yaml", _longvideobench, "datasets/longvideobench/videos", "lvb_acc"
     ),

@@ -1,13 +1,12 @@
 """
 LLaVA-Video-178K (`lmms-lab/LLaVA-Video-178K`): captions for stage 1 and questions for stage 2.
 
-    python examples/recipes/data/llava_video.py --annotations 0_30_s_academic_v0_1/0_30_s_academic_v0_1_cap_processed.json \
-        --videos 0_30_s_academic_v0_1 --output data/align.jsonl
-    python examples/recipes/data/llava_video.py --annotations 0_30_s_academic_v0_1/0_30_s_academic_oe_v0_1_qa_processed.json \
-        --videos 0_30_s_academic_v0_1 --output data/llava_video.jsonl
+    cd 0_30_s_academic_v0_1
+    python llava_video.py --annotations *_cap_processed.json --videos . --output ../data/align.jsonl
+    python llava_video.py --annotations *_oe_v0_1_qa_processed.json --videos . --output ../data/llava_video.jsonl
 
-Its files are lists of rows with `video`, a path, and `conversations`, whose first question has `<image>` where the video
-goes. A caption has one question and one answer, and is written as these; longer conversations stay what they are.
+Its files are lists of rows with `video`, a path, and `conversations`, whose first question has `<image>` where the
+video goes. A caption has one question and one answer, and is written as these; longer conversations stay as they are.
 """
 
 import sys

@@ -4,8 +4,8 @@ VideoChat2-IT (`OpenGVLab/VideoChat2-IT`): instructions for stage 2.
     python examples/recipes/data/videochat2.py --annotations video/reasoning/next_qa/train.json \
         --videos NExTQA/videos --output data/next_qa.jsonl
 
-Its files are lists of rows with `video`, a path, and `QA`, a list of `i` (what is to be done, may be missing), `q` (may be
-empty) and `a`; some rows have `start` and `end`, seconds of the video that the answers are about.
+Its files are lists of rows with `video`, a path, and `QA`, a list of `i` (what is to be done, may be missing), `q`
+(may be empty) and `a`; some rows have `start` and `end`, seconds of the video that the answers are about.
 """
 
 import sys

@@ -133,7 +133,7 @@ class DiagnosticClip:
         return self._filmed(size)[0]
 
     def offsets(self, size: int = PICTURE_SIZE) -> np.ndarray:
-        """Pixels down and to the right by which the camera is off in every frame, `(num_frames, 2)`; 0 if it stands."""
+        """Pixels, down and to the right, by which the camera is off in every frame, `(num_frames, 2)`."""
         return self._filmed(size)[1]
 
     def _filmed(self, size: int) -> tuple[np.ndarray, np.ndarray]:

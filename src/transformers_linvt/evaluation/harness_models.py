@@ -103,7 +103,9 @@ class _Answers(lmms):
         for request in requests:
             *_, doc_id, task, split = request.args
             if task.endswith(_OWN_SUBTITLES):
-                raise LinVTInputError(f"The task {task} writes subtitles itself. Choose that without, or no subtitles=.")
+                raise LinVTInputError(
+                    f"The task {task} writes subtitles itself. Choose that without, or no subtitles=."
+                )
             messages, how = self.messages(request.args)
             for part in (part for one in messages for part in one["content"] if part["type"] == "video"):
                 found = subtitles_beside(folder, self.task_dict[task][split][doc_id], part["video"])
