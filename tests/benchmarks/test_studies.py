@@ -1,5 +1,6 @@
 """The studies: their figures on cases computed by hand, and their tables where the page has a place for them."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,15 +19,18 @@ def studies():
     import alignment
     import camera
     import length
+    import page
     import pictures
     import pooling
     import question
     import scales
     import shared
     import sizes
+    import starts
     import trained
 
-    every = (aggregation, alignment, camera, length, pictures, pooling, question, scales, shared, sizes, trained)
+    every = (aggregation, alignment, camera, length, page, pictures, pooling, question, scales, shared, sizes, starts)
+    every += (trained,)
     yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
 
@@ -96,10 +100,11 @@ def test_pictures_before_and_after_are_paired(studies):
 
 def test_a_table_is_written_between_its_marks_and_nowhere_else(studies, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- study: length -->\nold\n<!-- end of length -->\nafter\n")
+    page.write_text("before\n<!-- study: length -->\n<!-- end of length -->\nafter\n")
     write = studies["shared"].write_into
     for text in ("| new |", "| newer |"):
         write(page, "length", text)
+        assert f"\n\n{text}\n\n<!-- end" in page.read_text()  # else the mark is a row of the table
     assert page.read_text() == "before\n<!-- study: length -->\n\n| newer |\n\n<!-- end of length -->\nafter\n"
     with pytest.raises(ValueError, match="has no place"):
         write(page, "pictures", "| new |")
@@ -196,7 +201,7 @@ def test_a_run_is_kept_answer_by_answer_and_not_made_again(studies, frame_tokens
         trained.run_all(pooling.ARMS, arguments)
 
 
-@pytest.mark.parametrize("name", ["aggregation", "pooling", "question", "scales", "sizes"])
+@pytest.mark.parametrize("name", ["aggregation", "pooling", "question", "scales", "sizes", "starts"])
 def test_every_arm_of_a_study_is_a_model_that_can_be_trained(name, studies, frame_tokens):
     """Built, and its loss finite with a gradient in what is to learn; one step of one question each."""
     trained, study = studies["trained"], studies[name]
@@ -224,3 +229,16 @@ def test_a_camera_is_off_by_what_the_base_is_asked_at(studies, monkeypatch):
     assert len(ways) == 4 and all(sum(row[0] == way for row in rows) == 8 for way in ways)
     line = camera.table([(0, ["the checkpoint", 0, kind, True]) for kind in camera.KINDS]).splitlines()[2]
     assert line.startswith("| the checkpoint | 100 [")
+
+
+def test_one_command_makes_every_table_of_the_page_again(studies, tmp_path, monkeypatch):
+    text = (STUDIES.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    marked = re.findall(r"<!-- study: (\w+) -->", text)
+    asked = studies["page"].commands(tmp_path, tmp_path / "tokens", tmp_path / "page.md")
+    assert sorted(Path(command[1]).stem for command in asked) == sorted(marked)
+    for command in asked:  # each is one that its script understands, with the settings that stand on the page
+        study = studies[Path(command[1]).stem]
+        monkeypatch.setattr(sys, "argv", [*command[1:], "--table"])
+        with pytest.raises(ValueError, match="There is no"):
+            study.main()
+        assert command.count("--clips") == 0 or f"--clips {command[command.index('--clips') + 1]}" in text
