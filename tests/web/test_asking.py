@@ -1,6 +1,6 @@
 """
-What the page does with a question, without a browser: its steps, its answer beside that of the base alone, the HTML that
-shows them; errors in words without folders; the command refuses what cannot work before a model is read.
+What the page does with a question, without a browser: its steps, its answer beside that of the base alone, the HTML
+that shows them; errors in words without folders; the command refuses what cannot work before a model is read.
 """
 
 import asyncio

@@ -79,8 +79,8 @@ class Asking:
             if not (question or "").strip():
                 raise LinVTInputError("There is no question yet. Write one, then ask.")
             yield shown
-            for shown in self._answered(shown, video, question, int(num_frames)):
-                yield shown
+            for step in self._answered(shown, video, question, int(num_frames)):
+                yield (shown := step)
             if compares:
                 yield from self._compared(shown, question)
         except (LinVTError, torch.OutOfMemoryError) as error:

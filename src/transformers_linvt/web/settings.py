@@ -17,8 +17,8 @@ class PageSettings:
         max_new_tokens (`int`, defaults to 256): of one answer.
         max_file_bytes (`int`, defaults to 512 MiB): of a clip; a larger one is refused while it is sent.
         limits ([`VideoLimits`]): of each clip.
-        has_examples (`bool`, defaults to `False`): whether the page offers clips of coloured shapes, which the embedded
-            model knows.
+        has_examples (`bool`, defaults to `False`): whether the page offers clips of coloured shapes, as the embedded
+            model knows them.
 
     Raises:
         LinVTInputError: a number that is none.

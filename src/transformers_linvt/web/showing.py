@@ -14,7 +14,7 @@ from .asking import Shown
 
 
 _OVERLAY = (227, 26, 28)  # red, as strong places are drawn in pictures of evidence
-_STRONGEST = 190  # of 255, opacity of the strongest place: what is below stays visible
+_STRONGEST = 130  # of 255, opacity of the strongest place: what is below keeps its colour
 _SHOWN_SECONDS = 0.001  # behind the time of a frame, so that players show that frame and not the one before it
 
 
@@ -41,7 +41,7 @@ def _answer(title: str, text: str, cost: str) -> str:
 def _cost(result: dict[str, Any]) -> str:
     before, after = result["frame_tokens"], result["video_tokens"]
     return (
-        f"{result['frames_seen']} frames, {before:,} tokens of the base; the language model got {after:,} of them made "
+        f"{result['frames_seen']} frames, {before:,} tokens of the base. The language model got {after:,} video tokens "
         f"({after / max(before, 1):.0%})."
     )
 
