@@ -1,10 +1,10 @@
 """
-When does it appear? Ways to tell a language model the times of a video, and what each learns from questions about them.
+When does it appear? Ways to tell a language model the times of a video, and what each learns from such questions.
 
     python benchmarks/when.py --folder FOLDER [--arms none even adaptive frames evidence] [--steps 400] [--seed 100]
 
-A way is a layout of the prompt: where times stand among the video tokens, or behind them. Times are whole seconds. The
-small model of `training_recipe.py` is asked "When does the red circle appear?" about clips of 32 frames, a second each,
+A way is a layout of the prompt: where times stand among the video tokens, or behind them. Times are whole seconds.
+The small model of `training_recipe.py` is asked "When does the red circle appear?" about clips of 32 frames, a second each,
 whose objects come in one after the other; it is trained on clips of 16 frames that are between half a second and two
 seconds apart. An answer is right where it is at most a segment, an eighth of the clip, from the first frame that shows
 the object. `evidence` asks "Is there a red circle?" and reads the time off the attribution of the answer, with no time
@@ -94,7 +94,7 @@ def _digits(seconds: float) -> str:
 
 
 def onsets(weights, times: torch.Tensor) -> list[torch.Tensor]:
-    """For every video, when each of its video tokens in use begins: the times of the first frames of its runs, by W."""
+    """When each video token in use of every video begins: the times of the first frames of its runs, by W."""
     first = times.gather(1, weights.kept_indices.clamp(min=0) // weights.tokens_per_frame)
     made = torch.einsum("bmk,bk->bm", weights.kept().detach().float(), first.float())
     return [one[used] for one, used in zip(made, weights.used, strict=True)]
@@ -186,7 +186,7 @@ def train(model: WhenModel, asked: Asked, steps: int, seed: int, batch_size: int
 
 @torch.no_grad()
 def guesses(model: WhenModel, asked: Asked) -> tuple[list[float | None], list[int]]:
-    """What the model says of every question, in seconds, and the tokens that times took; greedy, two digits at most."""
+    """What the model says of every question, in seconds, and the tokens that times took; greedy, two digits."""
     digits = {model.ids(str(number))[0]: str(number) for number in range(10)}
     found: list[float | None] = []
     costs: list[int] = []

@@ -1,6 +1,7 @@
 """
 `linvt web` as who opens it sees it, in headless Chromium (`make test-web`): a clip is dropped, asked about, its
-moments are gone to, the places lie over the player; what cannot be read, is too large, or names an address is said in words.
+moments are gone to, the places lie over the player; what cannot be read, is too large, or names an address is said in
+words.
 """
 
 import os

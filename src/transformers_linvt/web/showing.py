@@ -40,9 +40,9 @@ def _answer(title: str, text: str, cost: str) -> str:
 
 def _cost(result: dict[str, Any]) -> str:
     before, after = result["frame_tokens"], result["video_tokens"]
+    frames, share = result["frames_seen"], after / max(before, 1)
     return (
-        f"{result['frames_seen']} frames, {before:,} tokens of the base. The language model got {after:,} video tokens "
-        f"({after / max(before, 1):.0%})."
+        f"{frames} frames, {before:,} tokens of the base. The language model got {after:,} video tokens ({share:.0%})."
     )
 
 
