@@ -4,11 +4,11 @@ When does it appear? Ways to tell a language model the times of a video, and wha
     python benchmarks/when.py --folder FOLDER [--arms none even adaptive frames evidence] [--steps 400] [--seed 100]
 
 A way is a layout of the prompt: where times stand among the video tokens, or behind them. Times are whole seconds.
-The small model of `training_recipe.py` is asked "When does the red circle appear?" about clips of 32 frames, a second each,
-whose objects come in one after the other; it is trained on clips of 16 frames that are between half a second and two
-seconds apart. An answer is right where it is at most a segment, an eighth of the clip, from the first frame that shows
-the object. `evidence` asks "Is there a red circle?" and reads the time off the attribution of the answer, with no time
-in the prompt and no training on times.
+The small model of `training_recipe.py` is asked "When does the red circle appear?" about clips of 32 frames, a second
+each, whose objects come in one after the other; it is trained on clips of 16 frames that are between half a second
+and two seconds apart. An answer is right where it is at most a segment, an eighth of the clip, from the first frame
+that shows the object. `evidence` asks "Is there a red circle?" and reads the time off the attribution of the answer,
+with no time in the prompt and no training on times.
 
 One line of JSON per run is printed and goes to `--folder`/when.jsonl.
 """

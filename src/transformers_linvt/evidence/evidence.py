@@ -18,8 +18,10 @@ from PIL import Image
 
 from ..errors import LinVTInputError
 from ..files import replacing
+from ..summaries import short_repr
 from .answer_sheet import AnswerSheet
 from .moments import Moment, moments_of
+from .notebook import ShownInNotebooks
 from .weights_sheet import WeightsSheet
 
 
@@ -39,7 +41,7 @@ class FrameShare(NamedTuple):
 
 
 @dataclass
-class VideoEvidence:
+class VideoEvidence(ShownInNotebooks):
     """
     What one answer depended on, and where its video tokens came from.
 
@@ -110,6 +112,8 @@ class VideoEvidence:
     attribution: np.ndarray | None = None
     log_probs: tuple[float, float] | None = None
     no_attribution: str | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
     def __post_init__(self) -> None:
         num_frames, tokens_per_frame = self.significance.shape

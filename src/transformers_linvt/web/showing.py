@@ -41,9 +41,8 @@ def _answer(title: str, text: str, cost: str) -> str:
 def _cost(result: dict[str, Any]) -> str:
     before, after = result["frame_tokens"], result["video_tokens"]
     frames, share = result["frames_seen"], after / max(before, 1)
-    return (
-        f"{frames} frames, {before:,} tokens of the base. The language model got {after:,} video tokens ({share:.0%})."
-    )
+    got = f"The language model got {after:,} video tokens ({share:.0%})."
+    return f"{frames} frames, {before:,} tokens of the base. {got}"
 
 
 def _cost_alone(shown: Shown) -> str:
