@@ -16,6 +16,8 @@ RUN = OMP_NUM_THREADS=$(THREADS) $(BIN)
 # For tests the threads are processes of one thread each: the models are tiny. A process that has done its share takes
 # over what another has not begun
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+# a minute; single runs of tests (TESTS=...) go without
+TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
 # what differs between versions of the libraries: model, processor, pipelines, training, a reader, registration
 FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tests/model/test_processing.py \
@@ -31,8 +33,8 @@ SEED = 56
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
-	@echo "make test                set up .venv, then ruff, typos and the tests that CI runs"
-	@echo "make types               pyright (basic) over the package"
+	@echo "make test                set up .venv, then ruff, typos, pyright and the tests that CI runs"
+	@echo "make types               pyright (basic) alone, which make test has too"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-oldest         a part of the tests with the oldest versions that pyproject.toml allows"
 	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
@@ -56,6 +58,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/typos --quiet
+	$(if $(TESTS),,$(TYPES))
 	$(PYTEST) $(TESTS)
 
 # What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside
@@ -102,7 +105,7 @@ docs: .venv-docs/installed
 	@echo "The pages are in site/; .venv-docs/bin/mkdocs serve shows them while they are written"
 
 types: .venv/installed-dev
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
+	$(TYPES)
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)

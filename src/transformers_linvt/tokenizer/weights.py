@@ -168,8 +168,8 @@ class FactoredWeights:
         slots, weights = self.run_slots.view(shape), self.run_weights.view(shape)
         for number, values in enumerate(videos):
             frames, tokens = values.shape[:2]
-            own = (one[number, :frames, :tokens].reshape(1, -1) for one in (slots, weights))
-            averages.append(average_runs(values.unsqueeze(0), *own, self.kept_indices.shape[1]))
+            own_slots, own_weights = (one[number, :frames, :tokens].reshape(1, -1) for one in (slots, weights))
+            averages.append(average_runs(values.unsqueeze(0), own_slots, own_weights, self.kept_indices.shape[1]))
         return torch.cat(averages)
 
     def apply_to_kept(self, values: torch.Tensor) -> torch.Tensor:
