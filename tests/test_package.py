@@ -337,6 +337,28 @@ def test_every_public_function_and_class_has_a_docstring():
     assert silent == []
 
 
+# What is no sentence of English: "a number that is none", and docstrings without a verb that hang on a word above them
+NO_ENGLISH = re.compile(r"\b(?:that|which|it|adapter|model) (?:is|was|are|were) none\b(?! of)", re.IGNORECASE)
+
+
+def test_no_house_idiom_stands_in_the_words_of_the_package():
+    pages = [*FILES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    idioms = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if NO_ENGLISH.search(line)
+    ]
+    hanging = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {docstring.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and (docstring := ast.get_docstring(node) or "").startswith(("Of ", "Under ", "Behind "))
+    ]
+    assert idioms + hanging == []
+
+
 def test_changelog_and_citation_name_the_version_of_the_source():
     version = transformers_linvt.__version__
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
