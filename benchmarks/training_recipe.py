@@ -67,6 +67,7 @@ MIX = (
     ("direction", None, 2),
     ("traverse", None, 5),
     ("count", None, 5),
+    ("crowd", None, 3),
 )
 NEEDLES = (("needle", None, 1), ("needles", None, 2))
 PICTURE_MIX = {"colour": 1, "shape": 1, "existence": 3, "position": 2, "count": 1, "attribute_count": 4}
@@ -150,7 +151,7 @@ ARMS: dict[str, dict] = {
     "question unseen": {**FEW_TOKENS, "text_conditioned": False},
     "question about a crowd seen": CROWD,
     "question about a crowd unseen": {**CROWD, "text_conditioned": False},
-    "with crowds": {"mix": (*MIX, ("crowd", None, 3))},
+    "without crowds": {"mix": tuple(row for row in MIX if row[0] != "crowd")},
     # the same budget of tokens, data, steps and parameters, without LinVT; "all" has every token and is not cheaper
     **{arm: {"condenser": arm} for arm in PLAIN_ARMS},
 }
