@@ -19,7 +19,7 @@ COMMANDS = {
     "length": ("--clips", "5", "--lengths", "16", "160"),
     "camera": (),
 }
-TRAINED: dict[str, tuple[str, ...]] = {}
+TRAINED = {"pooling": ("--clips", "60", "--arms", "LinVT", "mean over time")}
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
 
 
