@@ -11,7 +11,15 @@ from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
-from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
+from .arguments import (
+    Arguments,
+    check_given_once,
+    check_video_counts,
+    joined,
+    nested_videos,
+    pictures_per_prompt,
+    sort_arguments,
+)
 from .messages import (
     PICTURE_KEYS,
     Messages,
@@ -228,16 +236,18 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
                 relative paths start from, and that files named by `url`, `video_url` and `image_url` have to lie in;
                 without it these name none); tokenizer arguments (`padding`, `truncation`, `max_length`, ...); options
                 of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs` and
-                `images_kwargs` (pictures only). The rest goes to the template.
+                `images_kwargs` (pictures only). None may be given twice. The rest goes to the template.
 
         Raises:
             LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
                 text, a part without a source or with two, an unknown key in a part, a prompt longer than the
-                tokenizer's limit, a base without chat template, a misspelt argument.
+                tokenizer's limit, a base without chat template, an argument that is misspelt or given twice.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)
-        arguments = sort_arguments({**kwargs, **(processor_kwargs or {})}, self.image_processor, template)
+        arguments = sort_arguments(joined(kwargs, processor_kwargs), self.image_processor, template)
+        if return_tensors != "auto":
+            check_given_once("return_tensors", return_tensors, arguments.text)
         conversations, is_batched = self._parsed(conversation, arguments)
         video_parts = [list(parts_of(messages, "video")) for messages in conversations]
         self._check_texts(conversations, any(video_parts))
@@ -303,7 +313,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
 
         Raises:
             LinVTInputError: the number of placeholders is not that of the videos or pictures, the question is not in
-                the prompt, a misspelt argument.
+                the prompt, an argument that is misspelt or given twice.
             VideoReadError: a video could not be read.
         """
         arguments = sort_arguments(kwargs, self.image_processor, None)
@@ -384,7 +394,9 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
                 prompt = RenderedPrompt(str(prompt), prompt.question_spans, spans)
             prompts.append(prompt)
         arguments.template = {}
-        arguments.text = {"padding": True, "padding_side": "right", "return_tensors": "pt", **arguments.text}
+        # not the tokenizer's own defaults: what is cut is the collator's to say
+        own = {"padding": True, "padding_side": "right", "truncation": False, "return_tensors": "pt"}
+        arguments.text = {**own, **arguments.text}
         return self._with_videos(prompts, [one for row in videos for one in row], pictures, arguments)
 
     # -- pictures --
