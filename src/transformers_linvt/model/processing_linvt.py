@@ -131,7 +131,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     @property
     def model_input_names(self) -> list[str]:
         """Names the model may get from this processor."""
-        names = list(self.base_processor.model_input_names)
+        # the base's own video path is not taken, and "video_mask" below is another one than it may have
+        names = [name for name in self.base_processor.model_input_names if "video" not in name]
         frames = sorted(FRAME_PREFIX + name for name in self._frame_input_names)
         return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
 
