@@ -47,7 +47,7 @@ class VideoEncoding:
         self.model, self.timestamps = model, timestamps
         self.digest, self.feeds_digest = digest or VideoDigest(timestamps), digest is None
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
-        self.container = "tensor"
+        self.container, self.grid_size = "tensor", (1, 1)
         self.num_done, self.num_frames = 0, num_frames
 
     def __enter__(self) -> "VideoEncoding":
@@ -72,7 +72,7 @@ class VideoEncoding:
         moved = {name: one.to(device, dtype if one.is_floating_point() else None) for name, one in moved.items()}
         encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
         self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
-        self.container = encoded.container
+        self.container, self.grid_size = encoded.container, encoded.grid_size
         self.num_done += num_frames
         report("encode", self.num_done, self.num_frames)
 
@@ -84,7 +84,7 @@ class VideoEncoding:
             deepstack=deepstack,
             container=self.container,
             timestamps=self.timestamps,
-            grid_size=self.refiner.grid_size,
+            grid_size=self.grid_size,
             origin=FeatureOrigin(digest_of_model(self.model.model), self.digest.hexdigest()),
         )
 
@@ -107,10 +107,10 @@ def encode_while_reading(
         VideoReadError: the video cannot be read.
         LinVTInputError: the frames do not fit the model.
     """
-    limits = sampling.get("limits")
+    limits, most = sampling.get("limits"), 0
     encoding: VideoEncoding | None = None
-    is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
-    most = limits.max_frames if is_raised else 0
+    if isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames:
+        most = limits.max_frames
     with Workers() as workers:
         try:
             for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):
