@@ -30,7 +30,7 @@ from .messages import (
     sampling_of,
     source_of,
 )
-from .pictures import read_named_pictures, read_picture
+from .pictures import ReadsPictures, read_named_pictures
 from .processor_files import SavesProcessors
 from .prompt import (
     VIDEO_TOKEN,
@@ -49,7 +49,9 @@ from .video_processor import HasConventionalNames
 logger = logging.get_logger(__name__)
 
 
-class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors):
+class LinVTProcessor(
+    ReadsVideos, ReadsPictures, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors
+):
     """
     A base model's processor that also takes videos.
 
@@ -418,26 +420,6 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         own = {"padding": True, "padding_side": "right", "truncation": False, "return_tensors": "pt"}
         arguments.text = {**own, **arguments.text}
         return self._with_videos(prompts, [one for row in videos for one in row], pictures, arguments)
-
-    # -- pictures --
-
-    def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: Arguments, needed: bool) -> list[Any]:
-        parts = list(parts_of(messages, "image"))
-        sources = [source_of(part, needed) for part in parts]
-        return [self.load_picture(source, arguments.sampling) for source in sources] if needed else []
-
-    def load_picture(self, source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
-        """
-        A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are.
-
-        Args:
-            source: see above, or an undecoded picture of `datasets`.
-            sampling: `allow_urls` and `limits`, for addresses.
-
-        Raises:
-            LinVTInputError: no picture, or one that cannot be read.
-        """
-        return read_picture(source, sampling)
 
     # -- parts of these calls --
 
