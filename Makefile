@@ -33,7 +33,7 @@ BASES = tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness format clean
+.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness test-web test-notebooks format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
@@ -50,6 +50,8 @@ help:
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
 	@echo "make coverage            what of the clips in LINVT_TEST_VIDEOS an untrained LinVT covers: docs/coverage.md"
 	@echo "make test-harness        LinVT in lmms-eval, on miniatures of benchmarks, in an environment of its own"
+	@echo "make test-web            the page of linvt web in headless Chromium, in an environment of its own"
+	@echo "make test-notebooks      the notebooks of examples/notebooks, from their first cell to their last"
 	@echo "make format              let ruff mend and format the sources"
 	@echo "make clean               remove .venv, caches and builds"
 
@@ -142,12 +144,19 @@ test-harness: .venv-harness/installed
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/.venv-harness/hub OMP_NUM_THREADS=1 .venv-harness/bin/python -m pytest \
 	    -m "slow or not slow" tests/evaluation/test_harness.py tests/evaluation/test_benchmarks.py $(TESTS)
 
+# Chromium is Debian's (apt-get install chromium), what LINVT_CHROMIUM names, or that of `playwright install chromium`
+test-web: .venv-web/installed
+	OMP_NUM_THREADS=1 .venv-web/bin/python -m pytest -m browser tests/web $(TESTS)
+
+test-notebooks: .venv-web/installed
+	OMP_NUM_THREADS=$(THREADS) .venv-web/bin/python -m pytest -m notebook tests/test_notebooks.py $(TESTS)
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-harness .venv-bases .venv-oldest .venv-newest .venv-docs build dist site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-harness .venv-bases .venv-oldest .venv-newest .venv-docs .venv-web build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
@@ -186,6 +195,15 @@ clean:
 	@.venv-harness/bin/python -c "import torchvision" 2>/dev/null || \
 	    .venv-harness/bin/python -m pip uninstall --quiet --yes torchvision
 	@.venv-harness/bin/python -c "import lmms_eval.evaluator"
+	@touch $@
+
+# Gradio holds back a library that ruff's and trl's neighbours want newer: an environment of its own
+.venv-web/installed: pyproject.toml constraints.txt
+	@echo "Installing Gradio, Playwright and nbclient into .venv-web (once, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-web
+	@grep -E "^(torch|transformers|peft|trl|datasets)==" constraints.txt | .venv-web/bin/python -m pip install --quiet \
+	    --quiet --disable-pip-version-check --constraint /dev/stdin --editable ".[web,training]" httpx ipykernel nbclient \
+	    playwright pytest pytest-timeout
 	@touch $@
 
 .venv-docs/installed: requirements-docs.txt

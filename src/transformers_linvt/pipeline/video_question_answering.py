@@ -33,6 +33,7 @@ from .requests import (
     requests_of,
     with_reply,
 )
+from .results import Results
 from .seeing import SeesVideos
 
 
@@ -458,7 +459,7 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
                 found = [replace(one, question=question, answer=result["answer"]) for one in answered.evidence[number]]
                 result["evidence"] = found if is_chat else found[0]
             results.append(result)
-        return results
+        return Results(results)
 
 
 def _told(error: Exception) -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import LinVTInputError
+from ..summaries import short_repr
 from .aggregation import TextConditionedTokenAggregator
 from .checks import (
     bottleneck_width,
@@ -63,6 +64,8 @@ class LinearVideoTokenizerOutput:
     weights: FactoredWeights
     contrast: ContrastiveEmbeddings | None = None
     kept_tokens: torch.Tensor | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
 
 class LinearVideoTokenizer(nn.Module):
