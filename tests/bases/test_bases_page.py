@@ -1,14 +1,14 @@
-"""docs/bases.md, which a run over every architecture writes: what it is made of, and that it says what the code says."""
+"""docs/bases.md, which a run of all architectures writes: what goes into it, and that it says what the code says."""
 
 import re
 from pathlib import Path
 
-import bases_table
 import pytest
 import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+import bases_table
 from base_specs import ALL_BASES
 from tiny_bases import model_type_of
 from transformers_linvt.bases.families import DENIED
@@ -56,7 +56,9 @@ def test_the_page_has_the_last_result_of_every_test_of_several_runs(tmp_path: Pa
     assert rows["janus"] == "failing: test_chunks"
     assert rows["**qwen2_vl**"] == rows["aria"] == "not run"  # where everything was left out nothing is shown
     text = page.read_text()
-    assert re.search(r"1 are supported,\n\d+ are refused when they are wrapped, 1 fail a test\. 4 tests, 6 minutes", text)
+    assert re.search(
+        r"1 are supported,\n\d+ are refused when they are wrapped, 1 fail a test\. 4 tests, 6 minutes", text
+    )
     assert f"torch {torch.__version__}; the last result of each test in 2 runs)" in text
     bases_table.main(runs[0], str(page))
     assert lines_of(page)["llava"] == "failing: test_chunks list 16"

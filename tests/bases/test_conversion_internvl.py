@@ -156,7 +156,12 @@ def test_what_stands_beside_the_sizes_in_a_published_config_changes_nothing(name
     said = json.loads(file.read_text())
     beside = {**BESIDE_THE_SIZES, **(WINDOW if text == "qwen2" else {})}
     said["llm_config"] = {**beside, **said["llm_config"]}
-    said["vision_config"] |= {"drop_path_rate": 0.4, "initializer_range": 1e-10, "use_flash_attn": True, "dropout": 0.0}
+    said["vision_config"] |= {
+        "drop_path_rate": 0.4,
+        "initializer_range": 1e-10,
+        "use_flash_attn": True,
+        "dropout": 0.0,
+    }
     said |= {"_commit_hash": None, "num_hidden_layers": 48, "use_backbone_lora": 0, "min_dynamic_patch": 1}
     file.write_text(json.dumps(said))
     convert_checkpoint(tmp_path / "published", tmp_path / "again")
@@ -282,8 +287,8 @@ def test_a_missing_head_is_the_table_of_words_only_where_the_config_says_so(is_t
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The published sizes. The numbers of 1B, 2B, 8B and 26B are those of their config.json; 4B and 40B are put together from
-# the language model and the tower that their card names.
+# The published sizes. The numbers of 1B, 2B, 8B and 26B are those of their config.json; 4B and 40B are put together
+# from the language model and the tower that their card names.
 # ---------------------------------------------------------------------------------------------------------------------
 
 SMALL_TOWER = {
