@@ -57,7 +57,7 @@ def test_the_page_has_the_last_result_of_every_test_of_several_runs(tmp_path: Pa
     assert rows["**qwen2_vl**"] == rows["aria"] == "not run"  # where everything was left out nothing is shown
     text = page.read_text()
     assert re.search(
-        r"1 are supported,\n\d+ are refused when they are wrapped, 1 fail a test\. 4 tests, 6 minutes", text
+        r"1 are supported,\n\d+ are refused when they are wrapped, 1 fail a test\. 4 tests, which took 6 minutes", text
     )
     assert f"torch {torch.__version__}; the last result of each test in 2 runs)" in text
     bases_table.main(runs[0], str(page))
@@ -93,7 +93,7 @@ def test_nothing_in_the_page_is_written_by_hand():
 
     def without_figures(page: str) -> str:
         """Without the numbers of tests and minutes, and the machine, which a run alone knows."""
-        return re.sub(r"\. \d+ tests, \d+ minutes.*?\)\. No", ". No", page, flags=re.DOTALL)
+        return re.sub(r"\. \d+ tests, which took \d+ minutes.*?\)\. No", ". No", page, flags=re.DOTALL)
 
     assert without_figures(bases_table.write_table(results, 60.0)) == without_figures(text)
 

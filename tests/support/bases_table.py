@@ -33,7 +33,7 @@ HEAD = """\
 
 Every image-text architecture of transformers {version} (`AutoModelForImageTextToText`), built tiny with random weights
 from its own configuration and put through the tests of `make test-bases`: of {total}, {supported} are supported,
-{refused} are refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of computing time
+{refused} are refused when they are wrapped{failing}. {tests} tests, which took {minutes:.0f} minutes one after another
 ({machine}, torch {torch}{runs}). No released weights were run.
 
 One frame is one tile unless a note says otherwise. "Packed as" is how the base packs the visual tokens of several
