@@ -340,7 +340,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
         if not any(sources) and not num_placeholders:
             images = read_named_pictures(images, arguments.sampling)
-            return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
+            further = {**arguments.text, **arguments.pictures, **arguments.template}
+            return _base_inputs(self.base_processor, text, images, further)
         if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
         check_video_counts(texts, sources)
@@ -466,10 +467,6 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
 
         return made_of_silent_turns(make, conversations)
 
-    def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
-        refused = "The base's processor refused the inputs"
-        return in_our_words(refused, self.base_processor, images=images, text=text, **kwargs)
-
     def _with_videos(
         self,
         prompts: Sequence[RenderedPrompt],
@@ -484,18 +481,18 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         return_tensors = text.pop("return_tensors", "pt")
         if return_tensors not in (None, "pt", "np"):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
-        made, replacements = in_our_words(
-            "The base's processor refused the pictures",
-            self.bridge.picture_inputs,
-            self.base_processor,
-            [row for row in pictures if row],
-            arguments.pictures,
-        )
+        refused, make = "The base's processor refused the pictures", self.bridge.picture_inputs
+        rows = [row for row in pictures if row]
+        made, replacements = in_our_words(refused, make, self.base_processor, rows, arguments.pictures)
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self.frame_inputs(videos, arguments.frames)}
         if return_tensors == "np":
             visual = {name: np.asarray(value) for name, value in visual.items()}
         return BatchFeature({**inputs, **visual})
+
+
+def _base_inputs(processor: Any, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
+    return in_our_words("The base's processor refused the inputs", processor, images=images, text=text, **kwargs)
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]
