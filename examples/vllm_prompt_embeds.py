@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 
+# in a folder of their own: vLLM takes all safetensors beside a config for weights
+_PROMPTS, _QUESTIONS = "prompts/embeds.safetensors", "prompts/questions.json"
+
+
 def prepare(arguments: argparse.Namespace) -> None:
     """Write the language model and the prompts."""
     import torch
@@ -42,12 +46,12 @@ def prepare(arguments: argparse.Namespace) -> None:
         embeds[inputs["video_mask"].bool()] = condensed.tokens.flatten(0, 1).to(embeds.dtype)
     # padding, and video tokens that a video has no need of, are not there for vLLM
     belongs = prepared["attention_mask"].bool()
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _PROMPTS).parent.mkdir(parents=True, exist_ok=True)
     prompts = {
         str(number): one[kept].contiguous() for number, (one, kept) in enumerate(zip(embeds, belongs, strict=True))
     }
-    save_file(prompts, folder / "prompts.safetensors")
-    (folder / "questions.json").write_text(json.dumps(arguments.questions), encoding="utf-8")
+    save_file(prompts, folder / _PROMPTS)
+    (folder / _QUESTIONS).write_text(json.dumps(arguments.questions), encoding="utf-8")
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -73,7 +77,7 @@ def answer(arguments: argparse.Namespace) -> None:
     from vllm import LLM, SamplingParams
 
     folder = Path(arguments.folder)
-    questions, prompts = json.loads((folder / "questions.json").read_text()), load_file(folder / "prompts.safetensors")
+    questions, prompts = json.loads((folder / _QUESTIONS).read_text()), load_file(folder / _PROMPTS)
     llm = LLM(model=str(folder), enable_prompt_embeds=True, dtype=arguments.dtype, max_model_len=arguments.length)
     asked = [{"prompt_embeds": prompts[str(number)]} for number in range(len(questions))]
     made = llm.generate(asked, SamplingParams(temperature=0, max_tokens=arguments.max_new_tokens))

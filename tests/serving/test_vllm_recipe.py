@@ -30,8 +30,9 @@ def test_the_language_model_alone_answers_the_prompts(tmp_path: Path, monkeypatc
     expected = pipeline("video-question-answering", model=embedded_model_path(), device="cpu")(
         video=str(clip), question=questions, max_new_tokens=6
     )
-    assert json.loads((folder / "questions.json").read_text()) == questions
-    prompts = load_file(folder / "prompts.safetensors")
+    assert json.loads((folder / "prompts" / "questions.json").read_text()) == questions
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]  # vLLM takes all for weights
+    prompts = load_file(folder / "prompts" / "embeds.safetensors")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     for number, result in enumerate(expected):
         embeds = prompts[str(number)][None]

@@ -88,12 +88,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
-        for name, value in (("num_video_tokens", num_video_tokens), ("num_frames", num_frames)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LinVTInputError(
-                    f"{name}={value!r}: give a whole number, 1 or more"
-                    + (", the same as the model's." if name == "num_video_tokens" else ".")
-                )
+        _check_count("num_video_tokens", num_video_tokens, "a whole number, 1 or more, the same as the model's")
+        _check_count("num_frames", num_frames, "a whole number, 1 or more")
         self.base_processor = base_processor
         self.num_video_tokens = num_video_tokens
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
@@ -104,12 +100,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
         self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
-        for name, value in (
-            ("max_frame_tokens", max_frame_tokens),
-            ("max_total_frame_tokens", max_total_frame_tokens),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
+        limits = {"max_frame_tokens": max_frame_tokens, "max_total_frame_tokens": max_total_frame_tokens}
+        for name, value in limits.items():
+            if value is not None:
+                _check_count(name, value, "a whole number of visual tokens, 1 or more, or None")
         self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
         self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.bridge.markers(base_processor)
@@ -340,8 +334,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         num_placeholders = sum(one.count(VIDEO_TOKEN) for one in texts or ())
         if not any(sources) and not num_placeholders:
             images = read_named_pictures(images, arguments.sampling)
-            further = {**arguments.text, **arguments.pictures, **arguments.template}
-            return _base_inputs(self.base_processor, text, images, further)
+            return self._base_inputs(text, images, {**arguments.text, **arguments.pictures, **arguments.template})
         if texts is None:
             raise LinVTInputError("videos were given without text. Use video_inputs for a video alone.")
         check_video_counts(texts, sources)
@@ -467,6 +460,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
 
         return made_of_silent_turns(make, conversations)
 
+    def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
+        refused = "The base's processor refused the inputs"
+        return in_our_words(refused, self.base_processor, images=images, text=text, **kwargs)
+
     def _with_videos(
         self,
         prompts: Sequence[RenderedPrompt],
@@ -481,9 +478,13 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         return_tensors = text.pop("return_tensors", "pt")
         if return_tensors not in (None, "pt", "np"):
             raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
-        refused, make = "The base's processor refused the pictures", self.bridge.picture_inputs
-        rows = [row for row in pictures if row]
-        made, replacements = in_our_words(refused, make, self.base_processor, rows, arguments.pictures)
+        made, replacements = in_our_words(
+            "The base's processor refused the pictures",
+            self.bridge.picture_inputs,
+            self.base_processor,
+            [row for row in pictures if row],
+            arguments.pictures,
+        )
         inputs = self._tokenize(prompts, replacements, text, return_tensors)
         visual = {**made, **self.frame_inputs(videos, arguments.frames)}
         if return_tensors == "np":
@@ -491,8 +492,9 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         return BatchFeature({**inputs, **visual})
 
 
-def _base_inputs(processor: Any, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
-    return in_our_words("The base's processor refused the inputs", processor, images=images, text=text, **kwargs)
+def _check_count(name: str, value: Any, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LinVTInputError(f"{name}={value!r}: give {wanted}.")
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]
