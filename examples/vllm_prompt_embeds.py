@@ -78,7 +78,8 @@ def answer(arguments: argparse.Namespace) -> None:
 
     folder = Path(arguments.folder)
     questions, prompts = json.loads((folder / _QUESTIONS).read_text()), load_file(folder / _PROMPTS)
-    llm = LLM(model=str(folder), enable_prompt_embeds=True, dtype=arguments.dtype, max_model_len=arguments.length)
+    how = {"dtype": arguments.dtype, "max_model_len": arguments.length, "enforce_eager": arguments.eager}
+    llm = LLM(model=str(folder), enable_prompt_embeds=True, **how)
     asked = [{"prompt_embeds": prompts[str(number)]} for number in range(len(questions))]
     made = llm.generate(asked, SamplingParams(temperature=0, max_tokens=arguments.max_new_tokens))
     for question, one in zip(questions, made, strict=True):
@@ -99,6 +100,7 @@ def main() -> None:
     second.add_argument("--dtype", default="auto")
     second.add_argument("--length", type=int, default=2048, help="most tokens of a prompt and its answer")
     second.add_argument("--max-new-tokens", type=int, default=256)
+    second.add_argument("--eager", action="store_true", help="compile nothing, which takes minutes on a CPU")
     second.set_defaults(run=answer)
     arguments = parser.parse_args()
     arguments.run(arguments)
