@@ -86,12 +86,13 @@ test-bases: .venv-bases/installed
 test-fuzz: .venv/installed-dev
 	$(RUN)/python tests/support/fuzz.py $(ARGS)
 
-# Oldest versions allowed, by uv, which pip has no way to ask for; what changes with versions is in FAST
+# Oldest versions allowed, by uv, which pip has no way to ask for; what changes with versions is in FAST. Compiled as pip
+# does: compiling in the tests would make errors of what torchao is warned of
 test-oldest:
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
-	    --editable ".[dev,training]"
+	    --compile-bytecode --editable ".[dev,training]"
 	.venv-oldest/bin/python -m pip list --disable-pip-version-check
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(THREADS) --dist worksteal $(or $(TESTS),$(FAST))
 

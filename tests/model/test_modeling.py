@@ -714,6 +714,10 @@ def test_an_answer_comes_with_the_weights_that_made_it(family: Wrapped):
         inputs = family.inputs(user(family.clip(5), question))
         expected = family.model.model.prepare(**inputs)[1].outputs.weights.dense()[0]
         torch.testing.assert_close(dense_weights(evidence[row]), expected, atol=1e-6, rtol=1e-4)
+    # the door to evidence takes what the door to an answer takes
+    frames = family.processor.read_video(family.clip(5))
+    answer, of_frames = family.model.answer_with_evidence(frames, QUESTION, family.processor, max_new_tokens=2)
+    assert (answer, of_frames.num_frames) == (answers[0], evidence[0].num_frames)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

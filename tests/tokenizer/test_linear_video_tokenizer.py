@@ -654,6 +654,8 @@ def test_videos_of_any_shape_come_out_as_they_do_alone(init):
     torch.testing.assert_close(by_weights, output.video_tokens, rtol=1e-5, atol=1e-6)
     with pytest.raises(LinVTInputError, match="frame_mask has no meaning"):
         tokenizer(videos, frame_mask=torch.ones(4, 33, 6))
+    with pytest.raises(LinVTInputError, match="2 videos in one tensor came as a list. Stack them"):
+        tokenizer(torch.stack([videos[0]] * 2), timestamps=[times[0]] * 2)
 
 
 def test_a_mixed_batch_costs_what_its_parts_cost():

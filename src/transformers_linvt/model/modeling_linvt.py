@@ -472,7 +472,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             LinVTInputError: no processor, that of another model, features that another model made, or a streamer for
                 several questions.
         """
-        return self._answer(features, question, processor, generate_kwargs)[0]
+        return self._answer(self._encoded(features, processor), question, processor, generate_kwargs)[0]
 
     @overload
     def answer_with_evidence(
@@ -513,6 +513,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             The answer and its [`VideoEvidence`], or a list of each: what a pipeline gives with `return_evidence=True`.
             Where no attribution can be had, the evidence and a warning say why.
         """
+        features = self._encoded(features, processor)
         texts, inputs, condensed, answers = self._answer(features, question, processor, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.generation_config
         ends, pad = (
@@ -534,10 +535,8 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
             evidence.append(evidence_of_video(condensed.outputs, row, features, steps, processor, **about))
         return texts, evidence[0] if is_one else evidence
 
-    def _answer(
-        self, features: Any, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
-    ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
-        """The answers, the prompts and videos they were given to, and the ids of the answers."""
+    def _encoded(self, features: Any, processor: Any) -> VideoFeatures:
+        """A video that was encoded before, in memory or in a file, or is encoded now."""
         if not hasattr(processor, "question_inputs"):
             raise LinVTInputError(
                 f"The questions are written by the processor, and {shown(processor)} is not one. Pass processor=..., "
@@ -546,8 +545,12 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
         processor.check_fits(self.config)
         if isinstance(features, str | os.PathLike) and os.fspath(features).endswith(FEATURES_SUFFIX):
             features = VideoFeatures.load(features)
-        if not isinstance(features, VideoFeatures):
-            features = self.encode_video(features, processor)
+        return features if isinstance(features, VideoFeatures) else self.encode_video(features, processor)
+
+    def _answer(
+        self, features: VideoFeatures, question: str | Sequence[str], processor: Any, generate_kwargs: dict[str, Any]
+    ) -> tuple[str | list[str], Mapping[str, Any], CondensedVideos, torch.Tensor]:
+        """The answers, the prompts and videos they were given to, and the ids of the answers."""
         questions = [question] if isinstance(question, str) else list(question)
         if generate_kwargs.get("streamer") is not None and len(questions) > 1:
             raise LinVTInputError(
