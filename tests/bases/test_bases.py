@@ -624,6 +624,15 @@ def test_sft_trainer_moves_linvt(family: Wrapped, tmp_path: Path, with_lora: boo
     check_sft_moves_linvt(family, tmp_path, with_lora)
 
 
+@old_name_in_trl
+def test_what_is_trained_is_the_loss_of_forward(family: Wrapped, tmp_path: Path):
+    # Here and not above: importing TRL takes seconds, and the tests of registration run without it.
+    from training_runs import check_trains_the_loss_of_forward
+
+    cannot_lora = "test_sft_trainer_moves_linvt[True]" in ALL_BASES[family.name].cannot
+    check_trains_the_loss_of_forward(family, tmp_path, with_lora=not cannot_lora)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Broken on purpose: every check above notices when its promise is broken
 # ---------------------------------------------------------------------------------------------------------------------

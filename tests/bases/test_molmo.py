@@ -347,6 +347,13 @@ def test_sft_trainer_moves_linvt(family: MolmoWrapped, tmp_path: Path, with_lora
     check_sft_moves_linvt(family, tmp_path, with_lora)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+def test_what_is_trained_is_the_loss_of_forward(family: MolmoWrapped, tmp_path: Path):
+    from training_runs import check_trains_the_loss_of_forward
+
+    check_trains_the_loss_of_forward(family, tmp_path)
+
+
 def test_a_checkpoint_refers_to_the_base_and_comes_back(family: MolmoWrapped, one: dict[str, Any], tmp_path: Path):
     with torch.no_grad():
         logits = family.model(**one).logits

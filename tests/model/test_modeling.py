@@ -213,6 +213,19 @@ def test_the_backbone_loads_with_its_base_and_never_with_a_random_one(family: Wr
     assert torch.equal(backbone(**inputs).last_hidden_state, family.model.model(**inputs).last_hidden_state)
 
 
+def test_the_backbone_is_saved_by_the_model_around_it(family: Wrapped, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="Save that one"):
+        family.model.model.save_pretrained(tmp_path / "inside")
+    assert not (tmp_path / "inside").exists()
+
+
+@pytest.mark.parametrize("include_base", [False, True])
+def test_nothing_is_loaded_where_tensors_have_no_values(family: Wrapped, tmp_path: Path, include_base: bool):
+    family.model.save_pretrained(tmp_path / "model", include_base=include_base)
+    with torch.device("meta"), pytest.raises(CheckpointError, match="default device is 'meta'"):
+        LinVTForVideoQA.from_pretrained(tmp_path / "model")
+
+
 def test_a_truncated_base_is_one_clear_error(family: Wrapped, tmp_path: Path):
     shutil.copytree(family.base_folder, tmp_path / "base")
     weights = tmp_path / "base" / "model.safetensors"

@@ -193,8 +193,9 @@ def test_type_ids_are_those_that_the_family_needs(processor: LinVTProcessor, nam
 
 def test_names_of_the_inputs_are_announced(processor: LinVTProcessor):
     inputs = processor.apply_chat_template(user(clip(3), picture(), QUESTION), **CHAT)
-    assert set(inputs) <= set(processor.model_input_names)
-    assert "frame_pixel_values" in processor.model_input_names
+    announced = set(processor.model_input_names)
+    assert set(inputs) <= announced and "frame_pixel_values" in announced
+    assert {name for name in announced - set(inputs) if "video" in name} == set()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -645,6 +646,34 @@ def test_answers_are_padded_on_the_left_also_where_the_tokenizer_pads_on_the_rig
     assert asked(other, right).strip() == "Who?"
 
 
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ({"padding": "max_length", "max_length": 130}, {}),
+        ({"padding": "max_length", "max_length": 130, "padding_side": "right"}, {"add_generation_prompt": False}),
+        ({"truncation": True, "max_length": 70, "truncation_side": "right"}, {"add_generation_prompt": False}),
+    ],
+)
+def test_what_the_tokenizer_was_loaded_with_holds_for_videos_as_for_pictures(
+    processors: dict[str, LinVTProcessor], tmp_path: Path, given: dict[str, Any], call: dict[str, Any]
+):
+    processors["llava_phi"].save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, **given)
+    how, question = {**CHAT, **call}, f"{QUESTION} {'And what? ' * 4}"
+    for processor in (
+        AutoProcessor.from_pretrained(tmp_path, tokenizer=tokenizer),
+        AutoProcessor.from_pretrained(tmp_path, **given),
+    ):
+        for visual in (picture(), clip(2)):
+            there = processor.apply_chat_template(user(visual, question), **how)["attention_mask"][0].tolist()
+            assert len(there) == given["max_length"]
+            is_right = "padding_side" in given
+            assert "truncation" in given or (there[0], there[-1]) == ((1, 0) if is_right else (0, 1))
+        # what a call says comes before
+        own = {"padding": "max_length", "max_length": 201, "truncation": False}
+        assert processor.apply_chat_template(user(clip(2), question), **how, **own)["input_ids"].shape == (1, 201)
+
+
 def test_lists_and_arrays_come_back_where_they_are_asked_for(processor: LinVTProcessor):
     chat = user(clip(2), picture(), QUESTION)
     tensors = processor.apply_chat_template(chat, **CHAT)
@@ -762,6 +791,38 @@ def test_a_misspelt_key_of_a_video_part_is_refused(llava: LinVTProcessor):
         llava.apply_chat_template(user(clip(2), QUESTION), videos_kwargs={"frame_count": 8}, **CHAT)
     with pytest.raises(LinVTInputError, match="'frame_count'"):
         llava.read_video(clip(2), frame_count=8)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "group"),
+    [
+        ({"num_frames": 4, "videos_kwargs": {"num_frames": 2}}, "num_frames", "videos_kwargs"),
+        ({"num_frames": 4, "processor_kwargs": {"videos_kwargs": {"num_frames": 4}}}, "num_frames", "videos_kwargs"),
+        ({"padding": True, "text_kwargs": {"padding": "longest"}}, "padding", "text_kwargs"),
+        ({"do_resize": True, "images_kwargs": {"do_resize": False}}, "do_resize", "images_kwargs"),
+        ({"fps": 2, "processor_kwargs": {"fps": 1}}, "fps", "processor_kwargs"),
+        ({"processor_kwargs": {"return_tensors": "np"}}, "return_tensors", "processor_kwargs"),
+    ],
+)
+def test_an_argument_that_is_given_twice_is_refused(
+    llava: LinVTProcessor, call: dict[str, Any], name: str, group: str
+):
+    """One of the two would win in silence; transformers refuses them as well."""
+    chats = [user(clip(2), QUESTION), user(picture(), QUESTION)]
+    for chat in chats:
+        with pytest.raises(LinVTInputError, match=f"{name} is given twice: in .*{group}"):
+            llava.apply_chat_template(chat, **{**CHAT, **call})
+    if "processor_kwargs" not in call:
+        with pytest.raises(LinVTInputError, match=f"{name} is given twice: in {group}"):
+            llava(text=f"{VIDEO_TOKEN} a", videos=clip(2), **call)
+
+
+def test_the_same_form_of_output_may_be_asked_for_twice(llava: LinVTProcessor):
+    chat = user(clip(2), QUESTION)
+    same(
+        llava.apply_chat_template(chat, **CHAT, text_kwargs={"return_tensors": "pt"}),
+        llava.apply_chat_template(chat, **CHAT),
+    )
 
 
 def test_variables_of_the_template_get_there(llava: LinVTProcessor):
@@ -1090,6 +1151,63 @@ def test_a_saved_processor_comes_back(processor: LinVTProcessor, tmp_path: Path)
     assert tokenizer(QUESTION)["input_ids"] == processor.tokenizer(QUESTION)["input_ids"]
     other = LinVTProcessor.from_pretrained(tmp_path / "new" / "folder", num_frames=5, add_timestamps=True)
     assert (other.num_frames, other.add_timestamps, other.num_video_tokens) == (5, True, M)
+
+
+def seen(processor: LinVTProcessor) -> torch.Tensor:
+    return processor.apply_chat_template(user(clip(3), QUESTION), **CHAT)["frame_pixel_values"]
+
+
+@pytest.mark.parametrize("name", ["llava_phi", "qwen2_vl"])  # the parts of the second are loaded one by one
+def test_what_a_processor_is_loaded_with_arrives_at_its_parts(
+    processors: dict[str, LinVTProcessor], tmp_path: Path, name: str
+):
+    processors[name].save_pretrained(tmp_path)
+    plain = AutoProcessor.from_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(plain.tokenizer)
+    assert AutoProcessor.from_pretrained(tmp_path, tokenizer=tokenizer).tokenizer is tokenizer
+    image_processor = copy.deepcopy(plain.image_processor)
+    assert AutoProcessor.from_pretrained(tmp_path, image_processor=image_processor).image_processor is image_processor
+    template = plain.base_processor.chat_template.replace("user", "visitor")
+    other = AutoProcessor.from_pretrained(tmp_path, chat_template=template)
+    assert other.apply_chat_template(user(clip(2), QUESTION)) == plain.apply_chat_template(
+        user(clip(2), QUESTION), chat_template=template
+    )
+    for changed in ({"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3]}):
+        assert not torch.equal(seen(AutoProcessor.from_pretrained(tmp_path, **changed)), seen(plain))
+    size = {"longest_edge": 48 * 32, "shortest_edge": 256} if name == "qwen2_vl" else {"height": 16, "width": 16}
+    assert seen(AutoProcessor.from_pretrained(tmp_path, size=size)).numel() < seen(plain).numel()
+    assert AutoProcessor.from_pretrained(tmp_path, cls_token="<first>").tokenizer.cls_token == "<first>"
+    assert AutoProcessor.from_pretrained(tmp_path, num_frames=5, dtype="auto", device_map="cpu").num_frames == 5
+    save_base(name, tmp_path / "base")
+    assert not LinVTProcessor.from_base(tmp_path / "base", do_normalize=False).image_processor.do_normalize
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"nonsense": 1}, "nonsense is no argument of LlavaProcessor, .* Leave it out"),
+        ({"do_normalise": False}, "Did you mean 'do_normalize'"),
+        ({"paddingside": "left"}, "Did you mean 'padding_side'"),
+        ({"num_frame": 5}, "Did you mean 'num_frames'"),
+        ({"num_kept_tokens": 5}, "num_kept_tokens is set in the model"),
+    ],
+)
+def test_what_nothing_in_a_processor_takes_is_refused_at_loading(
+    llava: LinVTProcessor, tmp_path: Path, wrong: dict[str, Any], words: str
+):
+    llava.save_pretrained(tmp_path)
+    save_base("llava_phi", tmp_path / "base")
+    for load in (AutoProcessor.from_pretrained, LinVTProcessor.from_pretrained):
+        with pytest.raises(LinVTInputError, match=words):
+            load(tmp_path, **wrong)
+    with pytest.raises(LinVTInputError, match=words):
+        LinVTProcessor.from_base(tmp_path / "base", **wrong)
+
+
+def test_a_pipeline_gives_the_processor_what_is_the_models(llava: LinVTProcessor, tmp_path: Path):
+    llava.save_pretrained(tmp_path)
+    given = {"num_kept_tokens": 5, "dtype": "auto", "attn_implementation": "eager", "_commit_hash": None}
+    assert AutoProcessor.from_pretrained(tmp_path, _from_pipeline="any", **given).num_video_tokens == M
 
 
 def test_saving_over_another_processor_leaves_nothing_of_it(processors: dict[str, LinVTProcessor], tmp_path: Path):

@@ -1,16 +1,19 @@
 """What the tests of the trainers share: examples of clips in memory, one step by hand, distances between gradients."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import IterableDataset
+from torch import nn
 from transformers import Trainer
 
 from promises import Wrapped
-from transformers_linvt import LinVTDataCollator
+from transformers_linvt import LinVTDataCollator, LinVTSFTConfig, LinVTSFTTrainer
 from transformers_linvt.training.collator import BOOKKEEPING_KEYS
+from transformers_linvt.training.lora import lora_config
 
 
 CAPTIONS = ("a cat", "two red cars on a road", "rain", "she opens the door", "an apple falls")
@@ -59,6 +62,40 @@ def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Ten
     assert found.keys() == expected.keys()
     difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
     return (difference / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def check_trains_the_loss_of_forward(family: Wrapped, folder: Path, with_lora: bool = True) -> LinVTSFTTrainer:
+    """
+    The loss of the trainer is the one that `forward` gives for the same batch, and so are its gradients.
+
+    Returns:
+        The trainer.
+    """
+    torch.manual_seed(0)
+    trainer = LinVTSFTTrainer(
+        family.model,
+        LinVTSFTConfig(str(folder), max_steps=1, report_to="none", use_cpu=True, bf16=False, num_frames=32),
+        train_dataset=stream(examples(family), 9),
+        processing_class=family.processor,
+        peft_config=lora_config(family.model, r=3, lora_dropout=0.0) if with_lora else None,
+    )
+    batch = trainer.data_collator(examples(family)[:3])
+    for_forward = {key: value for key, value in batch.items() if key not in BOOKKEEPING_KEYS}
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    found = gradients(trainer.model, loss)
+    own = trainer.model(**for_forward).loss
+    assert loss.item() == pytest.approx(own.item(), rel=ROUNDING)
+    error = relative_error(found, gradients(trainer.model, own))
+    assert error < ROUNDING, f"gradients {error:.1e} apart"
+    assert any(".linvt." in name for name in found) and any("lora_" in name for name in found) is with_lora
+    return trainer
 
 
 def check_accumulation(trainer: Trainer, rows: list[dict[str, Any]]) -> None:

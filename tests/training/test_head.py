@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from promises import Wrapped, wrapped
-from training_runs import ROUNDING, ForOthers, examples, relative_error, stream
+from training_runs import ForOthers, check_trains_the_loss_of_forward, examples, stream
 from transformers_linvt import LinVTSFTConfig, LinVTSFTTrainer
-from transformers_linvt.training.collator import BOOKKEEPING_KEYS
 from transformers_linvt.training.head import ThroughTheHead, does_more
 from transformers_linvt.training.lora import lora_config
 
@@ -32,31 +30,15 @@ def trainer_of(family: Wrapped, folder: Path, **options: Any) -> LinVTSFTTrainer
     )
 
 
-def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-
-
 @pytest.mark.parametrize(
     ("name", "more"),
     [("llava_phi", False), ("chameleon", True), pytest.param("inkling_mm_model", True, marks=pytest.mark.bases)],
 )
 def test_the_loss_and_the_gradient_are_those_of_forward(name: str, more: bool, tmp_path: Path):
+    """Of all supported bases: tests/bases/test_bases.py."""
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
-    family = wrapped(name)
-    torch.manual_seed(0)
-    trainer = trainer_of(family, tmp_path)
-    batch = trainer.data_collator(examples(family)[:3])
-    for_forward = {key: value for key, value in batch.items() if key not in BOOKKEEPING_KEYS}
-    trainer.model.train()
-    loss = trainer.compute_loss(trainer.model, dict(batch))
-    found = gradients(trainer.model, loss)
-    assert trainer._head_does_more is more
-    own = trainer.model(**for_forward).loss
-    assert loss.item() == pytest.approx(own.item(), rel=ROUNDING)
-    assert relative_error(found, gradients(trainer.model, own)) < ROUNDING
+    assert check_trains_the_loss_of_forward(wrapped(name), tmp_path)._head_does_more is more
 
 
 def test_the_figures_of_a_step_are_those_of_trl_where_it_knows_the_head(tmp_path: Path):

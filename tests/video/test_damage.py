@@ -207,6 +207,22 @@ def test_a_picture_ends_doubt_only_if_its_packet_is_marked_as_a_key_frame_too() 
     assert shown == [True, False, True]
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_damage_without_time_stamps_is_refused_because_nothing_behind_it_has_a_time(
+    share: float, tmp_path: Path
+) -> None:
+    """A bare stream has places alone, and where pictures are lost the others stand at places that are not theirs."""
+    encode(tmp_path / "raw.h264", RECIPES["raw.h264"])
+    whole = read_video(tmp_path / "raw.h264", num_frames=100)
+    assert read_numbers(whole.frames) == list(range(NUM_FRAMES)) and whole.num_guessed_timestamps == NUM_FRAMES
+    data = bytearray((tmp_path / "raw.h264").read_bytes())
+    hurt = int(share * len(data))
+    data[hurt : hurt + 300] = random.Random(1).randbytes(300)
+    (tmp_path / "hurt.h264").write_bytes(data)
+    with pytest.raises(VideoReadError, match=r"hurt.h264 is damaged \(\d+ broken packets\) and has no time stamps"):
+        read_video(tmp_path / "hurt.h264", num_frames=5)
+
+
 # --- what is said about it -------------------------------------------------------------------------------------------
 
 

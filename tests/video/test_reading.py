@@ -630,6 +630,25 @@ def test_a_full_disk_is_said_to_be_one(files: Path, monkeypatch: pytest.MonkeyPa
             assert "cannot be copied to a temporary file" in refusal(file)
 
 
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("table.declared_num_bytes", OSError(5, "Input/output error")),
+        ("pyav_decoder.VideoFile", OSError(5, "Input/output error")),
+        ("album.Album.put_frame", av.error.InvalidDataError(1, "Invalid data found when processing input")),
+    ],
+)
+def test_a_disk_or_a_conversion_that_fails_is_an_error_of_ours(
+    where: str, reason: Exception, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **named: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(f"transformers_linvt.video.{where}", fails)
+    message = refusal(files / "clip.mp4")
+    assert "clip.mp4 could not be read to its end: " in message and reason.strerror in message
+
+
 def test_half_of_a_surrogate_pair_in_a_name_is_refused() -> None:
     assert "no file name can" in refusal("clip\ud800.mp4")
 

@@ -7,14 +7,18 @@ frame than the one asked for is the one outcome that must not happen. The real c
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import av
+import av.error
 import numpy as np
 import pytest
 
 from transformers_linvt.errors import VideoReadError
 from transformers_linvt.video import pyav_decoder
+from transformers_linvt.video.container import VideoFile
 from transformers_linvt.video.frames import VideoFrames, uniform_indices
 from transformers_linvt.video.reading import read_video
 from zoo import EDITS, MATRICES, NUM_FRAMES, RECIPES, Exhibit, build_zoo, read_numbers
@@ -176,6 +180,59 @@ def test_the_common_kinds_of_file_are_read_by_seeking(
     assert_shows(video, zoo[name], [first + index for index in uniform_indices(count - first, 5)])
 
 
+class Seeking:
+    """A container of PyAV whose `seek` is another; everything else is its own."""
+
+    def __init__(self, container: Any, seek: Callable[..., None]) -> None:
+        self.container, self.other = container, seek
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.container, name)
+
+    def seek(self, pts: int, **options: Any) -> None:
+        self.other(self.container, pts, **options)
+
+
+def fails_to_seek(container: Any, pts: int, **options: Any) -> None:
+    raise av.error.PermissionError(1, "Operation not permitted", "a damaged index")
+
+
+def stays_where_it_is(container: Any, pts: int, **options: Any) -> None:
+    pass
+
+
+def lands_at_the_end(container: Any, pts: int, **options: Any) -> None:
+    container.seek(1 << 40, **options)
+
+
+@pytest.mark.parametrize("seek", [fails_to_seek, stays_where_it_is, lands_at_the_end])
+def test_where_seeking_fails_the_same_frames_are_found_from_the_start(
+    seek: Callable[..., None], backend: str, zoo: dict[str, Exhibit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg seeks by the index of a file, which may be damaged where the pictures are not."""
+    opened, num_sought = pyav_decoder.PyAVReader.open, 0
+
+    def open_with_bad_index(self: pyav_decoder.PyAVReader) -> VideoFile:
+        def counted(*arguments: Any, **options: Any) -> None:
+            nonlocal num_sought
+            num_sought += 1
+            seek(*arguments, **options)
+
+        file = opened(self)
+        file.container = Seeking(file.container, counted)
+        return file
+
+    monkeypatch.setattr(pyav_decoder.PyAVReader, "open", open_with_bad_index)
+    exhibit = zoo["h264.mp4"]
+    if backend != "pyav":  # they seek by the same index
+        with pytest.raises(VideoReadError, match=f"is not read with {backend}: decoding cannot start at its key"):
+            read_video(exhibit.path, num_frames=5, start=1.1, video_backend=backend)
+        return
+    video = read_video(exhibit.path, num_frames=5, start=1.1, video_backend=backend)
+    assert num_sought
+    assert_shows(video, exhibit, [27 + index for index in uniform_indices(NUM_FRAMES - 27, 5)])
+
+
 def test_duration_and_rate_come_from_the_time_stamps(zoo: dict[str, Exhibit]) -> None:
     constant = read_video(zoo["start_at_3s.mp4"].path, num_frames=1)
     assert constant.duration == pytest.approx(72 / 25) and constant.average_fps == pytest.approx(25)
@@ -203,7 +260,6 @@ def test_several_threads_give_the_same_frames(zoo: dict[str, Exhibit]) -> None:
 
 def test_the_zoo_has_what_its_names_say(zoo: dict[str, Exhibit]) -> None:
     """The files are only worth something if they really have the property that they are there for."""
-    import av
 
     def packets(name: str) -> list[av.Packet]:
         with av.open(str(zoo[name].path)) as container:

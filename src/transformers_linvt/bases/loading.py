@@ -383,6 +383,7 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
     if "video_processor" not in attributes:
         return processor_class.from_pretrained(source, **kwargs)
     kwargs.pop("backend", None)
+    given = {name: kwargs.pop(name) for name in attributes if name in kwargs}
     loaders = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, **kwargs),
         "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(source, **kwargs),
@@ -393,9 +394,9 @@ def _load_parts(source: str, settings: dict[str, Any], **kwargs: Any) -> Any:
         raise UnsupportedBaseError(
             f"{class_name} needs torchvision (it has a {', '.join(unknown)} as well). Install it."
         )
-    parts = [loaders[attribute]() for attribute in attributes]
+    parts = [given[attribute] if attribute in given else loaders[attribute]() for attribute in attributes]
     with video_processors_known():
-        return processor_class.from_args_and_dict(parts, settings)
+        return processor_class.from_args_and_dict(parts, settings, **kwargs)
 
 
 __all__ = [

@@ -41,14 +41,40 @@ class Arguments:
     video_root: str | os.PathLike | None = None
 
 
+def joined(kwargs: Mapping[str, Any], processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    The arguments of a call with those of its `processor_kwargs`.
+
+    Raises:
+        LinVTInputError: one is given in both.
+    """
+    more = dict(processor_kwargs or {})
+    for name in more:
+        if name in kwargs:
+            raise LinVTInputError(_given_twice(name, "processor_kwargs"))
+    return {**kwargs, **more}
+
+
 def sort_arguments(kwargs: Mapping[str, Any], image_processor: Any, template: str | None) -> Arguments:
-    """Keyword arguments by whom they are for; what nobody knows is the template's, if it is no misspelling."""
+    """
+    Keyword arguments by whom they are for; what nobody knows is the template's, if it is no misspelling.
+
+    Raises:
+        LinVTInputError: a misspelt argument, or one that is given by itself and in a group as well.
+    """
     accepted = getattr(image_processor, "valid_kwargs", None)
     image_names = set(getattr(accepted, "__annotations__", ())) - {"return_tensors"}
     result, kwargs = Arguments(), dict(kwargs)
-    result.text.update(kwargs.pop("text_kwargs", None) or {})
-    result.pictures.update(kwargs.pop("images_kwargs", None) or {})
-    for name, value in dict(kwargs.pop("videos_kwargs", None) or {}).items():
+    groups = {
+        group: dict(kwargs.pop(group, None) or {}) for group in ("text_kwargs", "images_kwargs", "videos_kwargs")
+    }
+    for group, given in groups.items():
+        for name in given:
+            if name in kwargs:
+                raise LinVTInputError(_given_twice(name, group))
+    result.text.update(groups["text_kwargs"])
+    result.pictures.update(groups["images_kwargs"])
+    for name, value in groups["videos_kwargs"].items():
         of_videos = (*SAMPLING_ARGUMENTS, *SUBTITLE_ARGUMENTS)
         if name not in of_videos and name not in image_names:
             raise LinVTInputError(f"videos_kwargs: {unknown_argument(name, (*of_videos, *image_names))}")
@@ -71,6 +97,21 @@ def sort_arguments(kwargs: Mapping[str, Any], image_processor: Any, template: st
         else:
             result.template[name] = value
     return result
+
+
+def check_given_once(name: str, value: Any, group: Mapping[str, Any]) -> None:
+    """
+    Refuse an argument that a group has with another value.
+
+    Raises:
+        LinVTInputError: it does.
+    """
+    if group.get(name, value) != value:
+        raise LinVTInputError(_given_twice(name, "text_kwargs or processor_kwargs"))
+
+
+def _given_twice(name: str, group: str) -> str:
+    return f"{name} is given twice: in {group}, and beside it. Give it in one of the two."
 
 
 def _target(result: Arguments, name: str) -> dict[str, Any]:

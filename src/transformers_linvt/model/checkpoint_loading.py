@@ -166,6 +166,11 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         source = os.fspath(pretrained_model_name_or_path)
+        if torch.get_default_device().type == "meta":
+            raise CheckpointError(
+                f"{source!r} cannot be loaded where the default device is 'meta', which holds no weights. Load it "
+                "outside of torch.device('meta'); an empty model is LinVTForVideoQA(config)."
+            )
         if os.path.isdir(source):  # by its whole name, so that an adapter that is trained on it finds it from anywhere
             pretrained_model_name_or_path = source = os.path.abspath(source)
             if finish_saving(source) and getattr(config, "name_or_path", None) == source:

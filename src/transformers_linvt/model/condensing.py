@@ -1,7 +1,9 @@
 """Frames -> frame tokens -> video tokens: the half of [`LinVTModel`] that comes before the language model."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from transformers.utils import logging
 
 from ..bases.base import BaseBridge
 from ..bases.layouts import EncodedFrames
-from ..errors import LinVTInputError
+from ..errors import CheckpointError, LinVTInputError
 from ..summaries import short_repr
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
@@ -48,6 +50,18 @@ class CondensesVideos(LinVTPreTrainedModel):
     """What [`LinVTModel`] does to videos before they meet a prompt."""
 
     bridge: BaseBridge
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        Refuse: names and files of a checkpoint are those of the model around the backbone.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            f"{os.fspath(save_directory)!r} is not written: LinVTModel is the inside of a LinVTForVideoQA. Save "
+            "that one; LinVTModel.from_pretrained reads its checkpoint."
+        )
 
     def encode_videos(
         self, frames_per_video: Sequence[int], frame_inputs: Mapping[str, torch.Tensor]

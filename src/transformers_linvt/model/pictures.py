@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,33 @@ from ..errors import LinVTInputError, VideoReadError, first_line, shown
 from ..video.download import check_url_allowed, download_video
 from ..video.limits import VideoLimits, shorten_name
 from ..video.media_address import is_data_url, name_of_address, path_of_file_url, read_data_url, scheme_of
+from .arguments import Arguments
+from .messages import parts_of, source_of
 
 
 _MAX_PICTURE_BYTES = 64 << 20  # of a picture from an address, where the caller gives no limits; ours
+
+
+class ReadsPictures:
+    """What [`LinVTProcessor`] does with pictures."""
+
+    def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: Arguments, needed: bool) -> list[Any]:
+        parts = list(parts_of(messages, "image"))
+        sources = [source_of(part, needed) for part in parts]
+        return [self.load_picture(source, arguments.sampling) for source in sources] if needed else []
+
+    def load_picture(self, source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
+        """
+        A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are.
+
+        Args:
+            source: see above, or an undecoded picture of `datasets`.
+            sampling: `allow_urls` and `limits`, for addresses.
+
+        Raises:
+            LinVTInputError: no picture, or one that cannot be read.
+        """
+        return read_picture(source, sampling)
 
 
 def read_picture(source: Any, sampling: Mapping[str, Any] | None = None) -> Any:

@@ -11,7 +11,15 @@ from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
 from ..video.frames import VideoFrames
-from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
+from .arguments import (
+    Arguments,
+    check_given_once,
+    check_video_counts,
+    joined,
+    nested_videos,
+    pictures_per_prompt,
+    sort_arguments,
+)
 from .messages import (
     PICTURE_KEYS,
     Messages,
@@ -22,7 +30,7 @@ from .messages import (
     sampling_of,
     source_of,
 )
-from .pictures import read_named_pictures, read_picture
+from .pictures import ReadsPictures, read_named_pictures
 from .processor_files import SavesProcessors
 from .prompt import (
     VIDEO_TOKEN,
@@ -41,7 +49,9 @@ from .video_processor import HasConventionalNames
 logger = logging.get_logger(__name__)
 
 
-class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors):
+class LinVTProcessor(
+    ReadsVideos, ReadsPictures, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors
+):
     """
     A base model's processor that also takes videos.
 
@@ -117,7 +127,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     @property
     def model_input_names(self) -> list[str]:
         """Names the model may get from this processor."""
-        names = list(self.base_processor.model_input_names)
+        # the base's own video path is not taken, and "video_mask" below is another one than it may have
+        names = [name for name in self.base_processor.model_input_names if "video" not in name]
         frames = sorted(FRAME_PREFIX + name for name in self._frame_input_names)
         return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
 
@@ -241,16 +252,18 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
                 relative paths start from, and that files named by `url`, `video_url` and `image_url` have to lie in;
                 without it these name none); tokenizer arguments (`padding`, `truncation`, `max_length`, ...); options
                 of the image processor, for pictures and frames; any of them in `videos_kwargs`, `text_kwargs` and
-                `images_kwargs` (pictures only). The rest goes to the template.
+                `images_kwargs` (pictures only). None may be given twice. The rest goes to the template.
 
         Raises:
             LinVTInputError: something that is not a list of messages, an empty question, a placeholder typed into a
                 text, a part without a source or with two, an unknown key in a part, a prompt longer than the
-                tokenizer's limit, a base without chat template, a misspelt argument.
+                tokenizer's limit, a base without chat template, an argument that is misspelt or given twice.
             VideoReadError: a video could not be read.
         """
         template = self._template(chat_template)
-        arguments = sort_arguments({**kwargs, **(processor_kwargs or {})}, self.image_processor, template)
+        arguments = sort_arguments(joined(kwargs, processor_kwargs), self.image_processor, template)
+        if return_tensors != "auto":
+            check_given_once("return_tensors", return_tensors, arguments.text)
         conversations, is_batched = self._parsed(conversation, arguments)
         video_parts = [list(parts_of(messages, "video")) for messages in conversations]
         self._check_texts(conversations, any(video_parts))
@@ -316,7 +329,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
 
         Raises:
             LinVTInputError: the number of placeholders is not that of the videos or pictures, the question is not in
-                the prompt, a misspelt argument.
+                the prompt, an argument that is misspelt or given twice.
             VideoReadError: a video could not be read.
         """
         arguments = sort_arguments(kwargs, self.image_processor, None)
@@ -397,28 +410,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
                 prompt = RenderedPrompt(str(prompt), prompt.question_spans, spans)
             prompts.append(prompt)
         arguments.template = {}
-        arguments.text = {"padding": True, "padding_side": "right", "return_tensors": "pt", **arguments.text}
+        # not the tokenizer's own defaults: what is cut is the collator's to say
+        own = {"padding": True, "padding_side": "right", "truncation": False, "return_tensors": "pt"}
+        arguments.text = {**own, **arguments.text}
         return self._with_videos(prompts, [one for row in videos for one in row], pictures, arguments)
-
-    # -- pictures --
-
-    def _pictures_of(self, messages: Sequence[Mapping[str, Any]], arguments: Arguments, needed: bool) -> list[Any]:
-        parts = list(parts_of(messages, "image"))
-        sources = [source_of(part, needed) for part in parts]
-        return [self.load_picture(source, arguments.sampling) for source in sources] if needed else []
-
-    def load_picture(self, source: Any, sampling: Mapping[str, Any] | None = None) -> Any:
-        """
-        A picture from a path, an address, base64 or bytes; arrays, tensors and pictures come back as they are.
-
-        Args:
-            source: see above, or an undecoded picture of `datasets`.
-            sampling: `allow_urls` and `limits`, for addresses.
-
-        Raises:
-            LinVTInputError: no picture, or one that cannot be read.
-        """
-        return read_picture(source, sampling)
 
     # -- parts of these calls --
 

@@ -1,11 +1,14 @@
 """Saving and loading a processor: the base's own files, and our settings in the same `processor_config.json`."""
 
+import inspect
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from transformers import ProcessorMixin
+from transformers.processing_utils import TextKwargs
 from transformers.utils import PROCESSOR_NAME
 
 from ..bases.loading import HUB_ARGUMENTS
@@ -32,8 +35,66 @@ _SETTINGS = (
 _HUB_ARGUMENTS = (*HUB_ARGUMENTS, "trust_remote_code")
 
 
-# What else users of transformers give `AutoProcessor.from_pretrained`; a pipeline adds arguments that are the model's.
-_PART_ARGUMENTS = ("padding_side", "truncation_side", "model_max_length", "min_pixels", "max_pixels", "size")
+# Of a model's `from_pretrained`. A pipeline gives them to the processor as well, and so do people.
+_MODEL_ARGUMENTS = (
+    "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "code_revision", "config",
+    "device_map", "device_mesh", "distributed_config", "dtype", "experts_implementation", "generation_config",
+    "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping", "load_in_4bit", "load_in_8bit",
+    "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "offload_state_dict",
+    "output_loading_info", "quantization_config", "state_dict", "torch_dtype", "tp_plan", "tp_size", "use_kernels",
+    "use_safetensors", "variant", "weights_only",
+)  # fmt: skip
+# Of tokenizers, beside special tokens and what the classes name in `__init__`.
+_TOKENIZER_ARGUMENTS = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "additional_special_tokens", "backend", "chat_template",
+    "clean_up_tokenization_spaces", "extra_special_tokens", "legacy", "max_length", "model_max_length",
+    "padding_side", "split_special_tokens", "truncation_side", "use_fast",
+)  # fmt: skip
+_SURELY_MEANT = 0.85  # a base's own num_query_tokens is no misspelt num_video_tokens
+
+
+def _for_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What of the arguments of `from_pretrained` is for the base's processor and its parts.
+
+    Raises:
+        LinVTInputError: one of them is a misspelt setting, or one of the model's.
+    """
+    parts = {}
+    for name, value in kwargs.items():
+        if name in (*_SETTINGS, *_HUB_ARGUMENTS, *_MODEL_ARGUMENTS) or name.startswith("_"):
+            continue
+        if name in LINVT_FIELDS:
+            if "_from_pipeline" in kwargs:  # which gives them to the model, too
+                continue
+            raise LinVTInputError(f"{name} is set in the model: LinVTForVideoQA.from_base(..., {name}=...).")
+        if nearest_name(name, _SETTINGS, _SURELY_MEANT):
+            raise LinVTInputError(unknown_argument(name, _SETTINGS))
+        parts[name] = value
+    return parts
+
+
+def _check_arrived(processor: ProcessorMixin, names: Iterable[str]) -> None:
+    """
+    Refuse arguments that neither the base's processor nor its tokenizer or image processor knows.
+
+    Raises:
+        LinVTInputError: there is one.
+    """
+    parts: Any = processor
+    accepted = getattr(parts.image_processor, "valid_kwargs", None)
+    known = {*_TOKENIZER_ARGUMENTS, *TextKwargs.__annotations__, *getattr(accepted, "__annotations__", ())}
+    known |= {*getattr(parts.tokenizer, "SPECIAL_TOKENS_ATTRIBUTES", ())}
+    for made in (type(processor), *type(parts.tokenizer).__mro__):
+        known |= {*inspect.signature(made.__init__).parameters} - {"self", "args", "kwargs"}
+    for name in names:
+        if name not in known:
+            meant = nearest_name(name, sorted({*known, *_SETTINGS}))
+            raise LinVTInputError(
+                f"{name} is no argument of {type(processor).__name__}, its tokenizer or its image processor, and no "
+                f"setting of LinVTProcessor ({', '.join(_SETTINGS)})."
+                + (f" Did you mean {meant!r}?" if meant else " Leave it out.")
+            )
 
 
 class SavesProcessors(HasBaseProcessor):
@@ -94,20 +155,18 @@ class SavesProcessors(HasBaseProcessor):
         Args:
             pretrained_model_name_or_path: folder or repository id.
             kwargs: `num_frames`, `add_timestamps`, `num_video_tokens` instead of the saved ones; `revision`,
-                `subfolder`, `token` and the like; `padding_side`, `min_pixels` and the like for the base's parts.
-                Others are ignored, as a pipeline adds arguments that are the model's.
+                `subfolder`, `token` and the like; what the base's own `from_pretrained` takes for its processor,
+                tokenizer and image processor (`tokenizer`, `chat_template`, `padding_side`, `size`, `do_resize`).
+                Those of a model (`dtype`, `device_map`) are left to the model: a pipeline gives them to both.
 
         Raises:
             CheckpointError: nothing there, or the processor of another model.
-            LinVTInputError: a misspelt argument.
+            LinVTInputError: an argument that nothing here takes.
         """
         source = os.fspath(pretrained_model_name_or_path)
         own = {name: kwargs[name] for name in _SETTINGS if name in kwargs}
-        for name in kwargs:
-            if name not in (*_SETTINGS, *_HUB_ARGUMENTS, *_PART_ARGUMENTS) and nearest_name(name, _SETTINGS):
-                raise LinVTInputError(unknown_argument(name, _SETTINGS))
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        parts = {name: kwargs[name] for name in _PART_ARGUMENTS if name in kwargs}
+        parts = _for_parts(kwargs)
         if os.path.isdir(source):
             finish_saving(source)
         try:
@@ -134,7 +193,9 @@ class SavesProcessors(HasBaseProcessor):
             )
         settings = {**{name: value for name, value in saved.items() if name in _SETTINGS}, **own}
         bridge = bridge_of(settings.get("base_model_type") or "")
-        return cls(bridge.load_processor(source, **hub, **parts), **settings)
+        base_processor = bridge.load_processor(source, **hub, **parts)
+        _check_arrived(base_processor, parts)
+        return cls(base_processor, **settings)
 
     @classmethod
     def from_base(cls, base: "str | os.PathLike | ProcessorMixin", **kwargs: Any) -> Self:
@@ -144,24 +205,24 @@ class SavesProcessors(HasBaseProcessor):
         Args:
             base: repository id, folder, or a loaded processor, which is used as it is and not changed.
             kwargs: `num_video_tokens` (the model's), `num_frames`, `add_timestamps`, `base_model_type`; other
-                arguments such as `revision` and `token` go to the base's `from_pretrained`. Without
+                arguments such as `revision`, `token` and `size` go to the base's `from_pretrained`. Without
                 `num_video_tokens` it is what one frame of the base has, 640 x 360 pixels where that depends on the
                 size, as in [`LinVTForVideoQA.from_base`].
 
         Raises:
             CheckpointError: nothing there.
             UnsupportedBaseError: what is there has no tokenizer or image processor, or a package is missing.
-            LinVTInputError: a misspelt argument, or one for loading beside a loaded processor.
+            LinVTInputError: an argument that nothing here takes, or one for loading beside a loaded processor.
         """
         own = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
         is_loaded = not isinstance(base, str | os.PathLike)
-        for name in kwargs:
-            if name in LINVT_FIELDS:
-                raise LinVTInputError(f"{name} is set in the model: LinVTForVideoQA.from_base(..., {name}=...).")
-            if is_loaded or (name not in _HUB_ARGUMENTS and nearest_name(name, _SETTINGS)):
-                raise LinVTInputError(unknown_argument(name, _SETTINGS))
+        parts = _for_parts(kwargs)
+        if is_loaded and kwargs:
+            raise LinVTInputError(unknown_argument(next(iter(kwargs)), _SETTINGS))
         if not is_loaded:
-            base, found = load_processor_at(os.fspath(base), kwargs, own.get("base_model_type"))
+            hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+            base, found = load_processor_at(os.fspath(base), {**hub, **parts}, own.get("base_model_type"))
+            _check_arrived(base, parts)
             if own.get("base_model_type") is None:
                 own["base_model_type"] = found
         processor = cls(base, **own)

@@ -29,6 +29,7 @@ class WritesTokens(HasBaseProcessor):
         """Expand the placeholders, tokenise, and mark which tokens are the video's and which the question's."""
         pictures = iter(replacements)
         expanded = [self._expand(prompt, pictures) for prompt in prompts]
+        kwargs = {**self._tokenizer_defaults(), **kwargs}
         encoded = self._encode([prompt for prompt, _ in expanded], kwargs, return_tensors)
         ids = encoded["input_ids"]
         self._check_length(ids, kwargs)
@@ -55,6 +56,12 @@ class WritesTokens(HasBaseProcessor):
             )
         make = torch.tensor if return_tensors == "pt" else np.array
         return {name: make(rows) for name, rows in data.items()}
+
+    def _tokenizer_defaults(self) -> dict[str, Any]:
+        """What the tokenizer was loaded with for its calls (`padding="max_length"`), which holds for pictures, too."""
+        given = getattr(self.tokenizer, "init_kwargs", {})
+        names = [name for name in TOKENIZER_ARGUMENTS if name in given and name != "return_tensors"]
+        return {name: getattr(self.tokenizer, name, given[name]) for name in names}
 
     def _encode(self, prompts: Sequence[str], kwargs: Mapping[str, Any], return_tensors: str | None) -> dict[str, Any]:
         """The tokenizer's output as lists, with the base's own defaults and character offsets where there are any."""

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av.error
 import numpy as np
 
-from ..errors import VideoReadError
+from ..errors import VideoReadError, first_line
 from .album import MakeAlbum, album_of_all
 from .frames import Request, VideoFrames
 from .limits import Clock, Spending, VideoLimits, one_request
@@ -192,9 +193,15 @@ def _read(video: Any, read: _Read, spending: Spending) -> VideoFrames:
         state = source.state
         try:
             result = _read_source(source, read)
-        except (VideoReadError, OSError):
+        except VideoReadError:
             _check_unchanged(source, state)
             raise
+        except (av.error.FFmpegError, OSError) as error:  # a disk that fails, a pixel format that nothing converts
+            _check_unchanged(source, state)
+            raise VideoReadError(
+                f"{source.name} could not be read to its end: {first_line(error)}. Copy or download it again, or "
+                "re-encode it, for example to H.264."
+            ) from error
         _check_unchanged(source, state)
         return result
 
