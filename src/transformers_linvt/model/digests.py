@@ -93,7 +93,7 @@ def digest_of_processor(processor: Any) -> str:
 
 def digest_of_settings(config: Any) -> str:
     """
-    Of the base's settings beside its weights, such as which layer of the vision tower counts.
+    A digest of the base's settings beside its weights, such as which layer of the vision tower counts.
 
     Args:
         config ([`LinVTConfig`]).

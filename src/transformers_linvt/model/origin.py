@@ -16,7 +16,7 @@ _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a 
 
 class VideoDigest:
     """
-    Of the frames as the image processor gave them, and their times: other for another video, sampling or processor,
+    A digest of the frames as the image processor gave them, and their times: other for another video, sampling or processor,
     and the same however the frames are cut into pieces.
 
     Args:
@@ -59,7 +59,7 @@ class VideoDigest:
 
 def digest_of_model(model: Any) -> str | None:
     """
-    Of all of LinVT's weights, and of some numbers of every weight of the base that frames go through.
+    A digest of all of LinVT's weights, and of some numbers of every weight of the base that frames go through.
 
     Weights count as they are in bfloat16, so that a model in float32 is the same as in bfloat16. It is computed again
     when a weight has changed.

@@ -21,7 +21,7 @@ class PageSettings:
             model knows them.
 
     Raises:
-        LinVTInputError: a number that is none.
+        LinVTInputError: a setting that is not the number it has to be.
     """
 
     name: str
