@@ -10,6 +10,7 @@ from transformers.utils import logging
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
+from ..video.duplicates import levels_of
 from ..video.frames import VideoFrames
 from .arguments import Arguments, check_video_counts, nested_videos, pictures_per_prompt, sort_arguments
 from .messages import (
@@ -33,6 +34,7 @@ from .prompt import (
     with_questions,
 )
 from .prompt_tokens import WritesTokens
+from .repeated_frames import IS_NEW
 from .subtitle_words import WritesSubtitles
 from .video_inputs import ReadsVideos
 from .video_processor import HasConventionalNames
@@ -61,6 +63,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             frames of a video together: larger frames are made smaller. By default as the base's own video processor
             caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
             given in a call (`size`, `max_pixels`) comes before both.
+        skip_duplicate_frames (`bool` or `float`, defaults to `True`): whether a frame that is identical to the one
+            before it is prepared and encoded once, which changes no answer. A number of levels of 255 skips frames
+            that are similar as well: no square of 16 x 16 pixels may differ by more on average from the frame that
+            stands for it. `False` encodes every frame.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -85,6 +91,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         frame_path: str = "image",
         max_frame_tokens: int | None = None,
         max_total_frame_tokens: int | None = None,
+        skip_duplicate_frames: bool | float = True,
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -111,6 +118,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
         self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
+        levels_of(skip_duplicate_frames)
+        self.skip_duplicate_frames = skip_duplicate_frames
         self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.bridge.markers(base_processor)
         self.added = self.bridge.added_texts(base_processor)
@@ -124,7 +133,7 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     def model_input_names(self) -> list[str]:
         """Names the model may get from this processor."""
         names = list(self.base_processor.model_input_names)
-        frames = sorted(FRAME_PREFIX + name for name in self._frame_input_names)
+        frames = sorted(FRAME_PREFIX + name for name in (*self._frame_input_names, IS_NEW))
         return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
 
     def check_fits(self, config: Any) -> None:

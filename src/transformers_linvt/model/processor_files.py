@@ -26,6 +26,7 @@ _SETTINGS = (
     "frame_path",
     "max_frame_tokens",
     "max_total_frame_tokens",
+    "skip_duplicate_frames",
 )
 
 
