@@ -132,7 +132,8 @@ class ReadsVideos(HasBaseProcessor):
                 inputs, is_new = self._prepare_new(finder, chunk.frames, chunk.source, options)
                 digest.feed({**inputs, IS_NEW: is_new})  # here, beside the model: it looks at every byte
                 prepared = PreparedFrames(inputs, len(is_new), is_new, chunk.start // step, times, digest)
-                channel.put(prepared, sum(value.numel() * value.element_size() for value in inputs.values()))
+                num_bytes = sum(value.numel() * value.element_size() for value in inputs.values())
+                channel.put(prepared, max(num_bytes, CHUNK_BYTES // 2))  # two wait at most, however small they are
 
         return workers.start(prepare, CHUNK_BYTES)
 
