@@ -408,12 +408,12 @@ def gather_runs(
         opened,
         num_slots,
     )
-    frame = torch.arange(num_frames, device=mask.device).view(1, -1, 1)
+    frame = torch.arange(num_frames, device=mask.device, dtype=torch.int32).view(1, -1, 1)
     starts = _of_slots((frame * places + along).flatten(1), opened, num_slots)
 
     # every other token belongs where the last new one of its place belongs
     slot = opened.cumsum(1).sub_(1).view(batch, num_frames, places)
-    started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp_(min=0)
+    started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp_(min=0).long()
     slot = slot.gather(1, started).clamp_(min=0)
     share = _shares_of_runs(weight.detach(), started, mask.gather(2, along), slot, num_slots)
     del started  # a long video has as much memory as this takes, and no more
@@ -473,7 +473,7 @@ def _first_new_of_each(is_new: torch.Tensor, group: torch.Tensor) -> torch.Tenso
     place = torch.arange(group.shape[1], device=group.device).expand_as(group)
     changes = F.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
     first = torch.where(changes, place, 0).cummax(dim=1).values.unsqueeze(1).expand_as(is_new)
-    so_far = is_new.cumsum(2)
+    so_far = is_new.cumsum(2, dtype=torch.int32)
     before = F.pad(so_far, (1, 0)).gather(2, first)
     return is_new & (so_far.sub_(before) == 1)
 
