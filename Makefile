@@ -16,6 +16,8 @@ RUN = OMP_NUM_THREADS=$(THREADS) $(BIN)
 # For tests the threads are processes of one thread each: the models are tiny. A process that has done its share takes
 # over what another has not begun
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+# a minute; single runs of tests (TESTS=...) go without
+TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
 # what differs between versions of the libraries: model, processor, pipelines, training, a reader, registration
 FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tests/model/test_processing.py \
@@ -27,12 +29,12 @@ FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tes
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness format clean
+.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness test-web test-notebooks format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
-	@echo "make test                set up .venv, then ruff, typos and the tests that CI runs"
-	@echo "make types               pyright (basic) over the package"
+	@echo "make test                set up .venv, then ruff, typos, pyright and the tests that CI runs"
+	@echo "make types               pyright (basic) alone, which make test has too"
 	@echo "make test-wheel          the wheel with the newest of everything: make PYTHON=python3.13 test-wheel"
 	@echo "make test-oldest         a part of the tests with the oldest versions that pyproject.toml allows"
 	@echo "make test-newest         the same part with the newest: make PYTHON=python3.13 test-newest"
@@ -44,6 +46,8 @@ help:
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
 	@echo "make coverage            what of the clips in LINVT_TEST_VIDEOS an untrained LinVT covers: docs/coverage.md"
 	@echo "make test-harness        LinVT in lmms-eval, on miniatures of benchmarks, in an environment of its own"
+	@echo "make test-web            the page of linvt web in headless Chromium, in an environment of its own"
+	@echo "make test-notebooks      the notebooks of examples/notebooks, from their first cell to their last"
 	@echo "make format              let ruff mend and format the sources"
 	@echo "make clean               remove .venv, caches and builds"
 
@@ -54,6 +58,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/typos --quiet
+	$(if $(TESTS),,$(TYPES))
 	$(PYTEST) $(TESTS)
 
 # What a user gets: the wheel, the newest releases that its requirements allow, and no sources and no constraints beside
@@ -100,7 +105,7 @@ docs: .venv-docs/installed
 	@echo "The pages are in site/; .venv-docs/bin/mkdocs serve shows them while they are written"
 
 types: .venv/installed-dev
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
+	$(TYPES)
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not gpu" $(TESTS)
@@ -136,12 +141,19 @@ test-harness: .venv-harness/installed
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/.venv-harness/hub OMP_NUM_THREADS=1 .venv-harness/bin/python -m pytest \
 	    -m "slow or not slow" tests/evaluation/test_harness.py tests/evaluation/test_benchmarks.py $(TESTS)
 
+# Chromium is Debian's (apt-get install chromium), what LINVT_CHROMIUM names, or that of `playwright install chromium`
+test-web: .venv-web/installed
+	OMP_NUM_THREADS=1 .venv-web/bin/python -m pytest -m browser tests/web $(TESTS)
+
+test-notebooks: .venv-web/installed
+	OMP_NUM_THREADS=$(THREADS) .venv-web/bin/python -m pytest -m notebook tests/test_notebooks.py $(TESTS)
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-harness .venv-bases .venv-oldest .venv-newest .venv-docs build dist site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-wheel .venv-harness .venv-bases .venv-oldest .venv-newest .venv-docs .venv-web build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip is asked again only when what is to be installed has changed. The sources are installed as editable.
@@ -180,6 +192,15 @@ clean:
 	@.venv-harness/bin/python -c "import torchvision" 2>/dev/null || \
 	    .venv-harness/bin/python -m pip uninstall --quiet --yes torchvision
 	@.venv-harness/bin/python -c "import lmms_eval.evaluator"
+	@touch $@
+
+# Gradio holds back a library that ruff's and trl's neighbours want newer: an environment of its own
+.venv-web/installed: pyproject.toml constraints.txt
+	@echo "Installing Gradio, Playwright and nbclient into .venv-web (once, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-web
+	@grep -E "^(torch|transformers|peft|trl|datasets)==" constraints.txt | .venv-web/bin/python -m pip install --quiet \
+	    --quiet --disable-pip-version-check --constraint /dev/stdin --editable ".[web,training]" httpx ipykernel nbclient \
+	    playwright pytest pytest-timeout
 	@touch $@
 
 .venv-docs/installed: requirements-docs.txt

@@ -89,7 +89,7 @@ def tiny_qwen() -> tuple[LinVTForVideoQA, LinVTProcessor]:
 
 def encode_alone(arguments: argparse.Namespace) -> None:
     """In a process of its own: one line of JSON."""
-    if arguments.height > 200:
+    if arguments.height > 300:
         model, processor = tiny_qwen()
     else:
         path = embedded_model_path()
@@ -251,7 +251,7 @@ def main() -> None:
     if arguments.part == "preparation":
         measure_preparation(arguments)
     elif arguments.part == "memory":
-        measure_memory(arguments, 96, 160)
+        measure_memory(arguments, 204, 360)
     else:
         measure_memory(arguments, 720, 1280)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,7 +78,8 @@ class Cost:
     def first_token_s(self) -> float | None:
         """Seconds from frames that were read to the first token of an answer."""
         parts = [self.preprocess_s, self.vision_s, self.linvt_s or 0.0, self.prefill_s]
-        return None if None in parts else sum(parts)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
 
 
 class Stopwatch:
@@ -227,18 +229,18 @@ class Bench:
 
     def _pictures(self, cost: Cost, frames: VideoFrames) -> None:
         """The base with frames as pictures, of the size and in the one tile that LinVT gives it."""
+        count = len(frames)
         if cost.way == FEWER:
             fit = cost.video_tokens // self._tokens_of_picture(frames)
-            cost.frames_seen = min(len(frames), max(1, fit))
-        count = cost.frames_seen
+            count = cost.frames_seen = min(count, max(1, fit))
         places = [(2 * i + 1) * len(frames) // (2 * count) for i in range(count)]
         pictures = [PIL.Image.fromarray(frames.frames[place]) for place in places]
         cost.preprocess_s, _ = self.watch.measure(lambda: self._ask_pictures(pictures))
         made = self._on_device(self._ask_pictures(pictures))
         inputs = self.bridge.picture_inputs_of(self.base, made)
-        cost.vision_s, _ = self.watch.measure(lambda: self.bridge.encode(self.base, inputs))
-        self._generate_from(cost, made, self.model.config.image_token_id)
-        cost.questions_per_s = 1 / (cost.vision_s + cost.prefill_s)
+        vision, _ = self.watch.measure(lambda: self.bridge.encode(self.base, inputs))
+        prefill = self._generate_from(cost, made, self.model.config.image_token_id, vision)
+        cost.questions_per_s = 1 / (vision + prefill)
         as_frames = self._on_device(self.processor.video_inputs(frames))
         inputs = {
             name.removeprefix(FRAME_PREFIX): as_frames[name] for name in as_frames if name.startswith(FRAME_PREFIX)
@@ -265,8 +267,7 @@ class Bench:
         except Exception as error:  # what a base's video processor needs and may miss here is its own affair
             raise LinVTInputError(f"it does not run here: {first_line(error)}") from error
         cost.preprocess_s, _ = self.watch.measure(ask)
-        cost.vision_s = 0.0  # in the time of the prefill: there is no one name for it
-        self._generate_from(cost, made, token)
+        self._generate_from(cost, made, token, 0.0)  # in the time of the prefill: there is no one name for it
 
     # -- parts of these --
 
@@ -285,18 +286,20 @@ class Bench:
         made = self._ask_pictures([PIL.Image.fromarray(frames.frames[0])])
         return max(1, int((made["input_ids"] == self.model.config.image_token_id).sum()))
 
-    def _generate_from(self, cost: Cost, made: Mapping[str, Any], token: int) -> None:
+    def _generate_from(self, cost: Cost, made: Mapping[str, Any], token: int, vision: float) -> float:
+        """Seconds of the prefill, without the `vision` seconds in front of it."""
+        cost.vision_s = vision
         visual, length = int((made["input_ids"] == token).sum()), made["input_ids"].shape[1]
         if (limit := context_length(self.base)) is not None and length + self.answer_tokens > limit:
             cost.visual_tokens = visual
             raise LinVTInputError(f"{length:,} tokens are more than the base takes ({limit:,})")
-        vision = cost.vision_s
-        self._answer(cost, lambda **how: self.base.generate(**made, **how), visual)
-        cost.prefill_s = max(0.0, cost.prefill_s - vision)
+        prefill = cost.prefill_s = max(0.0, self._answer(cost, partial(self.base.generate, **made), visual) - vision)
+        return prefill
 
-    def _answer(self, cost: Cost, generate: Callable[..., Any], visual_tokens: int) -> None:
+    def _answer(self, cost: Cost, generate: Callable[..., Any], visual_tokens: int) -> float:
         cost.visual_tokens = visual_tokens
-        cost.prefill_s, cost.per_token_s, cost.peak_bytes = answer_times(generate, self.watch, self.answer_tokens)
+        prefill, cost.per_token_s, cost.peak_bytes = answer_times(generate, self.watch, self.answer_tokens)
+        cost.prefill_s = prefill
         output = generate(max_new_tokens=1, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
@@ -304,6 +307,7 @@ class Bench:
                 value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)
             ]
             cost.cache_bytes = sum(one.numel() * one.element_size() for one in tensors)
+        return prefill
 
     def _limit(
         self, cost: Cost, frame_inputs: Mapping[str, torch.Tensor], num_inputs: int, num_frames: int, length: int
@@ -387,6 +391,8 @@ def verdicts(costs: Sequence[Cost]) -> list[str]:
             continue
         if whole.error:
             lines.append(f"{start} without LinVT the frames cannot be asked about: {whole.error}.")
+            continue
+        if mine.visual_tokens is None or mine.vision_s is None or not mine.first_token_s or not whole.first_token_s:
             continue
         share = mine.vision_s / mine.first_token_s
         if mine.visual_tokens >= whole.visual_tokens:

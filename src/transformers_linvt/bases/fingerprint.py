@@ -104,7 +104,8 @@ def _files_of(base: PreTrainedModel, cache_dir: str | os.PathLike | None) -> Col
     folder = base.name_or_path
     if folder and not os.path.isdir(folder):
         revision = getattr(base.config, "_commit_hash", None)
-        found = try_to_load_from_cache(folder, "config.json", cache_dir=cache_dir, revision=revision)
+        cached = None if cache_dir is None else Path(cache_dir)
+        found = try_to_load_from_cache(folder, "config.json", cache_dir=cached, revision=revision)
         folder = os.path.dirname(found) if revision and isinstance(found, str) else None
     if not folder:
         return []

@@ -142,25 +142,26 @@ def find_recipe(
     mode = _MODES.get(getattr(resample, "value", resample))
     if not isinstance(pixels, torch.Tensor) or pixels.dtype != torch.float32 or len(pixels) % 2:
         return None
-    if mode is None or others is None:
+    if mode is None or others is None or pixels.ndim < 2:
         return None
     factor = float(setting("rescale_factor") or 1.0) if setting("do_rescale") else 1.0
     mean, std = (setting("image_mean"), setting("image_std")) if setting("do_normalize") else (0.0, 1.0)
     mean, std = (torch.as_tensor(one, dtype=torch.float32).expand(3) for one in (mean, std))
-    patch, size = None, tuple(pixels.shape[-2:])
+    patch, (height, width) = None, pixels.shape[-2:]
     if pixels.ndim == 2:
         sides = [setting(name) for name in ("patch_size", "merge_size", "temporal_patch_size")]
         if _GRID not in others or not all(isinstance(side, int) for side in sides):
             return None
-        patch, size = tuple(sides), tuple(int(count) * sides[0] for count in others[_GRID][0, -2:])
-        if pixels.shape != (2 * size[0] * size[1] // sides[0] ** 2, 3 * sides[2] * sides[0] ** 2):
+        side, merge, copies = patch = (sides[0], sides[1], sides[2])
+        height, width = (int(count) * side for count in others[_GRID][0, -2:])
+        if pixels.shape != (2 * height * width // side**2, 3 * copies * side**2):
             return None
-        if any(length % (sides[0] * sides[1]) for length in size):
+        if height % (side * merge) or width % (side * merge):
             return None
-    elif pixels.ndim < 4 or pixels.shape[-3] != 3 or pixels[0].numel() * len(pixels) != 6 * size[0] * size[1]:
+    elif pixels.ndim < 4 or pixels.shape[-3] != 3 or pixels.numel() != 2 * 3 * height * width:
         return None
     scale, shape_of_one = factor / std, (len(pixels) // 2, *pixels.shape[1:])
-    recipe = Recipe(size, mode, scale, mean / std, patch, shape_of_one, others)
+    recipe = Recipe((height, width), mode, scale, mean / std, patch, shape_of_one, others)
     ours = recipe.prepare(np.stack(pictures))
     allowed = LEVELS * float(scale.max()) * (1 + 1e-3)
     return recipe if float((ours[_PIXELS] - pixels).abs().max()) <= allowed else None

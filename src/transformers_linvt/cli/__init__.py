@@ -1,5 +1,5 @@
 """
-The command `linvt`: ask, run, bench, encode, inspect, wrap, convert, eval, demo, serve, over the Python API.
+The command `linvt`: ask, run, bench, encode, inspect, wrap, convert, eval, demo, serve, web, over the Python API.
 
 Every expected failure is one line on stderr and an exit status: 1 for what is wrong with files and models, 2 for what
 is wrong with the command, 130 when interrupted. Files appear whole or not at all.

@@ -10,7 +10,7 @@ import transformers_linvt
 
 from ..errors import nearest_name
 from ..video.limits import VideoLimits
-from . import asking, benching, demonstration, evaluating, running, serving, wrapping
+from . import asking, benching, demonstration, evaluating, running, serving, web, wrapping
 from .fields import add_fields
 
 
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     asking_commands = (_add_ask, _add_run, _add_bench, _add_encode, _add_inspect)
-    for add in (*asking_commands, _add_wrap, _add_convert, _add_eval, _add_demo, _add_serve):
+    for add in (*asking_commands, _add_wrap, _add_convert, _add_eval, _add_demo, _add_serve, _add_web):
         add(commands)
     return parser
 
@@ -275,6 +275,28 @@ def _add_serve(commands: Any) -> None:
     _add_limits(group)
     _add_verbose(serve)
     serve.set_defaults(run=serving.serve)
+
+
+def _add_web(commands: Any) -> None:
+    page = commands.add_parser("web", help="a page to ask about a clip and see the moments an answer came from")
+    page.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a LinVT checkpoint, folder or repository id; the embedded one if not given",
+    )
+    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    page.add_argument("--port", type=_port, default=7860, metavar="N", help="0 for any that is free (default: 7860)")
+    page.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    page.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    group = page.add_argument_group("what who opens the page may")
+    group.add_argument("--max-waiting", type=_positive_integer, metavar="N", help="questions that wait (16)")
+    group.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="of one answer (256)")
+    group.add_argument("--max-file-bytes", type=_positive_integer, metavar="N", help="of a clip (536870912)")
+    _add_limits(group)
+    _add_verbose(page)
+    page.set_defaults(run=web.show)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:

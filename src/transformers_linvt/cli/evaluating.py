@@ -59,7 +59,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
         "max_new_tokens": arguments.max_new_tokens,
         "num_uniform": arguments.uniform_frames,
     }
-    named = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    named: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return transformers_linvt.EvaluationSettings(**{name: value for name, value in named.items() if value is not None})
 
 

@@ -28,7 +28,7 @@ ARMS = {
 }
 
 _UNITS = {str(number): word for number, word in enumerate(NUMBERS)}
-_SAME = {**_UNITS, "upper": "top", "lower": "bottom", "color": "colour", "none": "zero"}
+_SAME: dict[str, str] = {**_UNITS, "upper": "top", "lower": "bottom", "color": "colour", "none": "zero"}
 
 
 class Reply(NamedTuple):
@@ -56,7 +56,8 @@ def parse_answer(text: str, options: Sequence[str]) -> str | None:
     >>> parse_answer("red or blue", ("red", "blue")) is None
     True
     """
-    words = f" {' '.join(_SAME.get(word, word) for word in re.findall(r'[a-z0-9]+', text.lower()))} "
+    found: list[str] = re.findall(r"[a-z0-9]+", text.lower())
+    words = f" {' '.join(_SAME.get(word, word) for word in found)} "
     named = [option for option in options if f" {option} " in words]
     return named[0] if len(named) == 1 else None
 
@@ -134,7 +135,7 @@ class Answerer:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"The model {name!r} has no config that can be read: {error}") from error
         if kind == LinVTConfig.model_type:
-            model = LinVTForVideoQA.from_pretrained(name, dtype=dtype, **loading)
+            model: Any = LinVTForVideoQA.from_pretrained(name, dtype=dtype, **loading)
             processor = LinVTProcessor.from_pretrained(name, **loading)
         else:
             model, processor = load_base(name, dtype=dtype, **loading), load_base_processor(name, **loading)

@@ -250,7 +250,11 @@ def _checked(
     if video is None:
         raise LinVTInputError(f"{path}: the video of row {number} is missing: no {' or '.join(stems)} with an ending.")
     question = str(found["question"]).strip()
-    made = {"id": str(found["id"]), "video": str(video.absolute()), "answer": str(found["answer"]).strip().lower()}
+    made: dict[str, Any] = {
+        "id": str(found["id"]),
+        "video": str(video.absolute()),
+        "answer": str(found["answer"]).strip().lower(),
+    }
     if benchmark.kind == "letter":
         choices = found["choices"]
         choices = json.loads(choices) if isinstance(choices, str) else choices
@@ -356,7 +360,7 @@ def letter_of(text: str, num_choices: int) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a task."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "benchmark", choices=list(BENCHMARKS), help="; ".join(f"{n}: {b.about}" for n, b in BENCHMARKS.items())
     )

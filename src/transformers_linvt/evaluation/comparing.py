@@ -54,10 +54,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[Cell, P
         subject = "" if kind == "existence" and subject in ("still", "short", "absent") else subject
         for cell in ((variant, subject, kind), (variant, "", "all")):
             pairs[diagnostic, num_frames, *cell][number].append((one[-1], other[-1]))
-    found = {
-        cell: paired_difference(*([[pair[i] for pair in of_clip] for of_clip in by_clip.values()] for i in (0, 1)))
-        for cell, by_clip in pairs.items()
-    }
+    found = {}
+    for cell, by_clip in pairs.items():
+        one, other = ([[pair[i] for pair in of_clip] for of_clip in by_clip.values()] for i in (0, 1))
+        found[cell] = paired_difference(one, other)
     order = {cell: index for index, cell in enumerate(found)}
     group = {cell[:3]: index for index, cell in reversed(list(enumerate(found)))}
     return dict(sorted(found.items(), key=lambda one: (group[one[0][:3]], one[0][4] == "all", order[one[0]])))
@@ -65,10 +65,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[Cell, P
 
 def table_of_results(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows for a terminal or a page, headings first."""
-    policies = [name for name in report["results"][0]["baselines"] if name not in ("chance", "constant")]
+    policies: list[str] = [name for name in report["results"][0]["baselines"] if name not in ("chance", "constant")]
     titles = {"question only": "words", "first frame": "first", "middle frame": "middle", "bag of frames": "bag"}
-    rows = [("clips", "T", "question", "right", "95 %", "asked", "unparsed", "chance", "constant")]
-    rows[0] += tuple(titles.get(name, name) for name in policies)
+    columns = ("clips", "T", "question", "right", "95 %", "asked", "unparsed", "chance", "constant")
+    rows: list[tuple[str, ...]] = [(*columns, *(titles.get(name, name) for name in policies))]
     for one in report["results"]:
         low, high = one["interval"]
         rows.append(

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import tqdm
-from lmms_eval.api.instance import GenerationResult, TokenCounts
-from lmms_eval.api.model import lmms
-from lmms_eval.protocol import ChatMessages
+from lmms_eval.api.instance import GenerationResult, TokenCounts  # pyright: ignore[reportMissingImports]
+from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
+from lmms_eval.protocol import ChatMessages  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from ..errors import LinVTInputError

@@ -10,7 +10,7 @@ import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -218,7 +218,7 @@ def _keep(num_kept: int, pictures: Sequence[Picture], rng: np.random.Generator) 
     return _View(shown, [time / len(pictures) for time in range(len(pictures))], True)
 
 
-def _best_guess(by_key: Mapping[Hashable, Counter]) -> float:
+def _best_guess(by_key: Mapping[tuple[tuple[Any, int], ...], Counter]) -> float:
     """Share right of a reader that, of options it cannot tell apart, takes one of the likeliest kind."""
     right = asked = 0.0
     for key, found in by_key.items():

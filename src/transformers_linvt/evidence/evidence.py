@@ -18,7 +18,10 @@ from PIL import Image
 
 from ..errors import LinVTInputError
 from ..files import replacing
+from ..summaries import short_repr
 from .answer_sheet import AnswerSheet
+from .moments import Moment, moments_of
+from .notebook import ShownInNotebooks
 from .weights_sheet import WeightsSheet
 
 
@@ -38,7 +41,7 @@ class FrameShare(NamedTuple):
 
 
 @dataclass
-class VideoEvidence:
+class VideoEvidence(ShownInNotebooks):
     """
     What one answer depended on, and where its video tokens came from.
 
@@ -109,6 +112,8 @@ class VideoEvidence:
     attribution: np.ndarray | None = None
     log_probs: tuple[float, float] | None = None
     no_attribution: str | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
     def __post_init__(self) -> None:
         num_frames, tokens_per_frame = self.significance.shape
@@ -275,6 +280,17 @@ class VideoEvidence:
         owed = [None] * self.num_frames if self.frame_attribution is None else self.frame_attribution.tolist()
         order = np.argsort(-by, kind="stable")[: max(count, 0)]
         return [FrameShare(int(i), float(self.timestamps[i]), float(self.frame_weights[i]), owed[i]) for i in order]
+
+    def moments(self, count: int = 3) -> list[Moment]:
+        """
+        When the answer's cause is seen: up to `count` stretches of the video, the strongest first.
+
+        Of the attribution, or without one of the weights. See [`moments_of`]. None where the times are not known.
+        """
+        if np.isnan(self.timestamps).any():
+            return []
+        by = self.frame_weights if self.frame_attribution is None else self.frame_attribution
+        return moments_of(by, self.timestamps, count)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """

@@ -44,6 +44,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
 
     model: Any  # a LinVTModel
     _base_as_loaded: dict[str, Fingerprint] | None
+    _linvt_as_loaded: dict[str, Fingerprint] | None
     _base_folder: str | None
 
     @classmethod

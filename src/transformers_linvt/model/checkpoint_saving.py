@@ -40,6 +40,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         """Nothing: a checkpoint gets its code from [`write_code`], and transformers would write it once more."""
 
     _base_as_loaded: dict[str, Fingerprint] | None
+    _linvt_as_loaded: dict[str, Fingerprint] | None
     _base_folder: str | None
 
     def save_pretrained(

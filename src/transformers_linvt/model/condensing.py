@@ -10,6 +10,7 @@ from transformers.utils import logging
 from ..bases.base import BaseBridge
 from ..bases.layouts import EncodedFrames
 from ..errors import LinVTInputError
+from ..summaries import short_repr
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
 from .origin import digest_of_model
@@ -40,6 +41,8 @@ class CondensedVideos:
     outputs: LinearVideoTokenizerOutput
     grid_sizes: list[tuple[int, int]]
     kept_deepstack: list[torch.Tensor]
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
 
 class CondensesVideos(LinVTPreTrainedModel):

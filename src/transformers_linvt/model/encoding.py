@@ -48,8 +48,8 @@ class VideoEncoding:
         self.model, self.timestamps = model, timestamps
         self.digest, self.feeds_digest = digest or VideoDigest(timestamps), digest is None
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
-        self.container = "tensor"
         self.repeater, self.is_new = FrameRepeater(), torch.ones(num_frames, dtype=torch.bool)
+        self.container, self.grid_size = "tensor", (1, 1)
         self.num_done, self.num_frames = 0, num_frames
 
     def __enter__(self) -> "VideoEncoding":
@@ -80,7 +80,7 @@ class VideoEncoding:
             encoded = model.bridge.encode_frames(model.base_vlm, moved, count, model.config.frames_per_chunk)
         encoded = self.repeater.fill(encoded, is_new)
         self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
-        self.container = encoded.container
+        self.container, self.grid_size = encoded.container, encoded.grid_size
         self.num_done += num_frames
         report("encode", self.num_done, self.num_frames)
 
@@ -92,7 +92,7 @@ class VideoEncoding:
             deepstack=deepstack,
             container=self.container,
             timestamps=self.timestamps,
-            grid_size=self.refiner.grid_size,
+            grid_size=self.grid_size,
             is_new=None if bool(self.is_new.all()) else self.is_new,
             origin=FeatureOrigin(digest_of_model(self.model.model), self.digest.hexdigest()),
         )
@@ -116,10 +116,10 @@ def encode_while_reading(
         VideoReadError: the video cannot be read.
         LinVTInputError: the frames do not fit the model.
     """
-    limits = sampling.get("limits")
+    limits, most = sampling.get("limits"), 0
     encoding: VideoEncoding | None = None
-    is_raised = isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames
-    most = limits.max_frames if is_raised else 0
+    if isinstance(limits, VideoLimits) and limits.max_frames != VideoLimits.max_frames:
+        most = limits.max_frames
     with Workers() as workers:
         try:
             for item in processor.prepare_ahead(workers, video, model.config.frames_per_chunk, sampling):

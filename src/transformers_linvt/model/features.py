@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from ..errors import LinVTInputError
+from ..evidence.notebook import html_of, png_of, strip_of_maps
 from ..files import replacing
+from ..summaries import short_repr
 from ..tokenizer.selection import RefinedVideo
 
 
@@ -63,6 +65,21 @@ class VideoFeatures:
     origin: FeatureOrigin | None = None
     about: dict[str, str] = field(default_factory=dict)
     is_new: torch.Tensor | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the significance of every place of the first video, a map per frame."""
+        rows, columns = self.grid_size
+        significance = self.refined.significance[0, :, : rows * columns].detach().float().cpu().numpy()
+        return png_of(strip_of_maps(significance.reshape(-1, rows, columns)))
+
+    def _repr_html_(self) -> str:
+        total, kept = self.num_frames * self.refined.tokens_per_frame, int(self.refined.kept_mask[0].sum())
+        told = [("frames", self.num_frames), ("frame tokens", f"{total:,}, in {kept:,}")]
+        if self.timestamps is not None:
+            told.append(("seconds", f"{float(self.timestamps[0]):.2f} to {float(self.timestamps[-1]):.2f}"))
+        return html_of([*told, *self.about.items()], self._repr_png_())
 
     @property
     def width(self) -> int:

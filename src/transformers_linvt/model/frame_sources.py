@@ -112,8 +112,8 @@ def _times_of(metadata: Any, video: Any, sampling: Mapping[str, Any]) -> list[fl
         )
     count, indices, total = len(video), metadata.get("frames_indices"), metadata.get("total_num_frames")
     rate, duration = as_number(metadata.get("fps")), as_number(metadata.get("duration"))
-    if rate is None and duration and as_number(total):
-        rate = as_number(total) / duration
+    if rate is None and duration and (number := as_number(total)):
+        rate = number / duration
     if rate is None or not 0 < rate < float("inf"):
         raise LinVTInputError(
             f"video_metadata has fps={shown(metadata.get('fps'))}, from which no times follow. Give the rate of the "
@@ -125,13 +125,13 @@ def _times_of(metadata: Any, video: Any, sampling: Mapping[str, Any]) -> list[fl
             f"video_metadata says total_num_frames={shown(total)} and {count} frames were given. Say in "
             "'frames_indices' which they are."
         )
-    indices = [as_number(index) for index in indices]
-    if len(indices) != count or None in indices:
+    places = [place for index in indices if (place := as_number(index)) is not None]
+    if len(indices) != count or len(places) != count:
         raise LinVTInputError(
             f"video_metadata has {len(indices)} frames_indices for {count} frames. Give the number of each frame in "
             "its file."
         )
-    return [index / rate for index in indices]
+    return [place / rate for place in places]
 
 
 __all__ = ["as_read_video_takes_it", "is_list_of_names"]

@@ -1,7 +1,7 @@
 """The processor: chat messages with videos -> what [`LinVTForVideoQA`] takes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
@@ -188,6 +188,25 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             prompts.append(self._render(self._rewrite(messages), None, {"add_generation_prompt": True}))
         data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt")
         return BatchFeature(data)
+
+    # the types that a chat comes out as; with `return_dict=False` they are the tokenizer's affair
+    @overload
+    def apply_chat_template(
+        self, conversation: Any, *, tokenize: Literal[True], return_dict: Literal[True], **kwargs: Any
+    ) -> BatchFeature: ...
+
+    @overload
+    def apply_chat_template(
+        self, conversation: Sequence[Mapping[str, Any]], *, tokenize: Literal[False] = False, **kwargs: Any
+    ) -> str: ...
+
+    @overload
+    def apply_chat_template(
+        self, conversation: Sequence[Sequence[Mapping[str, Any]]], *, tokenize: Literal[False] = False, **kwargs: Any
+    ) -> list[str]: ...
+
+    @overload
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any: ...
 
     def apply_chat_template(
         self,

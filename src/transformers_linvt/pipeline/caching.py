@@ -139,10 +139,10 @@ class FeatureCache:
         """Keep a video, on the CPU and without its pixels."""
         if key is None or not self.is_on:
             return
-        seen = SeenVideo(UnseenFrames.of(video), features.to("cpu"), key)
-        self._keep(key, seen)
+        unseen, features = UnseenFrames.of(video), features.to("cpu")
+        self._keep(key, SeenVideo(unseen, features, key))
         if self.folder is not None:
-            self.folder.put(key, with_about(seen.features, seen.video).save)
+            self.folder.put(key, with_about(features, unseen).save)
 
     def _keep(self, key: str, seen: SeenVideo) -> None:
         with self._lock:

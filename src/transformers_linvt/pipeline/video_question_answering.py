@@ -33,6 +33,7 @@ from .requests import (
     requests_of,
     with_reply,
 )
+from .results import Results
 from .seeing import SeesVideos
 
 
@@ -388,17 +389,15 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
         try:
             beside = {"subtitles": resolved(subtitles, video_root), "max_subtitle_tokens": max_subtitle_tokens}
             window = {name: sampling.get(name) for name in ("start", "end")}
-            read.messages = self.processor.with_subtitles(as_chat(request, video_root), {**beside, **window})
+            messages = self.processor.with_subtitles(as_chat(request, video_root), {**beside, **window})
             if request.messages is None:
-                read.subtitles = next(parts_of(read.messages, "video")).get("subtitles")
-                read.messages = None
+                read.subtitles = next(parts_of(messages, "video")).get("subtitles")
                 read.videos = [self._see(request.video, video_root, with_pixels, stream, **sampling)]
             else:
-                stream = stream and sum(1 for one in read.messages for _ in parts_of([one], "video")) == 1
+                stream = stream and sum(1 for _ in parts_of(messages, "video")) == 1
                 with one_request():  # its videos share the limits of a request
                     read.messages = [
-                        self._read_message(message, sampling, with_pixels, stream, read.videos)
-                        for message in read.messages
+                        self._read_message(message, sampling, with_pixels, stream, read.videos) for message in messages
                     ]
         except Exception as error:  # raised or recorded behind the model, like those of the model
             read.error = error
@@ -460,7 +459,7 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
                 found = [replace(one, question=question, answer=result["answer"]) for one in answered.evidence[number]]
                 result["evidence"] = found if is_chat else found[0]
             results.append(result)
-        return results
+        return Results(results)
 
 
 def _told(error: Exception) -> str:

@@ -78,7 +78,7 @@ class Answering:
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._model.shutdown(wait=True, cancel_futures=True)
 
-    def watcher(self, request: ChatRequest, tell: Callable[[str], None] | None = None) -> Watcher:
+    def watcher(self, request: ChatRequest, tell: Callable[[str], object] | None = None) -> Watcher:
         """What follows the answer to a request."""
         tokenizer = self.pipe.processor.tokenizer
         return Watcher(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), request.stops, tell)

@@ -145,8 +145,8 @@ class _Server:
         # by the loop's next turn, so that what was told before comes before
         task.add_done_callback(lambda _: loop.call_soon(queue.put_nowait, _DONE))
         first = await _while_client_is_there(request, queue.get(), watcher)
-        if first is _DONE and task.exception() is not None:
-            raise task.exception()
+        if first is _DONE and (error := task.exception()) is not None:
+            raise error
 
         def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
             choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}

@@ -231,12 +231,10 @@ def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generation(body: Mapping[str, Any], settings: ServerSettings) -> dict[str, Any]:
-    most = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
-    count = _whole_number(body, most[0], least=1) if most else settings.default_new_tokens
+    most = next((name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None), "max_tokens")
+    count = _whole_number(body, most, least=1) or settings.default_new_tokens
     if count > settings.max_new_tokens:
-        raise RequestError(
-            f"{most[0]}={count}: this server gives at most {settings.max_new_tokens} tokens.", param=most[0]
-        )
+        raise RequestError(f"{most}={count}: this server gives at most {settings.max_new_tokens} tokens.", param=most)
     result: dict[str, Any] = {"max_new_tokens": count}
     temperature, top_p = (
         _real_number(body, "temperature", 0.0, _MAX_TEMPERATURE),

@@ -65,15 +65,35 @@ def run_server(
         LinVTInputError: the port is taken, or the extra `serving` is not installed.
         CheckpointError: of `load`.
     """
-    uvicorn = required("uvicorn")
+    required("uvicorn")
     required("starlette")
-    with contextlib.closing(take_port(host, port)) as listening:
-        application = make_application(load(), settings)
-        config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
-        server = uvicorn.Server(config)
+
+    def told(address: str, stop: Callable[[], None]) -> None:
         if ready is not None:
-            shown = f"[{host}]" if ":" in host else host
-            ready(f"http://{shown}:{listening.getsockname()[1]}/v1", lambda: setattr(server, "should_exit", True))
+            ready(f"{address}/v1", stop)
+
+    run_application(lambda: make_application(load(), settings), host, port, told)
+
+
+def run_application(
+    make: Callable[[], Any], host: str, port: int, ready: Callable[[str, Callable[[], None]], None]
+) -> None:
+    """
+    Run an ASGI application as [`run_server`] does.
+
+    Args:
+        make: gives the application; called when the port is known to be free.
+        host, port, ready: see [`run_server`]; the address ends behind the port.
+
+    Raises:
+        LinVTInputError: the port is taken, or uvicorn is not installed.
+    """
+    uvicorn = required("uvicorn")
+    with contextlib.closing(take_port(host, port)) as listening:
+        config = uvicorn.Config(make(), log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
+        server = uvicorn.Server(config)
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{listening.getsockname()[1]}", lambda: setattr(server, "should_exit", True))
         with _stopped_by_signals():
             server.run(sockets=[listening])
 
@@ -92,4 +112,4 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-__all__ = ["run_server", "take_port"]
+__all__ = ["run_application", "run_server", "take_port"]

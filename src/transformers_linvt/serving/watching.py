@@ -24,7 +24,10 @@ class Watcher(StoppingCriteria, BaseStreamer):
     """
 
     def __init__(
-        self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), tell: Callable[[str], None] | None = None
+        self,
+        decode: Callable[[list[int]], str],
+        stops: Sequence[str] = (),
+        tell: Callable[[str], object] | None = None,
     ) -> None:
         self.decode, self.stops, self.tell = decode, tuple(stops), tell
         self.num_prompt_tokens = 0

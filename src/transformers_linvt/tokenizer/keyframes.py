@@ -451,7 +451,7 @@ def _shares_of_runs(
 def _cells_of(new: NewTokens, significance: torch.Tensor, num_video_tokens: int, most: torch.Tensor) -> Cells:
     """The cells that were chosen with what is new, and of other videos those that its mass and `most` slots allow."""
     cells = choose_cells(new.lattices, new.is_new, significance, num_video_tokens, most)
-    if new.cells is None:
+    if new.cells is None or new.by_cell is None:
         return cells
     by_cell = new.by_cell.unsqueeze(1)
     chosen = (

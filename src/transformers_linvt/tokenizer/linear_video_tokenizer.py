@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import LinVTInputError
+from ..summaries import short_repr
 from .aggregation import TextConditionedTokenAggregator
 from .checks import (
     bottleneck_width,
@@ -63,6 +64,8 @@ class LinearVideoTokenizerOutput:
     weights: FactoredWeights
     contrast: ContrastiveEmbeddings | None = None
     kept_tokens: torch.Tensor | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
 
 class LinearVideoTokenizer(nn.Module):
@@ -257,6 +260,11 @@ class LinearVideoTokenizer(nn.Module):
             `LinVTInputError`: captions without a contrastive head.
         """
         if isinstance(frame_tokens, torch.Tensor):
+            if timestamps is not None and not isinstance(timestamps, torch.Tensor):
+                raise LinVTInputError(
+                    f"timestamps of {len(frame_tokens)} videos in one tensor came as a {type(timestamps).__name__}. "
+                    "Stack them, (batch, num_frames)."
+                )
             refined = self.refine(frame_tokens, frame_mask, timestamps, grid_sizes)
         else:
             if frame_mask is not None:
@@ -332,7 +340,7 @@ class LinearVideoTokenizer(nn.Module):
     def refine_each(
         self,
         videos: Sequence[torch.Tensor],
-        timestamps: Sequence[torch.Tensor] | None = None,
+        timestamps: Sequence[torch.Tensor] | torch.Tensor | None = None,
         grid_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> RefinedVideo:
         """
@@ -352,16 +360,18 @@ class LinearVideoTokenizer(nn.Module):
         groups: dict[object, list[int]] = {}
         for number, video in enumerate(videos):
             groups.setdefault(number if _in_several_processes() else video.shape[:2], []).append(number)
-        refined: list[RefinedVideo | None] = [None] * len(videos)
+        refined: dict[int, RefinedVideo] = {}
         for numbers in groups.values():
             together = self.refine(
                 torch.stack([videos[number] for number in numbers]),
                 timestamps=torch.stack([timestamps[number] for number in numbers]) if timestamps is not None else None,
                 grid_sizes=[grid_sizes[number] for number in numbers] if grid_sizes is not None else None,
             )
+            if len(groups) == 1:
+                return together
             for row, number in enumerate(numbers):
                 refined[number] = together if len(numbers) == 1 else together.select([row])
-        return together if len(groups) == 1 else RefinedVideo.stack(refined)
+        return RefinedVideo.stack([refined[number] for number in range(len(videos))])
 
     def _keep(
         self,

@@ -8,6 +8,7 @@ import torch.utils.checkpoint
 from torch.nn import functional
 
 from ..errors import LinVTInputError
+from ..summaries import short_repr
 from .keyframes import Runs, average_runs
 
 
@@ -125,6 +126,8 @@ class RefinedVideo:
     run_slots: torch.Tensor
     run_weights: torch.Tensor
     significance: torch.Tensor
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
     @classmethod
     def of_runs(

@@ -6,7 +6,7 @@ be a weighted average of frame tokens (see `linear_video_tokenizer.py`).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -339,10 +339,10 @@ class ScoringStream:
         """
         hidden = self.scorer._embed(frame_tokens, seconds, fractions, places)
         for number, block in enumerate(self.scorer.blocks):
-            if self.waiting[number] is not None:
-                hidden = torch.cat([self.waiting[number], hidden], dim=1)
+            waiting = self.waiting[number]
+            hidden = hidden if waiting is None else torch.cat([waiting, hidden], dim=1)
             count, first = hidden.shape[1], self.first[number]
-            finished = count if is_last else block.num_finished(first, count)
+            finished = count if is_last else cast(SpatioTemporalBlock, block).num_finished(first, count)
             self.waiting[number] = hidden[:, finished:].clone()
             self.first[number] += finished
             hidden = hidden[:, :finished]

@@ -76,7 +76,7 @@ class TensorSpool:
         self._dtype, self._device = tensor.dtype, tensor.device
         data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         try:
-            self._file.write(data)
+            self._file.write(data.data)
             self._file.flush()
         except OSError as error:
             raise LinVTInputError(_no_room(error, self._num_bytes + len(data))) from error
@@ -143,17 +143,17 @@ class VideoRefiner:
         self.timestamps = None if isinstance(timestamps, int) else timestamps
         self.num_frames = timestamps if isinstance(timestamps, int) else len(timestamps)
         self.num_seen = 0
+        self.tokens_per_frame = 0
         self.grid_size: tuple[int, int] | None = None
         self._whole: list[Sequence[torch.Tensor]] = []
-        self._spools: list[TensorSpool] | None = None  # tokens, states, and the deeper layers
-        self._scores: list[torch.Tensor] = []
+        self._long: _LongVideo | None = None
 
     def __enter__(self) -> "VideoRefiner":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for spool in self._spools or ():
-            spool.close()
+        if self._long is not None:
+            self._long.close()
 
     @torch.no_grad()
     def feed(
@@ -171,57 +171,34 @@ class VideoRefiner:
             `LinVTInputError`: more frames than times, another number of tokens than before, or a full disk.
         """
         parameter = next(self.tokenizer.parameters())
-        device = (
-            tokens.device if parameter.is_meta else parameter.device
-        )  # offloaded weights come where the tokens are
+        # offloaded weights come where the tokens are
+        device = tokens.device if parameter.is_meta else parameter.device
         tokens, *layers = (one.to(device, parameter.dtype) for one in (tokens, *layers))
         if self.num_seen == 0:
-            self._begin(tokens, len(layers), grid_size)
-        if tokens.shape[1] != self._places.shape[1] or self.num_seen + len(tokens) > self.num_frames:
+            self.tokens_per_frame, self.grid_size = tokens.shape[1], grid_size
+            if grid_size is not None and self._is_long():
+                times = None if self.timestamps is None else self.timestamps.to(tokens.device)[None]
+                self._long = _LongVideo(self.tokenizer, tokens[None], len(layers), self.num_frames, times, grid_size)
+        if tokens.shape[1] != self.tokens_per_frame or self.num_seen + len(tokens) > self.num_frames:
             raise LinVTInputError(
                 f"Frames {self.num_seen} to {self.num_seen + len(tokens)} have {tokens.shape[1]} tokens each, in a "
-                f"video of {self.num_frames} frames of {self._places.shape[1]}. Feed the frames of one video."
+                f"video of {self.num_frames} frames of {self.tokens_per_frame}. Feed the frames of one video."
             )
-        if self._spools is None:
-            self.num_seen += len(tokens)
+        self.num_seen += len(tokens)
+        if self._long is None:
             self._whole.append((tokens, *layers))
             return
         for pieces in zip(*(one.split(FRAMES_PER_CHUNK) for one in (tokens, *layers)), strict=True):
-            self._put_away(*pieces)
+            self._long.feed(*(one[None] for one in pieces))
 
-    def _put_away(self, tokens: torch.Tensor, *layers: torch.Tensor) -> None:
-        """Sum up, score, and write to the files."""
-        now = slice(self.num_seen, self.num_seen + len(tokens))
-        self.num_seen = now.stop
-        tokens = tokens[None]
-        self._sums.feed(tokens)
-        for frame in tokens.unbind(1):  # one by one, as where the whole video is there
-            self._picture = self._picture + frame.to(self._sums.dtype)
-        is_last = self.num_seen == self.num_frames
-        times = self._seconds[:, now], self._fractions[:, now]
-        hidden, scores = self._scoring.feed(tokens, *times, self._places, is_last)
-        if scores is not None:
-            self._scores.append(scores)
-        for spool, values in zip(self._spools, (tokens, hidden, *(one[None] for one in layers)), strict=True):
-            spool.append(values)
-
-    def _begin(self, tokens: torch.Tensor, num_layers: int, grid_size: tuple[int, int] | None) -> None:
-        tokenizer = self.tokenizer
-        self.grid_size = grid_size
-        num_frames, places = self.num_frames, tokens.shape[1]
-        can_stream = tokenizer.scorer.starts_from_keyframes and tokenizer.selection != "none"
-        is_in_memory = not any(weight.is_meta for weight in tokenizer.parameters())  # else fetched for a forward only
-        self._places = token_places([grid_size or (1, places)], places, tokens.device)
-        is_long = num_frames * places > self.tokens_at_once or num_frames > FRAMES_AT_ONCE
-        if not (can_stream and is_in_memory and grid_size and is_long):
-            return
-        self._spools = [TensorSpool() for _ in range(2 + num_layers)]
-        self._sums, self._scoring = ContrastSums(tokens[None]), ScoringStream(tokenizer.scorer)
-        self._picture = torch.zeros_like(tokens[:1], dtype=self._sums.dtype)  # sum over all frames
-        times = None if self.timestamps is None else self.timestamps.to(tokens.device)[None]
-        every_frame = torch.ones(1, num_frames, dtype=torch.bool, device=tokens.device)
-        check_timestamps(times, every_frame.unsqueeze(2))
-        self._seconds, self._fractions = frame_times(times, every_frame)
+    def _is_long(self) -> bool:
+        """Whether the video is too long to be held, and this tokenizer can do without."""
+        scorer = self.tokenizer.scorer
+        # weights that are elsewhere are fetched for a forward only
+        is_in_memory = not any(weight.is_meta for weight in self.tokenizer.parameters())
+        can_stream = scorer.starts_from_keyframes and self.tokenizer.selection != "none" and is_in_memory
+        num_tokens = self.num_frames * self.tokens_per_frame
+        return can_stream and (num_tokens > self.tokens_at_once or self.num_frames > FRAMES_AT_ONCE)
 
     @torch.no_grad()
     def finish(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
@@ -235,18 +212,8 @@ class VideoRefiner:
             raise LinVTInputError(
                 f"{self.num_seen} of {self.num_frames} frames came. The video broke off; read it again."
             )
-        if self._spools is None:
-            return self._refine_whole()
-        new, scores = self._find_new()
-        sizes = (self.tokenizer.num_video_tokens, self.tokenizer.num_kept_tokens)
-        log_significance = F.logsigmoid(self.tokenizer.scorer.score_new_tokens(new, scores))
-        mask = torch.ones_like(new.is_new)
-        runs = gather_runs(new, log_significance.exp(), mask, *sizes)
-        tokens, hidden, *layers = (self._average(spool, runs) for spool in self._spools)
-        places = average_runs(positions_of(self._fractions, self._places), runs.slots, runs.weights, hidden.shape[1])
-        return RefinedVideo.of_runs(runs, tokens, hidden, places, log_significance.exp()), layers
-
-    def _refine_whole(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
+        if self._long is not None:
+            return self._long.refine()
         parts = zip(*self._whole, strict=True)
         tokens, *layers = (one[0] if len(one) == 1 else torch.cat(one) for one in parts)
         self._whole = []
@@ -255,40 +222,110 @@ class VideoRefiner:
         refined = self.tokenizer.refine(tokens[None], timestamps=times, grid_sizes=grids)
         return refined, [refined.average(layer[None]) for layer in layers]
 
+
+class _LongVideo:
+    """
+    The tokens of a video in temporary files, and what is summed up of them while they come.
+
+    Args:
+        tokenizer ([`LinearVideoTokenizer`]): the tokenizer.
+        tokens (`torch.Tensor` of shape `(1, num_frames, tokens_per_frame, dim)`): the first of them.
+        num_layers (`int`): deeper layers that come beside the tokens.
+        num_frames (`int`): of the video.
+        times (`torch.Tensor` of shape `(1, num_frames)`, *optional*): their seconds.
+        grid_size (`tuple[int, int]`): rows and columns.
+    """
+
+    def __init__(
+        self,
+        tokenizer: LinearVideoTokenizer,
+        tokens: torch.Tensor,
+        num_layers: int,
+        num_frames: int,
+        times: torch.Tensor | None,
+        grid_size: tuple[int, int],
+    ) -> None:
+        every_frame = torch.ones(1, num_frames, dtype=torch.bool, device=tokens.device)
+        check_timestamps(times, every_frame.unsqueeze(2))
+        self.tokenizer, self.grid_size = tokenizer, grid_size
+        self.sizes = (tokenizer.num_video_tokens, tokenizer.num_kept_tokens)
+        self.places = token_places([grid_size], tokens.shape[2], tokens.device)
+        self.seconds, self.fractions = frame_times(times, every_frame)
+        self.sums, self.scoring = ContrastSums(tokens), ScoringStream(tokenizer.scorer)
+        self.picture = torch.zeros_like(tokens[:, 0], dtype=self.sums.dtype)  # sum over all frames
+        self.num_seen = 0
+        self.scores: list[torch.Tensor] = []
+        self.spools: list[TensorSpool] = []  # tokens, states, and the deeper layers
+        try:
+            for _ in range(2 + num_layers):
+                self.spools.append(TensorSpool())
+        except LinVTInputError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the files back."""
+        for spool in self.spools:
+            spool.close()
+
+    def feed(self, tokens: torch.Tensor, *layers: torch.Tensor) -> None:
+        """Sum up, score, and write the next frames, each `(1, num_frames, tokens_per_frame, dim)`."""
+        now = slice(self.num_seen, self.num_seen + tokens.shape[1])
+        self.num_seen = now.stop
+        self.sums.feed(tokens)
+        for frame in tokens.unbind(1):  # one by one, as where the whole video is there
+            self.picture = self.picture + frame.to(self.sums.dtype)
+        is_last = now.stop == self.seconds.shape[1]
+        hidden, scores = self.scoring.feed(tokens, self.seconds[:, now], self.fractions[:, now], self.places, is_last)
+        if scores is not None:
+            self.scores.append(scores)
+        for spool, values in zip(self.spools, (tokens, hidden, *layers), strict=True):
+            spool.append(values)
+
+    def refine(self) -> tuple[RefinedVideo, list[torch.Tensor]]:
+        """As [`VideoRefiner.finish`]."""
+        new, scores = self._find_new()
+        log_significance = F.logsigmoid(self.tokenizer.scorer.score_new_tokens(new, scores))
+        mask = torch.ones_like(new.is_new)
+        runs = gather_runs(new, log_significance.exp(), mask, *self.sizes)
+        tokens, hidden, *layers = (self._average(spool, runs) for spool in self.spools)
+        places = average_runs(positions_of(self.fractions, self.places), runs.slots, runs.weights, hidden.shape[1])
+        return RefinedVideo.of_runs(runs, tokens, hidden, places, log_significance.exp()), layers
+
     def _find_new(self) -> tuple[NewTokens, torch.Tensor | None]:
         """What is new, and the learned scores: one pass over the tokens chooses the threshold, one more applies it."""
-        unit = self._sums.contrast()
-        scores = torch.cat(self._scores, dim=1) if self._scores else None
+        unit = self.sums.contrast()
+        scores = torch.cat(self.scores, dim=1) if self.scores else None
         allowance = self.tokenizer.scorer.allowance(scores)
-        num_new: Any = 0
+        num_frames, places = self.num_seen, self.places.shape[1]
+        num_new = torch.zeros(1, places, len(NOVELTY_LEVELS), dtype=torch.long, device=unit.device)
         for _, is_new in self._scan(NoveltyScan(unit), allowance):
-            num_new = num_new + is_new.long()
-        whole = torch.ones(num_new.shape[:2], dtype=torch.bool, device=num_new.device)
-        sizes = (self.tokenizer.num_video_tokens, self.tokenizer.num_kept_tokens)
-        level, lattices = choose_level(num_new, whole, [self.grid_size], *sizes)
+            num_new += is_new
+        whole = torch.ones(1, places, dtype=torch.bool, device=unit.device)
+        level, lattices = choose_level(num_new, whole, [self.grid_size], *self.sizes)
         threshold = NOVELTY_LEVELS[int(level)]
-        novelty = unit.new_empty(1, self.num_frames, whole.shape[1])
+        novelty = unit.new_empty(1, num_frames, places)
         is_new = torch.empty_like(novelty, dtype=torch.bool)
         for frame, found in enumerate(self._scan(NoveltyScan(unit, (threshold,)), allowance)):
             novelty[:, frame], is_new[:, frame] = (values.squeeze(-1) for values in found)
         new = NewTokens(novelty, is_new, novelty.new_tensor([threshold]), lattices)
-        if whole.shape[1] <= self.tokenizer.num_video_tokens:
+        if places <= self.tokenizer.num_video_tokens:
             return new, scores
         search = CellSearch.of_videos(
             lambda scan: self._scan(scan, allowance),
             unit,
-            pictures=self._picture / self.num_seen,
+            pictures=self.picture / num_frames,
             whole=whole,
             grid_sizes=[self.grid_size],
-            num_video_tokens=sizes[0],
-            num_kept=level.new_full((1,), max(sizes[1], self.num_seen)),
+            num_video_tokens=self.sizes[0],
+            num_kept=level.new_full((1,), max(self.sizes[1], num_frames)),
             allowance=allowance,
         )
         return with_whole_cells(new, torch.zeros_like(level), search.search()), scores
 
     def _scan(self, scan: NoveltyScan, allowance: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         frame = 0
-        for tokens in self._spools[0]:
+        for tokens in self.spools[0]:
             for one in tokens.unbind(1):
                 yield scan.feed(one, None, None if allowance is None else allowance[:, frame])
                 frame += 1

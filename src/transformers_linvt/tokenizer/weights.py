@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ..errors import LinVTInputError
+from ..summaries import short_repr
 from .keyframes import average_runs
 from .pooling import count_windows, windows_of_slots
 from .precision import accumulation_dtype, without_autocast
@@ -67,6 +68,8 @@ class FactoredWeights:
     tokens_per_frame: int
     shift: bool = False
     is_exact: bool = True
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
     def kept(self) -> torch.Tensor:
         """Weight of every slot in every video token: `(batch, num_video_tokens, num_kept)`, float32."""
@@ -165,8 +168,8 @@ class FactoredWeights:
         slots, weights = self.run_slots.view(shape), self.run_weights.view(shape)
         for number, values in enumerate(videos):
             frames, tokens = values.shape[:2]
-            own = (one[number, :frames, :tokens].reshape(1, -1) for one in (slots, weights))
-            averages.append(average_runs(values.unsqueeze(0), *own, self.kept_indices.shape[1]))
+            own_slots, own_weights = (one[number, :frames, :tokens].reshape(1, -1) for one in (slots, weights))
+            averages.append(average_runs(values.unsqueeze(0), own_slots, own_weights, self.kept_indices.shape[1]))
         return torch.cat(averages)
 
     def apply_to_kept(self, values: torch.Tensor) -> torch.Tensor:

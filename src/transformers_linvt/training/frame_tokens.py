@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,9 +69,11 @@ class FrameTokens:
         Write to one safetensors file.
 
         Raises:
-            LinVTInputError: the file cannot be written.
+            LinVTInputError: the file cannot be written, or there is nothing to write.
         """
         encoded = self.encoded
+        if encoded is None:
+            raise LinVTInputError(f"The video of {path.name} is not encoded yet. Save its frame tokens after that.")
         tensors = {"tokens": encoded.tokens} | {f"deepstack.{i}": one for i, one in enumerate(encoded.deepstack)}
         rows, columns = encoded.grid_size
         about = {"format": _FORMAT, "container": encoded.container, "video": self.record}
@@ -194,15 +196,17 @@ class FrameTokenCache:
             name.removeprefix(FRAME_PREFIX): batch.pop(name) for name in list(batch) if name.startswith(FRAME_PREFIX)
         }
         device, counts = batch["input_ids"].device, batch["frames_per_video"].tolist()
-        missing = [number for number, one in enumerate(seen) if one.encoded is None]
+        found = {number: one.encoded for number, one in enumerate(seen) if one.encoded is not None}
+        missing = [number for number in range(len(seen)) if number not in found]
         if missing:
             with _resting(model.base_vlm):
                 made = model.model.encode_videos([counts[number] for number in missing], frames)
             for number, encoded in zip(missing, made, strict=True):
-                seen[number].encoded = _in(encoded, dtype=self.dtype)
-                if seen[number].key is not None:
-                    self.store.put(seen[number].key, seen[number].save)
-        return [_in(one.encoded, device) for one in seen]
+                one, found[number] = seen[number], _in(encoded, dtype=self.dtype)
+                one.encoded = found[number]
+                if one.key is not None:
+                    self.store.put(one.key, one.save)
+        return [_in(found[number], device) for number in range(len(seen))]
 
     def _check_rests(self) -> None:
         """Whether what frames go through is what it was: a callback, or a checkpoint, may have changed it."""
@@ -279,7 +283,9 @@ def _count(dataset: Any) -> int | None:
     if not has_length(dataset):
         return None
     column = (getattr(dataset, "features", None) or {}).get("video")
-    return len(dataset.unique("video")) if getattr(column, "dtype", None) == "string" else len(dataset)
+    if getattr(column, "dtype", None) == "string":
+        return len(cast(Any, dataset).unique("video"))
+    return len(dataset)
 
 
 def _in(encoded: EncodedFrames, device: Any = None, dtype: torch.dtype | None = None) -> EncodedFrames:

@@ -132,7 +132,9 @@ class LinVTSFTTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self.parameter_counts = apply_stage(self.model, args.stage)
         inner.check_can_be_saved()  # again: some adapters (PiSSA, OLoRA) change the base when they are made
-        self.frame_tokens = self._frame_token_cache(inner, data_collator) if args.cache_frame_tokens else None
+        self.frame_tokens: FrameTokenCache | None = None
+        if args.cache_frame_tokens:
+            self.frame_tokens = self._frame_token_cache(args.cache_frame_tokens, inner, data_collator)
 
     @property
     def _folder(self) -> str:
@@ -156,7 +158,7 @@ class LinVTSFTTrainer(SFTTrainer):
             assistant_only_loss=args.assistant_only_loss,
         )
 
-    def _frame_token_cache(self, inner: LinVTForVideoQA, collator: LinVTDataCollator) -> FrameTokenCache:
+    def _frame_token_cache(self, folder: str, inner: LinVTForVideoQA, collator: LinVTDataCollator) -> FrameTokenCache:
         """The cache of the arguments, given to the collator, after seeing that it can be of use."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise LinVTInputError(
@@ -165,9 +167,7 @@ class LinVTSFTTrainer(SFTTrainer):
             )
         args = self.args
         precision = self.accelerator.mixed_precision
-        cache = FrameTokenCache(
-            args.cache_frame_tokens, inner, collator.processor, args.cache_frame_tokens_dtype, precision
-        )
+        cache = FrameTokenCache(folder, inner, collator.processor, args.cache_frame_tokens_dtype, precision)
         with self.accelerator.autocast():
             cache.check(inner, collator, self.train_dataset, is_told=self.is_world_process_zero())
         collator.frame_tokens = cache
@@ -210,6 +210,11 @@ class LinVTSFTTrainer(SFTTrainer):
         """As in transformers; with a cache, videos come as frame tokens."""
         inputs = super()._prepare_inputs(inputs)
         if seen := inputs.pop(FRAME_TOKENS, None):
+            if self.frame_tokens is None:
+                raise LinVTInputError(
+                    "The data collator has frame tokens of another trainer's cache_frame_tokens. Make a collator of "
+                    "its own for this trainer, or leave data_collator out."
+                )
             inner = unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
             with self.accelerator.autocast():
                 inputs["encoded_frames"] = self.frame_tokens.fill(inner, inputs, seen)

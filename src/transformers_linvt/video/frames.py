@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import VideoReadError
+from ..summaries import short_repr
 from .limits import VideoLimits, as_number
 
 
@@ -55,6 +56,8 @@ class VideoFrames:
     num_guessed_timestamps: int = 0
     num_gaps: int | None = None
     is_intact: bool | None = None
+
+    __repr__ = short_repr  # numbers by the thousand say nothing
 
     def __len__(self) -> int:
         return len(self.frames)

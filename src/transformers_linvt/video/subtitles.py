@@ -121,8 +121,9 @@ def _from_entry(entry: Any, number: int) -> Subtitle:
         raise VideoReadError(
             f"Subtitle {number} is {entry!r:.100}. Write (seconds, words), or (start, end, words) in seconds."
         )
-    times = [as_number(value) for value in entry[:-1]]
-    if any(time is None or not 0 <= time < float("inf") for time in times) or not isinstance(entry[-1], str):
+    numbers = [as_number(value) for value in entry[:-1]]
+    times = [time for time in numbers if time is not None and 0 <= time < float("inf")]
+    if len(times) < len(numbers) or not isinstance(entry[-1], str):
         raise VideoReadError(
             f"Subtitle {number} is {entry!r:.100}: its times have to be seconds, 0 or more, and its words text."
         )
@@ -154,15 +155,15 @@ def _from_file(source: str | bytes | bytearray) -> list[Subtitle]:
     import av  # not above: the command line asks for its arguments without it
 
     try:
-        with av.open(io.BytesIO(text.encode()), format="webvtt" if is_vtt else "srt") as container:
+        with av.open(io.BytesIO(text.encode()), mode="r", format="webvtt" if is_vtt else "srt") as container:
             (stream,) = container.streams.subtitles
             for packet in container.demux(stream):
-                if packet.size and packet.pts is not None:
-                    start = max(float(packet.pts * stream.time_base), 0.0)
-                    length = float((packet.duration or 0) * stream.time_base)
+                if packet.size and packet.pts is not None and packet.time_base is not None:
+                    start = max(float(packet.pts * packet.time_base), 0.0)
+                    length = float((packet.duration or 0) * packet.time_base)
                     words = bytes(packet).decode("utf-8", errors="replace")
                     found.append(Subtitle(start, start + max(length, 0.0), _plain(words)))
-    except (av.error.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError) as error:
         reason = f" ({error})"
     if not found:
         raise VideoReadError(

@@ -6,6 +6,7 @@ missing, repeated or goes back is put between its neighbours, and counted as a g
 """
 
 import bisect
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -139,15 +140,15 @@ def _fill_between(stamps: list[Any], chain: list[int], step: float) -> tuple[np.
     times = np.zeros(len(stamps))
     is_guess = np.ones(len(stamps), dtype=bool)
     times[chain], is_guess[chain] = [stamps[place] for place in chain], False
-    right: Any  # a place, but for the last
-    for left, right in zip([None, *chain], [*chain, None], strict=True):
+    edges: list[Any] = [None, *chain, None]
+    for left, right in itertools.pairwise(edges):
         first, last = 0 if left is None else left + 1, len(stamps) if right is None else right
         count = last - first
         if not count:
             continue
         ahead = np.arange(1, count + 1)
         if left is None:
-            times[first:last] = stamps[right] - step * ahead[::-1]
+            times[first:last] = stamps[last] - step * ahead[::-1]
             continue
         is_repeat = all(stamp == stamps[left] for stamp in stamps[first:last])
         unit = 1.0 if is_repeat else step if right is None else np.inf

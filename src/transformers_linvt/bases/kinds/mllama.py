@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import ProcessorMixin
 from transformers.cache_utils import StaticLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 from transformers.models.mllama.processing_mllama import (
     convert_sparse_cross_attention_mask_to_dense,
     get_cross_attention_token_mask,
@@ -149,7 +148,7 @@ class MllamaBridge(BaseBridge):
             of_video = is_video.to(tokens.device).repeat_interleave(torch.tensor(lengths, device=tokens.device))
             is_key[of_video] = used.to(tokens.device).flatten()
         visuals = list(zip(tokens.split(lengths), is_key.split(lengths), strict=True))
-        states, sight = _keys_of_rows(input_ids, self.image_token_id(base.config), visuals)
+        states, sight = _keys_of_rows(input_ids, base.config.image_token_id, visuals)
         return {"input_ids": input_ids, **inputs, "cross_attention_states": states, "visible_states": sight}
 
     def forward(self, base: Any, **prepared: Any) -> ModelOutput:
@@ -175,7 +174,7 @@ class MllamaBridge(BaseBridge):
         if prepared.get("pixel_values") is None or prepared.get("cross_attention_mask") is not None:
             return prepared
         ids, given = prepared["input_ids"], {name: prepared[name] for name in _PICTURES if name in prepared}
-        places = [get_cross_attention_token_mask(row, self.image_token_id(base.config)) for row in ids.tolist()]
+        places = [get_cross_attention_token_mask(row, base.config.image_token_id) for row in ids.tolist()]
         has_pictures = torch.tensor([bool(row) for row in places], device=ids.device)
         if int(has_pictures.sum()) != len(given["pixel_values"]):
             raise LinVTInputError(
@@ -202,19 +201,17 @@ class MllamaBridge(BaseBridge):
 
     # -- the processor --
 
-    def markers(self, processor: ProcessorMixin) -> VisualMarkers:
+    def markers(self, processor: Any) -> VisualMarkers:
         """Nothing stands around a picture."""
         token = str(processor.image_token)
         return VisualMarkers(token, token, processor.image_token_id, "", "")
 
-    def tokens_of_frame(
-        self, processor: ProcessorMixin, frame: np.ndarray, options: Mapping[str, Any] | None = None
-    ) -> int:
+    def tokens_of_frame(self, processor: Any, frame: np.ndarray, options: Mapping[str, Any] | None = None) -> int:
         """The patches of a tile and the class token, whatever the frame."""
         return (processor.image_processor.size["height"] // _PATCH_SIZE) ** 2 + 1
 
     def picture_inputs(
-        self, processor: ProcessorMixin, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
+        self, processor: Any, pictures: Sequence[Sequence[Any]], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """Pixels of the pictures of each prompt that has any, and one word for each."""
         if not pictures:
@@ -259,7 +256,9 @@ class MllamaGenerator(BorrowedGenerator):
 
     def _prepare_static_cache(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
         """A static cache holds as many keys as there are visual tokens in its cross-attention layers."""
-        cache = super()._prepare_static_cache(*args, model_kwargs=model_kwargs, **kwargs)
+        # the type of its `self` asks for attributes that no model has
+        make = super()._prepare_static_cache  # pyright: ignore[reportAttributeAccessIssue]
+        cache = make(*args, model_kwargs=model_kwargs, **kwargs)
         num_keys = model_kwargs["cross_attention_states"].shape[1]
         for number in self.config.get_text_config(decoder=True).cross_attention_layers:
             cache.layers[number] = StaticLayer(max_cache_len=num_keys)
@@ -271,7 +270,7 @@ def run_with_keys(
 ) -> ModelOutput:
     """[`attend_to_keys`] with the base's head, and its loss where there are labels."""
     of_loss = {name: prepared.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in prepared}
-    output = attend_to_keys(base, **prepared)
+    output: Any = attend_to_keys(base, **prepared)
     kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
     logits = base.lm_head(output.last_hidden_state[:, kept])
     loss = None
@@ -295,7 +294,7 @@ def attend_to_keys(
     cross_attention_states: torch.Tensor | None = None,
     visible_states: torch.Tensor | None = None,
     **rest: Any,
-) -> ModelOutput:
+) -> BaseModelOutputWithPast:
     """
     Hidden states of the language model, whose words see the keys that they may.
 
@@ -308,18 +307,25 @@ def attend_to_keys(
         cross_attention_states (`torch.Tensor` of shape `(batch, keys, D)`, *optional*): unused beside keys in a cache.
         visible_states (`torch.BoolTensor` of shape `(batch, length of the prompt, keys)`, *optional*).
         rest: everything else that it takes.
+
+    Raises:
+        LinVTInputError: no video in the prompt, and none in the cache.
     """
-    given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    given: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     (prompt,) = given.values()
     cache = past_key_values if cache is None else cache
     sight, length = getattr(cache, _SIGHT, None), prompt.shape[1]
     if sight is not None:
         cross_attention_states = None
         visible, are_real = sight[:, :1].expand(-1, length, -1), sight[:, 1]
-    else:
-        visible, are_real = visible_states, visible_states.any(1)
+    elif visible_states is not None:
         # without a cache every step of generate() has the whole text
-        visible = torch.cat([visible, visible[:, -1:].expand(-1, length - visible.shape[1], -1)], dim=1)
+        behind = visible_states[:, -1:].expand(-1, length - visible_states.shape[1], -1)
+        visible, are_real = torch.cat([visible_states, behind], dim=1), visible_states.any(1)
+    else:
+        raise LinVTInputError(
+            f"The prompt of {base.config.model_type} has no video and its cache holds none. Pass visible_states."
+        )
     masks = _as_it_takes_them(visible, are_real, base.dtype)
     output = base.model.language_model(
         **given, cross_attention_states=cross_attention_states, **{CACHE_NAME: cache}, **masks, **rest
