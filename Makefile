@@ -123,7 +123,8 @@ train-linvt-shapes: .venv/installed-dev
 	    --dataset_name $(SHAPES)/clips/align.jsonl --output_dir $(SHAPES)/stage_1
 	$(RUN)/python examples/train_instruct.py --config examples/configs/shapes_instruct.yaml --use_cpu --seed $(SEED) \
 	    --model_name_or_path $(SHAPES)/stage_1 \
-	    --dataset_name $(SHAPES)/clips/instruct.jsonl --output_dir $(SHAPES)/stage_2
+	    --dataset_name $(SHAPES)/clips/instruct.jsonl --output_dir $(SHAPES)/stage_2 \
+	    --cache_frame_tokens $(SHAPES)/frame_tokens --cache_frame_tokens_dtype auto
 	$(RUN)/python examples/shapes_clips.py plot $(SHAPES)/stage_1/trainer_state.json \
 	    $(SHAPES)/stage_2/trainer_state.json --output $(SHAPES)/curves.png
 	$(RUN)/python examples/shapes_clips.py evaluate $(SHAPES)/stage_2 --frames 8 16 32 64 --clips 100 \

@@ -8,6 +8,8 @@ the Hub with a checkpoint, written flat by `remote_code.py`, which understands `
 import ast
 import email
 import email.message
+import graphlib
+import importlib
 import json
 import os
 import re
@@ -31,7 +33,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Arrows point down: a part imports from parts that stand before it, and from itself.
 LAYERS = (
-    {"errors", "files", "summaries"},
+    {"errors", "files", "lazy", "summaries"},
     {"remote_code", "store"},
     {"tokenizer", "video", "evidence"},
     {"bases"},
@@ -194,6 +196,58 @@ def test_no_function_imports_the_package():
     assert inside == []
 
 
+# `importlib` loads a module that no import statement names: lazily named parts of the package, classes that stand in
+# registries of transformers, and the libraries of an extra that may be missing
+LOAD_BY_NAME = {"lazy.py", "auto.py", "serving/application.py"}
+
+
+def test_few_files_load_modules_by_name():
+    loading = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute | ast.Name | ast.alias)
+        and {getattr(node, name, None) for name in ("attr", "id", "name")} & {"import_module", "__import__"}
+    }
+    assert loading == LOAD_BY_NAME
+
+
+def seen_by_type_checkers(path: Path) -> dict[str, str]:
+    """Names that a file imports under `if TYPE_CHECKING`, and from which module."""
+    blocks = [
+        node for node in tree_of(path).body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    found = [one for block in blocks for one in block.body]
+    return {alias.name: one.module for one in found for alias in one.names}
+
+
+@pytest.mark.parametrize("package", ["", ".evaluation", ".serving"])
+def test_names_that_are_loaded_late_are_those_that_type_checkers_see(package: str):
+    module = importlib.import_module(f"transformers_linvt{package}")
+    assert seen_by_type_checkers(Path(module.__file__)) == module._MODULE_OF
+    assert set(module._MODULE_OF) == set(module.__all__) - {"__version__"} <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = module.nonsense
+
+
+def test_no_import_is_a_circle():
+    graph: dict[str, set[str]] = {}
+    names = {
+        ".".join(("transformers_linvt", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES
+    }
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    for name, path in names.items():
+        late = set(seen_by_type_checkers(path).items())
+        for node, in_function in imports_of(path):
+            if in_function or {(alias.name, getattr(node, "module", None)) for alias in node.names} <= late:
+                continue
+            for module in filter(is_own, modules_named(path, node)):
+                module = module if module in names else module.rpartition(".")[0]
+                graph.setdefault(name, set()).add(module)
+    assert len(graph) > 100
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
 def test_only_auto_touches_the_registries_of_transformers():
     touching = []
     for path in FILES:
@@ -283,6 +337,28 @@ def test_every_public_function_and_class_has_a_docstring():
             if isinstance(node, ast.ClassDef):
                 functions += [(member, 5) for member in node.body]
     assert silent == []
+
+
+# What is no sentence of English: "a number that is none", and docstrings without a verb that hang on a word above them
+NO_ENGLISH = re.compile(r"\b(?:that|which|it|adapter|model) (?:is|was|are|were) none\b(?! of)", re.IGNORECASE)
+
+
+def test_no_house_idiom_stands_in_the_words_of_the_package():
+    pages = [*FILES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    idioms = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if NO_ENGLISH.search(line)
+    ]
+    hanging = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {docstring.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and (docstring := ast.get_docstring(node) or "").startswith(("Of ", "Under ", "Behind "))
+    ]
+    assert idioms + hanging == []
 
 
 def test_changelog_and_citation_name_the_version_of_the_source():

@@ -2,15 +2,15 @@
 LinVT for transformers: a video goes into an image-text model as a few hundred weighted averages of its frame tokens.
 
 Importing the package registers it with the Auto classes and pipelines of transformers, and does nothing else: names
-are loaded when they are first used.
+are loaded when they are first used (see `lazy.py`).
 """
 
-import importlib
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from .auto import register
+from .lazy import lazy_names
 
 
 __version__ = "0.1.0.dev0"
@@ -99,22 +99,15 @@ if TYPE_CHECKING:
     from .video.reading import read_video
 
 
+_load, __dir__ = lazy_names(__name__, _MODULE_OF)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF.values():  # a module of its own is loaded when it is asked for, too
-        return importlib.import_module(f".{name}", __name__)
-    if name in _RENAMED:
-        new = _RENAMED[name]
-        warnings.warn(f"{__name__}.{name} is now {new}; the old name will go.", FutureWarning, stacklevel=2)
-        return getattr(sys.modules[__name__], new)
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    if name not in _RENAMED:
+        return _load(name)
+    new = _RENAMED[name]
+    warnings.warn(f"{__name__}.{name} is now {new}; the old name will go.", FutureWarning, stacklevel=2)
+    return getattr(sys.modules[__name__], new)
 
 
 register()

@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 
 
 def digest_of_file(path: str | os.PathLike) -> str:
-    """Of the bytes of a file, 32 hexadecimal digits."""
+    """A digest of the bytes of a file, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -65,7 +65,7 @@ class FolderStore:
 
     def get(self, key: str, load: Callable[[Path], Found]) -> Found | None:
         """
-        What `load` makes of the file of a key; None where there is none, or none that is whole.
+        What `load` makes of the file of a key; None where the file is missing or not whole.
 
         Args:
             key: hexadecimal digits.

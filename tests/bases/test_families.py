@@ -523,6 +523,17 @@ def test_a_change_of_any_one_number_is_noticed(dtype: torch.dtype, size: int, of
     assert changed_weights(base, before) == []
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_change_that_moves_bytes_of_the_last_number_is_noticed(size: int):
+    """The bytes behind the last whole word were added up one by one: by chance, numbers with the same sum came out."""
+    base = torch.nn.Module()
+    base.weight = torch.nn.Parameter(torch.arange(1.0, size + 1))
+    before = fingerprint_weights(base)
+    data = base.weight.data.view(torch.uint8)
+    data[-2:] = data[-2:].flip(0)
+    assert changed_weights(base, before) == ["weight"]
+
+
 @pytest.fixture
 def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the sums of bases of any size are remembered."""

@@ -4,6 +4,7 @@ model is the base's own forward pass, and what it counts as right is right.
 """
 
 import importlib.util
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,19 @@ def test_a_motion_backwards_is_right_with_the_opposite_answer(modules, model, cl
     forwards, shuffled, backwards = stand_in.shown
     assert torch.equal(backwards, forwards.flip(1)) and not torch.equal(shuffled, forwards)
     assert torch.equal(shuffled.sort(1).values, forwards.sort(1).values)
+
+
+def test_a_shuffled_clip_is_shown_in_as_many_orders_as_asked_for(modules, model, clips):
+    _, training = modules
+    stand_in = SaysOneThing(model, "left")
+    counts = training.Evaluator(stand_in, num_orders=3).clips({"traverse": clips["traverse"]})
+    assert counts["traverse shuffled | direction"] == [3 * n for n in counts["traverse | direction"]]
+    forwards, *shuffled, _ = stand_in.shown
+    assert len(shuffled) == 3 and all(torch.equal(s.sort(1).values, forwards.sort(1).values) for s in shuffled)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(shuffled, 2))
+    alone = SaysOneThing(model, "left")
+    training.Evaluator(alone).clips({"traverse": clips["traverse"]})
+    assert torch.equal(alone.shown[1], shuffled[0])  # the first order is that of a single one
 
 
 def test_a_still_clip_is_compared_with_its_own_picture(modules, model, clips):

@@ -203,7 +203,7 @@ def test_a_bare_base_is_shown_pictures():
         for arm in ("middle", "uniform", "all", "text")
     }
     assert tokens == {"middle": 16, "uniform": 48, "all": 96, "text": 0}
-    with pytest.raises(LinVTInputError, match="arm='linvt' needs a LinVT, and LlavaForConditionalGeneration is none"):
+    with pytest.raises(LinVTInputError, match="arm='linvt' needs a LinVT, not a LlavaForConditionalGeneration"):
         Answerer(base.model, base.processor, arm="linvt")
 
 

@@ -10,6 +10,7 @@ import http.server
 import io
 import json
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -261,6 +262,10 @@ def test_a_template_that_changes_the_question_marks_all_text_only_when_there_is_
     inputs = llava.apply_chat_template(user(clip(2), "what is it?"), chat_template=template, **CHAT)
     assert "What is it?" in asked(llava, inputs)
     assert "ASSISTANT" in asked(llava, inputs)
+    # all text is a span of the prompt in which the placeholders of the video stand: they ask nothing
+    marked = inputs["input_ids"][inputs["question_mask"].bool()]
+    assert not set(marked.tolist()) & {llava.markers.token_id, *llava.tokenizer.all_special_ids}
+    assert not (inputs["question_mask"] & inputs["video_mask"]).any() and inputs["video_mask"].any()
     learnt = llava.apply_chat_template(messages, chat_template=template, tokenize=True, return_dict=True)
     assert asked(llava, learnt) == ""
 
@@ -812,6 +817,20 @@ def test_a_placeholder_in_a_text_is_refused(processor: LinVTProcessor):
                 processor.question_inputs([f"What is {token}?"])
             else:
                 processor.apply_chat_template(user(clip(2), token), **CHAT)
+
+
+def test_what_the_base_writes_around_a_picture_is_refused_beside_a_video(processors: dict[str, LinVTProcessor]):
+    """Typed by a user it would be read as the edge of a picture; without a video it is the base's own affair."""
+    refused = 0
+    for processor in processors.values():
+        tokenizer, added = processor.tokenizer, processor.tokenizer.get_added_vocab()
+        around = {*tokenizer.tokenize(processor.markers.before + processor.markers.after)} & {*added}
+        for token in around - {processor.markers.token, *processor.base_processor.all_special_multimodal_tokens}:
+            with pytest.raises(LinVTInputError, match=f"holds {re.escape(repr(token))}, which stands for a picture"):
+                processor.apply_chat_template(user(clip(2), f"What is {token} here?"), **CHAT)
+            assert token in processor.apply_chat_template([turn("user", f"What is {token}?")])
+            refused += 1
+    assert refused >= 2
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def by_seeking(reader: Reader, *wanted: int) -> tuple[bool, dict[int, int]]:
 
 
 def test_a_b_frame_is_certain_when_as_many_came_as_can_be_reordered() -> None:
-    """Or a frame that is none: to that it may refer, and it has come out without a complaint."""
+    """Or a frame of another kind: to that it may refer, and it has come out without a complaint."""
     reader = Reader([0])
     reader.shown_frames = [frame(0, "I"), *(frame(pts, "B") for pts in range(1, COUNT))]
     assert from_start(reader, 1) == (True, {0: 1})

@@ -272,7 +272,7 @@ class BaseBridge:
         return AddedTexts.of(processor, self.family)
 
     def frame_input_names(self, processor: ProcessorMixin) -> frozenset[str]:
-        """Of the image processor's outputs those that the model takes; some only serve to write the prompt."""
+        """Those outputs of the image processor that the model takes; some only serve to write the prompt."""
         made = frozenset(processor.image_processor.model_input_names) - set(processor.unused_input_names)
         return self.family.layout.names(made)
 
@@ -486,7 +486,7 @@ class EmbeddingsBridge(BaseBridge):
         return self.language_model(base)(**without_ids(prepared))
 
     def backbone(self, base: PreTrainedModel, **prepared: Any) -> ModelOutput:
-        """Of the language model; pictures without a video are encoded and embedded here."""
+        """Calls the language model; pictures without a video are encoded and embedded here."""
         if prepared.get("inputs_embeds") is None:
             prepared = self.embed_pictures(base, **prepared)
         return self.language_model(base).base_model(**without_ids(prepared))

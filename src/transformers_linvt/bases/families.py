@@ -69,7 +69,7 @@ _MROPE_MERGING = {"layout": _MERGING, "video_type_id": 0}
 _QWEN2 = {**_MROPE_MERGING, "frame_budget": FrameBudget(768, 230_400)}
 _QWEN3 = {**_MROPE_MERGING, "frame_budget": FrameBudget(768, 24_576)}
 _GLM = {**_MROPE_MERGING, "frame_budget": FrameBudget(total=60_000, counts_time=True)}
-# These number the pictures of a prompt; a video is none of them.
+# These number the pictures of a prompt; a video is not counted.
 _MINICPM = {"one_tile": {"max_slice_nums": 1, "use_image_id": False}, "layout": PatchStrip("target_sizes")}
 
 FAMILIES: dict[str, Family] = {

@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 Fingerprint = tuple[torch.Size, torch.dtype, int]
 
+_HOW = "sum of words"  # how bits are added up: what was remembered of another way is not compared
 _LEAST_BYTES = 1 << 28  # of a base that is worth remembering: summing less takes a tenth of a second
 _WEIGHTS = (".safetensors", ".bin")
 _MOST_REMEMBERED = 32  # bases; those that were used last
@@ -95,7 +96,7 @@ def _remembered_in(base: PreTrainedModel, loading: Mapping[str, Any]) -> Path | 
     if not any(file.suffix in _WEIGHTS for file in files):
         return None
     where = [(str(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
-    identity = json.dumps([where, parameters, transformers.__version__])
+    identity = json.dumps([_HOW, where, parameters, transformers.__version__])
     return Path(constants.HF_HOME, "linvt", "fingerprints", f"{hashlib.sha256(identity.encode()).hexdigest()}.json")
 
 
@@ -137,7 +138,10 @@ def _sum_of_bits(weight: torch.Tensor) -> int:
         weight = weight.clone()
     data = weight.view(torch.uint8)
     whole = len(data) - len(data) % 8
-    return int(data[:whole].view(torch.int64).sum()) + int(data[whole:].sum())
+    last = torch.nn.functional.pad(
+        data[whole:], (0, 8 - len(data) % 8)
+    )  # a word too: a sum of bytes forgets their order
+    return int(data[:whole].view(torch.int64).sum()) + int(last.view(torch.int64))
 
 
 def changed_weights(base: nn.Module, before: Mapping[str, Fingerprint]) -> list[str]:

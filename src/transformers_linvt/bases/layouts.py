@@ -64,7 +64,7 @@ class FrameLayout:
         return ("pixel_values",)
 
     def names(self, names: frozenset[str]) -> frozenset[str]:
-        """Of the names of the image processor's outputs those that frames are cut and encoded by."""
+        """Those names of the image processor's outputs that frames are cut and encoded by."""
         return names | set(self.needed)
 
     # -- from the image processor --
@@ -309,7 +309,7 @@ class PictureTiles(FrameLayout):
         return {**chunk, "pixel_values": frames.unflatten(0, (-1, tiles)), "image_sizes": sizes}
 
     def by_frame(self, base: PreTrainedModel, features: Any, num_frames: int) -> torch.Tensor:
-        """Of the pictures of [`as_pictures`], without the repeated frames."""
+        """The tokens of the pictures of [`as_pictures`], without the repeated frames."""
         _, rows, columns = _smallest_tiling(base)
         vision = base.config.vision_config
         side = tokens_along_tile(vision.image_size, vision.patch_size, getattr(base.config, "downsample_rate", None))

@@ -272,7 +272,7 @@ def video_processors_known() -> Iterator[None]:
 
 
 def _reason_and_advice(name_or_path: str, error: OSError) -> str:
-    """Of a folder, the file that is missing: transformers speaks of its site, and the network is not asked."""
+    """The file that a folder misses: transformers speaks of its site, and the network is not asked."""
     if not os.path.isdir(name_or_path):
         return f"{error} Check the name and the network."
     if "preprocessor_config.json" not in str(error):

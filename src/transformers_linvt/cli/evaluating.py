@@ -9,6 +9,7 @@ import huggingface_hub
 
 import transformers_linvt
 
+from .. import evaluation
 from ..errors import LinVTInputError
 from .loading import check_reachable, trusted
 
@@ -18,7 +19,6 @@ _REPORT = ".json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Names of diagnostics and ways of asking; loading them loads torch."""
-    evaluation = transformers_linvt.evaluation
     parser.add_argument(
         "--diagnostics",
         nargs="+",
@@ -39,7 +39,6 @@ def run(arguments: argparse.Namespace) -> None:
             raise LinVTInputError("--compare takes two evaluations or models, and no other: linvt eval --compare A B.")
         reports = [_report_of(name, arguments) for name in arguments.compare]
         print(f"{arguments.compare[1]} less {arguments.compare[0]}, in points of a percent, on the same questions")
-        evaluation = transformers_linvt.evaluation
         print(evaluation.aligned(evaluation.table_of_differences(evaluation.compare(*reports))))
         return
     report = _evaluate(arguments.model or transformers_linvt.embedded_model_path(), Path(arguments.output), arguments)
@@ -96,7 +95,7 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace) -> dict[st
 def _report_of(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """An evaluation from its file, or of a checkpoint, which is asked first."""
     if name.endswith(_REPORT):
-        return transformers_linvt.evaluation.read_report(name)
+        return evaluation.read_report(name)
     output = Path(f"{Path(name).name}{_REPORT}")
     print(f"{name} is asked; what it answers goes to {output}")
     return _evaluate(name, output, arguments)
@@ -110,13 +109,12 @@ def _print(report: dict[str, Any]) -> None:
         "them chance, a constant, what the words of the question give away, and the most that an ideal reader reaches"
     )
     print("behind each policy.")
-    evaluation = transformers_linvt.evaluation
     print(evaluation.aligned(evaluation.table_of_results(report)))
 
 
 def _write(arguments: argparse.Namespace) -> None:
     """Clips and questions as files, for whatever else is to be asked."""
-    settings, evaluation = _settings(arguments), transformers_linvt.evaluation
+    settings = _settings(arguments)
     clips = [
         clip
         for name, num_frames in settings.cells()

@@ -4,8 +4,9 @@ How well a model answers: diagnostics whose answers are known, intervals, compar
 Names are loaded when they are first used: lmms-eval imports this package to hear of a model, which needs no torch.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
 
 
 _MODULE_OF = {
@@ -38,7 +39,12 @@ _MODULE_OF = {
 __all__ = [*_MODULE_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+if TYPE_CHECKING:
+    from .answering import ARMS, Answerer, parse_answer
+    from .comparing import aligned, check_comparable, compare, markdown, table_of_differences, table_of_results
+    from .diagnostics import DIAGNOSTICS, Diagnostic, DiagnosticClip, make_clips, write_clips
+    from .limits import ceilings, constant_score, policies_for
+    from .running import EvaluationSettings, evaluate, read_report
+    from .statistics import PairedDifference, clustered_interval, paired_difference, wilson
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -82,7 +82,7 @@ class Answerer:
             Written behind every question, such as "Answer with one word.".
 
     Raises:
-        LinVTInputError: an unknown arm, or `"linvt"` for a model that is none.
+        LinVTInputError: an unknown arm, or `"linvt"` for a model of another kind.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Answerer:
             raise LinVTInputError(unknown_argument(arm, ARMS))
         if arm == "linvt" and not self.is_linvt:
             raise LinVTInputError(
-                f"arm='linvt' needs a LinVT, and {type(model).__name__} is none. Use arm='uniform', 'middle' "
+                f"arm='linvt' needs a LinVT, not a {type(model).__name__}. Use arm='uniform', 'middle' "
                 "or 'all', or put LinVT around it with linvt wrap."
             )
         self.model, self.processor, self.arm = model.eval(), processor, arm

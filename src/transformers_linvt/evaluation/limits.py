@@ -253,7 +253,7 @@ def _clues(question: Question, view: _View) -> dict[str, Hashable]:
 
 
 def _by_value(value_of: Callable[[ShapeObject], str]) -> Callable[[Question, _View], dict[str, Hashable]]:
-    """Of a colour, shape or position: whether what is asked for was seen with it, and whether something else was."""
+    """For a colour, shape or position: whether what is asked for was seen with it, and whether something else was."""
 
     def clues(question: Question, view: _View) -> dict[str, Hashable]:
         (named,) = _named(question)

@@ -189,7 +189,7 @@ class AnswerPasses:
         return [one.float() / scale[self.rows].view(-1, 1, 1).to(one.device) for one in found]
 
     def log_probs_at(self, position: float) -> torch.Tensor:
-        """Of the answers, `(num_rows,)`."""
+        """The log-probability of each answer, `(num_rows,)`."""
         with torch.inference_mode(False), torch.no_grad(), _as_found(self.model):
             return self._log_probs(self._layers_at(position)).sum(dim=1)
 
@@ -200,7 +200,7 @@ class AnswerPasses:
         ]
 
     def _log_probs(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Of every answer token, given those before it, `(num_rows, length)`; 0 where it is not counted."""
+        """Log-probabilities of answer tokens, given those before them, `(num_rows, length)`; 0 where not counted."""
         backbone = self.model.model
         condensed = replace(self.condensed, tokens=layers[0], deepstack=list(layers[1:]))
         prepared, _ = backbone.prepare(**self.given, condensed_videos=condensed)

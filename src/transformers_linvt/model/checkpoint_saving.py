@@ -111,7 +111,7 @@ class SavesCheckpoints(LinVTPreTrainedModel):
         Whether an adapter that transformers would save alone leaves a LinVT behind that is nowhere else.
 
         Raises:
-            CheckpointError: it would, and the adapter is none that a checkpoint can hold beside LinVT.
+            CheckpointError: it would, and a checkpoint cannot hold an adapter of this kind beside LinVT.
         """
         if not self._hf_peft_config_loaded or self.config.adapter_subfolder:
             return False

@@ -31,7 +31,7 @@ def _new_digest() -> Any:
 
 
 def digest_of(*parts: Any) -> str:
-    """Of anything that prints itself, 32 hexadecimal digits."""
+    """A digest of anything that prints itself, 32 hexadecimal digits."""
     digest = _new_digest()
     for part in parts:
         digest.update(repr(part).encode() + b"\0")
@@ -74,7 +74,7 @@ def is_still(path: str | os.PathLike, identity: tuple) -> bool:
 
 
 def digest_of_frames(video: VideoFrames) -> str:
-    """Of frames in memory and their times."""
+    """A digest of frames in memory and their times."""
     digest = _new_digest()
     for array in (video.frames, video.timestamps):
         array = np.ascontiguousarray(array)
@@ -84,7 +84,7 @@ def digest_of_frames(video: VideoFrames) -> str:
 
 
 def digest_of_processor(processor: Any) -> str:
-    """Of the settings that decide how frames are prepared."""
+    """A digest of the settings that decide how frames are prepared."""
     prepares = getattr(processor.base_processor, "image_processor", processor.base_processor)
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())
@@ -129,7 +129,7 @@ def state_of_weights(weights: Mapping[str, torch.Tensor]) -> tuple:
 
 
 def digest_of_weights(weights: Mapping[str, torch.Tensor]) -> str:
-    """Of the values of weights; reads them."""
+    """A digest of the values of weights; reads them."""
     digest = _new_digest()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name.replace('.base_layer.', '.')}{tuple(weight.shape)}{weight.dtype}".encode())

@@ -95,12 +95,8 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
-        for name, value in (("num_video_tokens", num_video_tokens), ("num_frames", num_frames)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LinVTInputError(
-                    f"{name}={value!r}: give a whole number, 1 or more"
-                    + (", the same as the model's." if name == "num_video_tokens" else ".")
-                )
+        _check_count("num_video_tokens", num_video_tokens, "a whole number, 1 or more, the same as the model's")
+        _check_count("num_frames", num_frames, "a whole number, 1 or more")
         self.base_processor = base_processor
         self.num_video_tokens = num_video_tokens
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
@@ -111,12 +107,10 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
         self.frame_path = frame_path
         self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
-        for name, value in (
-            ("max_frame_tokens", max_frame_tokens),
-            ("max_total_frame_tokens", max_total_frame_tokens),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise LinVTInputError(f"{name}={value!r}: give a whole number of visual tokens, 1 or more, or None.")
+        limits = {"max_frame_tokens": max_frame_tokens, "max_total_frame_tokens": max_total_frame_tokens}
+        for name, value in limits.items():
+            if value is not None:
+                _check_count(name, value, "a whole number of visual tokens, 1 or more, or None")
         self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
         levels_of(skip_duplicate_frames)
         self.skip_duplicate_frames = skip_duplicate_frames
@@ -505,6 +499,11 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         if return_tensors == "np":
             visual = {name: np.asarray(value) for name, value in visual.items()}
         return BatchFeature({**inputs, **visual})
+
+
+def _check_count(name: str, value: Any, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LinVTInputError(f"{name}={value!r}: give {wanted}.")
 
 
 __all__ = ["LinVTProcessor", "RenderedPrompt", "VIDEO_TOKEN"]

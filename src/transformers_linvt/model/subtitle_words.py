@@ -61,8 +61,8 @@ class WritesSubtitles(HasBaseProcessor):
                 all videos of a turn in front of its texts.
 
         Raises:
-            LinVTInputError: a budget that is none.
-            VideoReadError: the file holds no subtitles, or an entry is none.
+            LinVTInputError: a budget that is not a whole number above 0.
+            VideoReadError: the file holds no subtitles, or an entry is not times and words.
         """
         if isinstance(subtitles, SubtitleWords):
             return subtitles

@@ -51,7 +51,7 @@ class VideoStream:
         limits ([`VideoLimits`], *optional*): the largest frame (`max_pixels`).
 
     Raises:
-        LinVTInputError: a number that is none, or a processor of another model.
+        LinVTInputError: a setting that is not the number it has to be, or a processor of another model.
 
     Example (the embedded model, which knows coloured shapes only):
 
@@ -163,7 +163,7 @@ class VideoStream:
             generate_kwargs: arguments of `generate()`.
 
         Raises:
-            LinVTInputError: nothing was pushed yet, or a question that is none.
+            LinVTInputError: nothing was pushed yet, or a question that is no text.
         """
         with self._model:
             return self.model.answer(self.features(), question, self.processor, **generate_kwargs)

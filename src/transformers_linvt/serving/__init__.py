@@ -4,8 +4,9 @@ An endpoint that OpenAI's clients speak to.
 Names are loaded when they are first used: the command line asks for its arguments without torch.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
 
 
 _MODULE_OF = {
@@ -19,7 +20,9 @@ _MODULE_OF = {
 __all__ = [*_MODULE_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+if TYPE_CHECKING:
+    from .application import make_application, required
+    from .running import run_server, take_port
+    from .settings import ServerSettings
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -226,13 +226,13 @@ class _Server:
         return self.responses.JSONResponse(_error_of(error), status_code=error.status, headers=headers)
 
     async def other_error(self, _: Any, error: Any) -> Any:
-        """Of Starlette: no such route, or no such method."""
+        """An error of Starlette: no such route, or no such method."""
         known = "/v1/chat/completions, /v1/models and /health"
         return self._told(RequestError(f"{error.detail}. This server knows {known}.", error.status_code))
 
 
 def _own(error: BaseException) -> RequestError:
-    """An error as the client gets it; of what is none of ours the client gets no more than that."""
+    """An error as the client gets it; of one that is not ours the client hears only that there was one."""
     if isinstance(error, RequestError):
         return error
     logger.error("A request met an error of the server.", exc_info=error)

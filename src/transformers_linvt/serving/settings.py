@@ -31,7 +31,7 @@ class ServerSettings:
         api_key (`str`, *optional*): what clients have to send as `Authorization: Bearer ...`.
 
     Raises:
-        LinVTInputError: a number that is none.
+        LinVTInputError: a setting that is not the number it has to be.
     """
 
     name: str

@@ -176,7 +176,7 @@ class SpatioTemporalBlock(nn.Module):
         return offset, self.temporal_window, -(offset + num_frames) % self.temporal_window
 
     def num_finished(self, first: int, num_frames: int) -> int:
-        """Of `num_frames` frames from frame `first` of a video on, those whose windows are complete."""
+        """How many of `num_frames` frames, from frame `first` of a video on, have complete windows."""
         if self.temporal_window == 1:
             return num_frames
         behind = (first + num_frames + self.window_offset) // self.temporal_window * self.temporal_window

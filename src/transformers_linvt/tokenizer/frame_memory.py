@@ -78,7 +78,7 @@ class FrameMemory:
         return tokens, layers
 
     def _distance(self, place: int) -> torch.Tensor:
-        """Of every token of a frame to that of the frame before; the first frame is compared with nothing."""
+        """How far every token of a frame is from that of the frame before; the first is compared with nothing."""
         tokens = self.frames[place][0]
         return relative_distance(tokens, self.frames[place - 1][0] if place else tokens)
 

@@ -218,7 +218,7 @@ class ContrastSums:
         return other
 
     def contrast(self) -> torch.Tensor:
-        """Of what was seen so far, as [`contrast`] gives it."""
+        """The contrast of what was seen so far, as [`contrast`] gives it."""
         count = self.count.clamp(min=1)
         common = (self.total / count.unsqueeze(1)).square().sum(dim=1)
         mean_square = (self.squares / count).clamp(min=torch.finfo(self.dtype).tiny)

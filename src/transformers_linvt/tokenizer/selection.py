@@ -138,7 +138,7 @@ class RefinedVideo:
         places: torch.Tensor,
         significance: torch.Tensor,
     ) -> "RefinedVideo":
-        """Of the runs of a batch of videos, and what was averaged over them; shapes as above."""
+        """A refined video of the runs of a batch, and what was averaged over them; shapes as above."""
         mass = runs.mass.clamp(min=torch.finfo(runs.mass.dtype).tiny)
         return cls(
             kept_tokens=kept_tokens,

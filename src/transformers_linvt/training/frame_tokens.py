@@ -89,7 +89,7 @@ class FrameTokens:
         Read a file that `save` wrote.
 
         Raises:
-            LinVTInputError, KeyError, ValueError: it is none.
+            LinVTInputError, KeyError, ValueError: the file is of another format.
         """
         try:
             with safe_open(path, framework="pt") as file:

@@ -65,7 +65,7 @@ def _skip_scaling_lists(bits: _Bits, count: int) -> None:
 
 
 def _sequence(unit: bytes) -> tuple[int, int, bool]:
-    """Of a sequence parameter set: its number, the bits of `frame_num` (0 if it may jump), and separate colours."""
+    """What a sequence parameter set says: number, bits of `frame_num` (0 if it may jump), and separate colours."""
     bits = _Bits(unit[1:])
     profile = bits.take(8)
     bits.take(16)

@@ -26,7 +26,7 @@ class UnseenFrames(VideoFrames):
         The video of a [`record_of`].
 
         Raises:
-            KeyError, TypeError, ValueError: a text that is none.
+            KeyError, TypeError, ValueError: a text that [`record_of`] did not write.
         """
         told = json.loads(text)
         times = np.asarray(told.pop("timestamps"), dtype=np.float64)

@@ -58,7 +58,7 @@ def read_subtitles(source: Any) -> list[Subtitle]:
         `list[Subtitle]`, by `start`.
 
     Raises:
-        [`VideoReadError`]: no such file, one that holds no subtitles, or an entry that is none.
+        [`VideoReadError`]: no such file, one that holds no subtitles, or an entry that is not times and words.
 
     Example:
 

@@ -84,7 +84,7 @@ def _turn_of_lost(order: list[int | None], before: int | None, chunk: int, has_b
     """
     When a lost frame would have been shown: its position in `order`, the chunks of the frames shown.
 
-    It is taken for a B frame where there are such: if it was none, what follows is damaged up to the next key frame,
+    It is taken for a B frame where there are such: if it was not, what follows is damaged up to the next key frame,
     and does not come into question anyway.
     """
     if before is None or before not in order:

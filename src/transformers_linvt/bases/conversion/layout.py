@@ -57,7 +57,7 @@ class Published:
         Refuse a value that this conversion would lose.
 
         Raises:
-            UnsupportedBaseError: `found` is none of `wanted`.
+            UnsupportedBaseError: `found` is not in `wanted`.
         """
         if found not in wanted:
             allowed = " or ".join(repr(one) for one in wanted)

@@ -44,19 +44,19 @@ class BlipBridge(EmbeddingsBridge):
         return base.get_image_features(pictures, **instruction, return_dict=True).pooler_output, [], "tensor"
 
     def forward(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model without a picture: the base insists on one."""
+        """Calls the language model where there is no picture: the base insists on one."""
         if prepared.get("pixel_values") is None and prepared.get("inputs_embeds") is None:
             return self.language_model(base)(**_without_instruction(prepared))
         return super().forward(base, **prepared)
 
     def generate(self, base: Any, **prepared: Any) -> Any:
-        """Of the language model without a picture: the base insists on one."""
+        """Calls the language model where there is no picture: the base insists on one."""
         if prepared.get("pixel_values") is None:
             return self.language_model(base).generate(**_without_instruction(prepared))
         return super().generate(base, **prepared)
 
     def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model; words for the Q-Former mean nothing where there is no picture."""
+        """Calls the language model; words for the Q-Former mean nothing where there is no picture."""
         return super().backbone(base, **(prepared if "pixel_values" in prepared else _without_instruction(prepared)))
 
     def picture_inputs_of(self, base: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

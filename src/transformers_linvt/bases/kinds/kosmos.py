@@ -132,11 +132,11 @@ class Kosmos2Bridge(EmbeddingsBridge):
         super().__init__(Family(prepends_visuals=True, begins_with_bos=True, chat_template=WORDS_ALONE))
 
     def language_model(self, base: Any) -> PreTrainedModel:
-        """Under a name of its own."""
+        """The language model, which this base has under a name of its own."""
         return base.text_model
 
     def image_token_id(self, config: Any) -> int | None:
-        """Of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
+        """The id of `</chunk>`: the base has no placeholder, and says by a mask where a picture stands."""
         return place_token_id(config)
 
     def decoder(self, base: Any) -> nn.Module:
@@ -163,21 +163,21 @@ class Kosmos2Bridge(EmbeddingsBridge):
         return prepared
 
     def forward(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model without a picture: the base insists on one."""
+        """Calls the language model where there is no picture: the base insists on one."""
         prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return run_text(base.text_model, **prepared)
         return base(**prepared)
 
     def backbone(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model, which takes encoded pictures and their mask."""
+        """Calls the language model, which takes encoded pictures and their mask."""
         prepared = self._embedded(base, prepared)
         if (pixel_values := prepared.pop("pixel_values", None)) is not None:
             prepared["image_embeds"] = encode_pictures(base, pixel_values)
         return run_text(base.text_model.model, **prepared)
 
     def generate(self, base: Any, **prepared: Any) -> Any:
-        """Of the language model without a picture: the base insists on one."""
+        """Calls the language model where there is no picture: the base insists on one."""
         prepared = self._embedded(base, prepared)
         if prepared.get("pixel_values") is None:
             return Kosmos2Generator(base).generate(**prepared)

@@ -152,7 +152,7 @@ class MllamaBridge(BaseBridge):
         return {"input_ids": input_ids, **inputs, "cross_attention_states": states, "visible_states": sight}
 
     def forward(self, base: Any, **prepared: Any) -> ModelOutput:
-        """Of the language model and the head where there is a video, else of the base."""
+        """Calls the language model and the head where there is a video, else the base."""
         if not _is_ours(prepared):
             return super().forward(base, **self._with_picture_mask(base, prepared))
         return run_with_keys(base, **prepared)
@@ -164,7 +164,7 @@ class MllamaBridge(BaseBridge):
         return attend_to_keys(base, **prepared)
 
     def generate(self, base: Any, **prepared: Any) -> Any:
-        """Of the language model where there is a video, else of the base."""
+        """Generates with the language model where there is a video, else with the base."""
         if not _is_ours(prepared):
             return super().generate(base, **self._with_picture_mask(base, prepared))
         return MllamaGenerator(base).generate(**prepared)
