@@ -63,10 +63,9 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
             frames of a video together: larger frames are made smaller. By default as the base's own video processor
             caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
             given in a call (`size`, `max_pixels`) comes before both.
-        skip_duplicate_frames (`bool` or `float`, defaults to `True`): whether a frame that is identical to the one
-            before it is prepared and encoded once, which changes no answer. A number of levels of 255 skips frames
-            that are similar as well: no square of 16 x 16 pixels may differ by more on average from the frame that
-            stands for it. `False` encodes every frame.
+        skip_duplicate_frames (`bool` or `float`, defaults to `True`): prepare and encode a frame that is identical to
+            the one before it once, which changes no answer. A number of levels of 255 skips similar frames as well, of
+            which no square of 16 x 16 pixels differs by more on average; `False` encodes every frame.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -117,11 +116,6 @@ class LinVTProcessor(ReadsVideos, WritesSubtitles, WritesPrompts, WritesTokens, 
         self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.bridge.markers(base_processor)
         self.added = self.bridge.added_texts(base_processor)
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """No sub-processors of its own: transformers would take any argument named after a modality for one."""
-        return []
 
     @property
     def model_input_names(self) -> list[str]:

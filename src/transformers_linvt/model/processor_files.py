@@ -40,6 +40,11 @@ _PART_ARGUMENTS = ("padding_side", "truncation_side", "model_max_length", "min_p
 class SavesProcessors(HasBaseProcessor):
     """How [`LinVTProcessor`] is made, saved and loaded."""
 
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """No sub-processors of its own: transformers would take any argument named after a modality for one."""
+        return []
+
     def to_dict(self) -> dict[str, Any]:
         """The base's settings with ours under `linvt`; one file describes both."""
         return {
