@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .bases.layouts import FRAME_PREFIX
 from .bases.loading import context_length
 from .errors import LinVTError, LinVTInputError, advice, first_line, shown
+from .model.repeated_frames import take_is_new
 from .video.frames import VideoFrames
 
 
@@ -224,7 +225,7 @@ class Bench:
             lambda: self.model.answer(features, QUESTION, processor, max_new_tokens=1, do_sample=False, pad_token_id=0)
         )
         cost.questions_per_s = 1 / once
-        self._limit(cost, inputs, counts[0], counts[0], prompt["input_ids"].shape[1])
+        self._limit(cost, inputs, counts[0], features.num_encoded_frames, prompt["input_ids"].shape[1])
 
     def _pictures(self, cost: Cost, frames: VideoFrames) -> None:
         """The base with frames as pictures, of the size and in the one tile that LinVT gives it."""
@@ -312,7 +313,8 @@ class Bench:
         self, cost: Cost, frame_inputs: Mapping[str, torch.Tensor], num_inputs: int, num_frames: int, length: int
     ) -> None:
         """Matrix products of `num_frames` frames, counted on the first, and of the language model's prefill."""
-        one = self.bridge.family.layout.split(frame_inputs, [1] * num_inputs)[0]
+        frame_inputs, (is_new,) = take_is_new(frame_inputs, [num_inputs])
+        one = self.bridge.family.layout.split(frame_inputs, [1] * int(is_new.sum()))[0]
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.bridge.encode_frames(self.base, one, 1, 1)
         decoder, text = self.bridge.decoder(self.base), self.base.config.get_text_config()

@@ -17,6 +17,7 @@ from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizerOutput
 from .features import VideoFeatures
 from .origin import digest_of_model
 from .pretrained import LinVTPreTrainedModel, device_of
+from .repeated_frames import FrameRepeater, take_is_new
 
 
 logger = logging.get_logger(__name__)
@@ -71,17 +72,22 @@ class CondensesVideos(LinVTPreTrainedModel):
 
         Args:
             frames_per_video: frames of each video.
-            frame_inputs: image-processor output of all frames, one video after the other, under the base's names.
+            frame_inputs: image-processor output of all frames, one video after the other, under the base's names;
+                with `is_new` of those frames that do not repeat the one before them.
 
         Raises:
             LinVTInputError: too many frames, or inputs that do not fit the number of frames.
         """
         for num_frames in frames_per_video:
             self.check_num_frames(num_frames)
-        videos = self.bridge.family.layout.split(frame_inputs, frames_per_video)
+        frame_inputs, is_new = take_is_new(frame_inputs, frames_per_video)
+        counts = [int(one.sum()) for one in is_new]
+        videos = self.bridge.family.layout.split(frame_inputs, counts)
         return [
-            self.bridge.encode_frames(self.base_vlm, video, num_frames, self.config.frames_per_chunk)
-            for video, num_frames in zip(videos, frames_per_video, strict=True)
+            FrameRepeater().fill(
+                self.bridge.encode_frames(self.base_vlm, video, count, self.config.frames_per_chunk), new
+            )
+            for video, count, new in zip(videos, counts, is_new, strict=True)
         ]
 
     def check_num_frames(self, num_frames: int, most: int | None = 0) -> None:

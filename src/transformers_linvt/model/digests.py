@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ..store import digest_of_file
+from ..video.duplicates import levels_of
 from ..video.frames import VideoFrames
 from ..video.media_address import is_address
 
@@ -88,7 +89,9 @@ def digest_of_processor(processor: Any) -> str:
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())
     sizes = processor.max_frame_tokens, processor.max_total_frame_tokens
-    return digest_of(type(prepares).__name__, names, sizes, processor.frames_per_step, processor.base_model_type)
+    levels = levels_of(processor.skip_duplicate_frames) or 0.0  # frames that are identical give the same either way
+    steps, kind = processor.frames_per_step, processor.base_model_type
+    return digest_of(type(prepares).__name__, names, sizes, steps, kind, levels)
 
 
 def digest_of_settings(config: Any) -> str:

@@ -13,6 +13,7 @@ from ..video.limits import VideoLimits
 from ..video.progress import report
 from .features import FeatureOrigin, VideoFeatures
 from .origin import VideoDigest, digest_of_model
+from .repeated_frames import IS_NEW, FrameRepeater, take_is_new
 
 
 class VideoEncoding:
@@ -47,6 +48,7 @@ class VideoEncoding:
         self.model, self.timestamps = model, timestamps
         self.digest, self.feeds_digest = digest or VideoDigest(timestamps), digest is None
         self.refiner = VideoRefiner(model.linvt, num_frames if timestamps is None else timestamps)
+        self.repeater, self.is_new = FrameRepeater(), torch.ones(num_frames, dtype=torch.bool)
         self.container, self.grid_size = "tensor", (1, 1)
         self.num_done, self.num_frames = 0, num_frames
 
@@ -61,16 +63,22 @@ class VideoEncoding:
         The next frames.
 
         Args:
-            inputs: what the image processor made of them, under the base's names.
+            inputs: what the image processor made of those that are new, under the base's names; with `is_new`, if
+                some repeat the one before.
             num_frames: how many they are.
         """
         if self.feeds_digest:
             self.digest.feed(inputs)
+        inputs, (is_new,) = take_is_new(inputs, [num_frames])
+        self.is_new[self.num_done : self.num_done + num_frames] = is_new
         model = self.model.model
         device, dtype = self.model.working_device, self.model.dtype
         moved = {name: torch.as_tensor(value) for name, value in inputs.items()}
         moved = {name: one.to(device, dtype if one.is_floating_point() else None) for name, one in moved.items()}
-        encoded = model.bridge.encode_frames(model.base_vlm, moved, num_frames, model.config.frames_per_chunk)
+        encoded, count = None, int(is_new.sum())
+        if count:
+            encoded = model.bridge.encode_frames(model.base_vlm, moved, count, model.config.frames_per_chunk)
+        encoded = self.repeater.fill(encoded, is_new)
         self.refiner.feed(encoded.tokens, encoded.deepstack, encoded.grid_size)
         self.container, self.grid_size = encoded.container, encoded.grid_size
         self.num_done += num_frames
@@ -85,6 +93,7 @@ class VideoEncoding:
             container=self.container,
             timestamps=self.timestamps,
             grid_size=self.grid_size,
+            is_new=None if bool(self.is_new.all()) else self.is_new,
             origin=FeatureOrigin(digest_of_model(self.model.model), self.digest.hexdigest()),
         )
 
@@ -122,7 +131,7 @@ def encode_while_reading(
                     if encoding is not None:
                         encoding.__exit__(None, None, None)
                     encoding = VideoEncoding(model, len(item.timestamps), item.timestamps, most, item.digest)
-                encoding.feed(item.inputs, item.num_frames)
+                encoding.feed({**item.inputs, IS_NEW: item.is_new}, item.num_frames)
         finally:
             if encoding is not None:
                 encoding.__exit__(None, None, None)

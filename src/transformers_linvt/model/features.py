@@ -52,6 +52,8 @@ class VideoFeatures:
         timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
         origin ([`FeatureOrigin`], *optional*): the model and the frames they come from; another model refuses them.
+        is_new (`torch.BoolTensor` of shape `(num_frames,)`, *optional*): False at frames that repeat the one before
+            and were not encoded again (`skip_duplicate_frames`); None where every frame was.
         about (`dict[str, str]`, *optional*): what else is to be known of the video; kept in its file.
     """
 
@@ -62,6 +64,7 @@ class VideoFeatures:
     timestamps: torch.Tensor | None = None
     origin: FeatureOrigin | None = None
     about: dict[str, str] = field(default_factory=dict)
+    is_new: torch.Tensor | None = None
 
     __repr__ = short_repr  # numbers by the thousand say nothing
 
@@ -87,6 +90,11 @@ class VideoFeatures:
     def num_frames(self) -> int:
         """Frames of the video."""
         return self.refined.num_frames
+
+    @property
+    def num_encoded_frames(self) -> int:
+        """Frames that went through the vision tower; every other repeats the last of them."""
+        return self.num_frames if self.is_new is None else int(self.is_new.sum())
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "VideoFeatures":
         """On another device; `dtype` applies to the tokens, while weights stay in float32."""
@@ -146,6 +154,8 @@ class VideoFeatures:
         tensors |= {f"deepstack.{i}": layer.contiguous() for i, layer in enumerate(self.deepstack)}
         if self.timestamps is not None:
             tensors["timestamps"] = self.timestamps.contiguous()
+        if self.is_new is not None:
+            tensors["is_new"] = self.is_new.contiguous()
         rows, columns = self.grid_size
         metadata = {"format": _FORMAT, "container": self.container, "grid_size": f"{rows}x{columns}"}
         if self.origin is not None:
@@ -185,6 +195,7 @@ class VideoFeatures:
             deepstack=[tensors.get(f"deepstack.{i}", torch.empty(0)) for i in range(layers)],
             container=metadata["container"],
             timestamps=tensors.get("timestamps"),
+            is_new=tensors.get("is_new"),
             grid_size=(int(grid[1]), int(grid[2])),
             origin=FeatureOrigin(metadata.get("model"), metadata["video"]) if "video" in metadata else None,
             about={name.removeprefix(_ABOUT): text for name, text in metadata.items() if name.startswith(_ABOUT)},
@@ -216,6 +227,8 @@ class VideoFeatures:
             named[f"deepstack.{i}"], shapes[f"deepstack.{i}"] = layer, (1, num_kept, width)
         if self.timestamps is not None:
             named["timestamps"], shapes["timestamps"] = self.timestamps, (frames,)
+        if self.is_new is not None:
+            named["is_new"], shapes["is_new"] = self.is_new, (frames,)
         # a base may put tokens between rows (LLaVA-OneVision), so places are not always rows times columns
         is_grid = all(1 <= size <= places for size in self.grid_size)
         wrong = "grid_size" if not frames or not num_kept or not is_grid else None
@@ -236,7 +249,7 @@ class VideoFeatures:
 _KINDS = {
     "kept_indices": lambda tensor: tensor.dtype is torch.long,
     "run_slots": lambda tensor: tensor.dtype is torch.long,
-    "kept_mask": lambda tensor: tensor.dtype is torch.bool,
+    **dict.fromkeys(("kept_mask", "is_new"), lambda tensor: tensor.dtype is torch.bool),
 }
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ..bases.layouts import FRAME_PREFIX
+from .repeated_frames import IS_NEW
 
 
-_TIMES = "video_timestamps"
+_TIMES, _REPEATS = "video_timestamps", "repeats"
 _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a few thousand numbers tell models apart
 
 
@@ -35,11 +36,17 @@ class VideoDigest:
     def __init__(self, timestamps: torch.Tensor | None) -> None:
         self._digests: dict[str, Any] = {}
         self._lengths: dict[str, int] = {}
+        self._num_frames = 0
         if timestamps is not None:
             self.feed({_TIMES: timestamps})
 
     def feed(self, inputs: Mapping[str, Any]) -> None:
         """The inputs of the next frames; the first axis of every tensor goes on where the last ended."""
+        inputs = dict(inputs)
+        if (is_new := inputs.pop(IS_NEW, inputs.pop(FRAME_PREFIX + IS_NEW, None))) is not None:
+            repeats = torch.as_tensor(is_new).logical_not().nonzero()[:, 0].cpu() + self._num_frames
+            self._num_frames += len(is_new)
+            inputs |= {_REPEATS: repeats} if len(repeats) else {}  # a video without any is as if nobody had looked
         for name, value in inputs.items():
             name = name.removeprefix(FRAME_PREFIX)
             value = torch.as_tensor(value).detach().cpu().contiguous()

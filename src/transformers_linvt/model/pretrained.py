@@ -15,6 +15,7 @@ from ..bases.layouts import FRAME_PREFIX
 from ..errors import CheckpointError, shown
 from ..tokenizer.linear_video_tokenizer import LinearVideoTokenizer
 from .configuration_linvt import LinVTConfig
+from .repeated_frames import IS_NEW
 
 
 Forward = Callable[..., Any]
@@ -84,7 +85,7 @@ def with_named_inputs(*further: str) -> Callable[[Forward], Forward]:
     def named(forward: Forward) -> Forward:
         """The same function with the signature."""
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        frames = [FRAME_PREFIX + name for name in _PICTURE_INPUTS]
+        frames = [FRAME_PREFIX + name for name in (*_PICTURE_INPUTS, IS_NEW)]
         names = [*_TEXT_INPUTS, *further, *_PICTURE_INPUTS, *frames, *OWN_INPUTS]
         own = inspect.signature(forward).parameters
         parameters = [own["self"], *(inspect.Parameter(name, kind, default=None) for name in names), own["inputs"]]

@@ -10,6 +10,7 @@ from transformers.utils import logging
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
 from ..errors import LinVTInputError, in_our_words, shown
+from ..video.duplicates import levels_of
 from ..video.frames import VideoFrames
 from .arguments import (
     Arguments,
@@ -41,6 +42,7 @@ from .prompt import (
     with_questions,
 )
 from .prompt_tokens import WritesTokens
+from .repeated_frames import IS_NEW
 from .subtitle_words import WritesSubtitles
 from .video_inputs import ReadsVideos
 from .video_processor import HasConventionalNames
@@ -71,6 +73,9 @@ class LinVTProcessor(
             frames of a video together: larger frames are made smaller. By default as the base's own video processor
             caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
             given in a call (`size`, `max_pixels`) comes before both.
+        skip_duplicate_frames (`bool` or `float`, defaults to `True`): prepare and encode a frame that is identical to
+            the one before it once, which changes no answer. A number of levels of 255 skips similar frames as well, of
+            which no square of 16 x 16 pixels differs by more on average; `False` encodes every frame.
 
     Raises:
         UnsupportedBaseError: the base's processor has no tokenizer or image processor, or does not say how it writes a
@@ -95,6 +100,7 @@ class LinVTProcessor(
         frame_path: str = "image",
         max_frame_tokens: int | None = None,
         max_total_frame_tokens: int | None = None,
+        skip_duplicate_frames: bool | float = True,
     ) -> None:
         if isinstance(base_processor, LinVTProcessor):
             raise LinVTInputError("The base is a LinVTProcessor already. Pass its base_processor, or use it as it is.")
@@ -115,21 +121,18 @@ class LinVTProcessor(
             if value is not None:
                 _check_count(name, value, "a whole number of visual tokens, 1 or more, or None")
         self.max_frame_tokens, self.max_total_frame_tokens = max_frame_tokens, max_total_frame_tokens
+        levels_of(skip_duplicate_frames)
+        self.skip_duplicate_frames = skip_duplicate_frames
         self.bridge.frame_size(base_processor, 1, max_frame_tokens, max_total_frame_tokens)
         self.markers = self.bridge.markers(base_processor)
         self.added = self.bridge.added_texts(base_processor)
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """No sub-processors of its own: transformers would take any argument named after a modality for one."""
-        return []
 
     @property
     def model_input_names(self) -> list[str]:
         """Names the model may get from this processor."""
         # the base's own video path is not taken, and "video_mask" below is another one than it may have
         names = [name for name in self.base_processor.model_input_names if "video" not in name]
-        frames = sorted(FRAME_PREFIX + name for name in self._frame_input_names)
+        frames = sorted(FRAME_PREFIX + name for name in (*self._frame_input_names, IS_NEW))
         return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
 
     def check_fits(self, config: Any) -> None:

@@ -29,6 +29,7 @@ _SETTINGS = (
     "frame_path",
     "max_frame_tokens",
     "max_total_frame_tokens",
+    "skip_duplicate_frames",
 )
 
 
@@ -99,6 +100,11 @@ def _check_arrived(processor: ProcessorMixin, names: Iterable[str]) -> None:
 
 class SavesProcessors(HasBaseProcessor):
     """How [`LinVTProcessor`] is made, saved and loaded."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """No sub-processors of its own: transformers would take any argument named after a modality for one."""
+        return []
 
     def to_dict(self) -> dict[str, Any]:
         """The base's settings with ours under `linvt`; one file describes both."""

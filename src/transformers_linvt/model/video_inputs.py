@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import BatchFeature
+from transformers.utils import logging
 
 from ..bases.layouts import FRAME_PREFIX
 from ..errors import LinVTInputError, in_our_words, shown, unknown_argument
 from ..video.background import Channel, Workers
 from ..video.chunks import in_chunks, start_reading
+from ..video.duplicates import DuplicateFinder, frames_of_steps, levels_of
 from ..video.frames import VideoFrames
 from ..video.limits import VideoLimits, one_request
 from ..video.reading import read_video
@@ -22,7 +24,10 @@ from .base_parts import HasBaseProcessor
 from .frame_sources import as_read_video_takes_it
 from .messages import SAMPLING_ARGUMENTS, resolved
 from .origin import VideoDigest
+from .repeated_frames import IS_NEW
 
+
+logger = logging.get_logger(__name__)
 
 _SIZES = {"size", "min_pixels", "max_pixels"}  # options of an image processor that say how large pictures are made
 
@@ -36,8 +41,10 @@ class PreparedFrames:
     Some frames of a video as the base's vision tower takes them.
 
     Attributes:
-        inputs (`dict`): what the image processor made of them, under the base's names.
+        inputs (`dict`): what the image processor made of those that are new, under the base's names.
         num_frames (`int`): how many they are (steps of time, with `frame_path="video"`).
+        is_new (`torch.BoolTensor` of shape `(num_frames,)`): False where one repeats the one before, see
+            `skip_duplicate_frames`.
         start (`int`): place of the first among all; 0 twice where all that came before is void.
         timestamps (`torch.Tensor`): seconds of all frames of the video.
         digest ([`VideoDigest`]): of all frames that were prepared so far, complete when the last was.
@@ -45,6 +52,7 @@ class PreparedFrames:
 
     inputs: dict[str, torch.Tensor]
     num_frames: int
+    is_new: torch.Tensor
     start: int
     timestamps: torch.Tensor
     digest: VideoDigest
@@ -111,19 +119,21 @@ class ReadsVideos(HasBaseProcessor):
         step = self.frames_per_step
 
         def prepare(channel: Channel) -> None:
-            digest = VideoDigest(None)
+            digest, finder = VideoDigest(None), self.duplicate_finder()
             for chunk in in_chunks(iter(frames), frames_per_chunk * step, CHUNK_BYTES, step):
                 if isinstance(chunk, VideoFrames):
+                    self._tell_of_duplicates(finder, chunk.source)
                     channel.put(chunk, 0)
                     return
-                options = self.frame_options(len(chunk.timestamps))
-                inputs = self.prepare_frames(chunk.frames, chunk.source, options)
                 times = torch.as_tensor(self.times_of_steps(chunk.timestamps)).float()
                 if chunk.start == 0:
-                    digest = VideoDigest(times)
-                digest.feed(inputs)  # here, beside the model: it looks at every byte
-                prepared = PreparedFrames(inputs, -(-len(chunk.frames) // step), chunk.start // step, times, digest)
-                channel.put(prepared, sum(value.numel() * value.element_size() for value in inputs.values()))
+                    digest, finder = VideoDigest(times), self.duplicate_finder()
+                options = self.frame_options(len(chunk.timestamps))
+                inputs, is_new = self._prepare_new(finder, chunk.frames, chunk.source, options)
+                digest.feed({**inputs, IS_NEW: is_new})  # here, beside the model: it looks at every byte
+                prepared = PreparedFrames(inputs, len(is_new), is_new, chunk.start // step, times, digest)
+                num_bytes = sum(value.numel() * value.element_size() for value in inputs.values())
+                channel.put(prepared, max(num_bytes, CHUNK_BYTES // 2))  # two wait at most, however small they are
 
         return workers.start(prepare, CHUNK_BYTES)
 
@@ -133,6 +143,27 @@ class ReadsVideos(HasBaseProcessor):
         steps = {} if self.frames_per_step == 1 else {"merges_steps": True}
         made = in_our_words(refused, self.bridge.frame_inputs, self.base_processor, list(frames), options, **steps)
         return {name: torch.as_tensor(made[name]) for name in made if name in self._frame_input_names}
+
+    def duplicate_finder(self) -> DuplicateFinder:
+        """Finds what `skip_duplicate_frames` says in the frames of one video."""
+        return DuplicateFinder(levels_of(self.skip_duplicate_frames))
+
+    def _prepare_new(
+        self, finder: DuplicateFinder, frames: np.ndarray, source: str, options: Mapping[str, Any]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Of the next frames of a video those that are new as the model takes them, and which they are."""
+        is_new = finder.find(frames, self.frames_per_step)
+        new = frames_of_steps(frames, is_new, self.frames_per_step)
+        return self.prepare_frames(new, source, options) if len(new) else {}, torch.from_numpy(is_new)
+
+    def _tell_of_duplicates(self, finder: DuplicateFinder, source: str) -> None:
+        if finder.num_new < finder.num_seen:
+            unit = "frames" if self.frames_per_step == 1 else "steps of time"
+            logger.info(
+                f"{shown(source)}: {finder.num_seen - finder.num_new} of {finder.num_seen} {unit} repeat the one "
+                f"before and are not encoded again; they differ by {finder.largest:.2f} levels of 255 at most "
+                f"(skip_duplicate_frames={self.skip_duplicate_frames})."
+            )
 
     def _read_together(self, videos: Sequence[Any], sampling: Sequence[Mapping[str, Any]]) -> list[VideoFrames]:
         """The videos of one request, each with its own sampling; they share the limits of a request."""
@@ -163,7 +194,9 @@ class ReadsVideos(HasBaseProcessor):
 
         Returns:
             `BatchFeature` with the frames under the base's names with the prefix `frame_`, `frames_per_video` of shape
-            `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds.
+            `(1,)` and `video_timestamps` of shape `(num_frames,)` in seconds. Where frames repeat the one before
+            them (`skip_duplicate_frames`), `frame_is_new` of shape `(num_frames,)` says which do not, and only those
+            are there.
         """
         given = locals()
         named = {name: given[name] for name in SAMPLING_ARGUMENTS}
@@ -179,14 +212,19 @@ class ReadsVideos(HasBaseProcessor):
         """
         if not videos:
             return {}
-        each = [
-            self.prepare_frames(video.frames, video.source, self.frame_options(len(video.frames), options))
-            for video in videos
-            if not isinstance(video, UnseenFrames)
-        ]
+        each, is_new = [], []
+        for video in videos:
+            if not isinstance(video, UnseenFrames):
+                finder, own = self.duplicate_finder(), self.frame_options(len(video.frames), options)
+                prepared, new = self._prepare_new(finder, video.frames, video.source, own)
+                each.append(prepared)
+                is_new.append(new)
+                self._tell_of_duplicates(finder, video.source)
         steps = [self.steps_of(video) for video in videos]
         names = each[0] if each else ()
         data = {FRAME_PREFIX + name: _concatenate([one[name] for one in each]) for name in names}
+        if not all(bool(one.all()) for one in is_new):
+            data[FRAME_PREFIX + IS_NEW] = torch.cat(is_new)
         data["frames_per_video"] = torch.tensor([len(video.frames) for video in steps])
         data["video_timestamps"] = torch.cat([torch.as_tensor(video.timestamps).float() for video in steps])
         return data

@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, overload
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 
 from ..errors import LinVTInputError, shown
 from ..tokenizer.frame_memory import FrameMemory
+from ..video.duplicates import frames_of_steps
 from ..video.limits import VideoLimits, as_number
 from ..video.reading import read_video
 from .features import FeatureOrigin, VideoFeatures
 from .origin import VideoDigest, digest_of_model
 from .pretrained import device_of
+from .repeated_frames import FrameRepeater
 
 
 _FRAMES_AT_ONCE = 8  # that go through the vision tower together
@@ -85,6 +88,7 @@ class VideoStream:
         self.is_closed = False
         self._frame_shape: tuple[int, ...] | None = None
         self._memory = FrameMemory(memory_frames)
+        self._finder, self._repeater = processor.duplicate_finder(), FrameRepeater()
         self._waiting: deque[tuple[np.ndarray, float]] = deque()
         self._state = threading.Lock()  # of what waits; held for a moment
         self._model = _LOCKS.setdefault(model, threading.RLock())  # held while the model runs
@@ -226,14 +230,23 @@ class VideoStream:
     def _remember(self, memory: FrameMemory, batch: Sequence[tuple[np.ndarray, float]]) -> None:
         processor, model = self.processor, self.model.model
         options = processor.frame_options(memory.capacity * processor.frames_per_step)
-        inputs = processor.prepare_frames(np.stack([picture for picture, _ in batch]), "<stream>", options)
+        finder, repeater = copy(self._finder), copy(self._repeater)  # what fails, or is left behind, was not seen
+        pictures, size = np.stack([picture for picture, _ in batch]), processor.frames_per_step
+        is_new = finder.find(pictures, size)
+        pictures = frames_of_steps(pictures, is_new, size)
+        inputs = processor.prepare_frames(pictures, "<stream>", options) if len(pictures) else {}
         times = processor.times_of_steps(np.array([seconds for _, seconds in batch]))
         device, dtype = self.model.working_device, self.model.dtype
         inputs = {
             name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()
         }
+        encoded, count = None, int(is_new.sum())
         with torch.no_grad():
-            encoded = model.bridge.encode_frames(model.base_vlm, inputs, len(times), model.config.frames_per_chunk)
+            if count:
+                encoded = model.bridge.encode_frames(model.base_vlm, inputs, count, model.config.frames_per_chunk)
+            encoded = repeater.fill(encoded, torch.from_numpy(is_new))
+        if memory is self._memory:
+            self._finder, self._repeater = finder, repeater
         self._layout = (encoded.container, encoded.grid_size)
         for place, seconds in enumerate(times.tolist()):
             memory.push(encoded.tokens[place], seconds, [layer[place] for layer in encoded.deepstack])

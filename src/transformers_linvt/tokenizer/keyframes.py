@@ -397,34 +397,31 @@ def gather_runs(
     order = cells.part.argsort(dim=1, stable=True)
     order = order.gather(1, cells.cell.gather(1, order).argsort(dim=1, stable=True))
     along = order.unsqueeze(1).expand(-1, num_frames, -1)
-    is_new, exists, weight = (values.gather(2, along) for values in (new.is_new, mask, significance))
+    back = order.argsort(dim=1).unsqueeze(1).expand(-1, num_frames, -1)
+    is_new, weight = (values.gather(2, along) for values in (new.is_new, significance))
     opens_slot = _first_new_of_each(is_new, cells.part.gather(1, order))
-    slot = (opens_slot.flatten(1).long().cumsum(1) - 1).view(batch, num_frames, places)
-    num_slots = int(opens_slot.flatten(1).sum(1).amax())
+    opened = opens_slot.flatten(1)
+    num_slots = int(opened.sum(1).amax())
+    filled = torch.arange(num_slots, device=mask.device) < opened.sum(1, keepdim=True)
+    groups = _of_slots(
+        _first_new_of_each(is_new, cells.cell.gather(1, order)).flatten(1).cumsum(1).sub_(1).clamp_(min=0),
+        opened,
+        num_slots,
+    )
+    frame = torch.arange(num_frames, device=mask.device, dtype=torch.int32).view(1, -1, 1)
+    starts = _of_slots((frame * places + along).flatten(1), opened, num_slots)
 
     # every other token belongs where the last new one of its place belongs
-    frame = torch.arange(num_frames, device=mask.device).view(1, -1, 1)
-    started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp(min=0)
-    slot = slot.gather(1, started).clamp(min=0)
-    length = torch.zeros_like(weight).scatter_add_(1, started, exists.to(weight.dtype)).gather(1, started)
-    # a score that was learned may be so low that nothing of its significance is left; a slot is an average even so
-    share = weight.detach().clamp(min=1e-30).gather(1, started) / length.clamp(min=1) * exists
-    total = share.new_zeros(batch, num_slots).scatter_add_(1, slot.flatten(1), share.flatten(1))
-    share = share / total.gather(1, slot.flatten(1)).view_as(share).clamp(min=torch.finfo(share.dtype).tiny)
-
-    group = (_first_new_of_each(is_new, cells.cell.gather(1, order)).flatten(1).long().cumsum(1) - 1).clamp(min=0)
-    position = slot.flatten(1).where(opens_slot.flatten(1), num_slots)  # tokens that open no slot write beside them
-    starts, groups = (
-        values.new_zeros(batch, num_slots + 1).scatter_(1, position, values)[:, :num_slots]
-        for values in ((frame * places + along).flatten(1), group)
-    )
-    filled = torch.arange(num_slots, device=mask.device) < opens_slot.flatten(1).sum(1, keepdim=True)
+    slot = opened.cumsum(1).sub_(1).view(batch, num_frames, places)
+    started = torch.where(is_new, frame, -1).cummax(dim=1).values.clamp_(min=0).long()
+    slot = slot.gather(1, started).clamp_(min=0)
+    share = _shares_of_runs(weight.detach(), started, mask.gather(2, along), slot, num_slots)
+    del started  # a long video has as much memory as this takes, and no more
     weight = weight * cells.share.gather(1, order).unsqueeze(1) * is_new
-    mass = torch.zeros_like(total).scatter_add(1, slot.flatten(1), weight.flatten(1))
+    mass = weight.new_zeros(batch, num_slots).scatter_add(1, slot.flatten(1), weight.flatten(1))
     positions, num_used = place_on_axis(mass, filled, groups, num_video_tokens)
-    back = order.argsort(dim=1).unsqueeze(1).expand(-1, num_frames, -1)
     return Runs(
-        slots=slot.gather(2, back).flatten(1) * mask.flatten(1),
+        slots=slot.gather(2, back).flatten(1).mul_(mask.flatten(1)),
         weights=share.gather(2, back).flatten(1),
         starts=torch.where(filled, starts, starts[:, :1]),
         filled=filled,
@@ -432,6 +429,23 @@ def gather_runs(
         positions=positions,
         num_used=num_used,
     )
+
+
+def _of_slots(values: torch.Tensor, opened: torch.Tensor, num_slots: int) -> torch.Tensor:
+    """Of values of all tokens `(batch, num_frames * places)` those of the tokens that open a slot, by its number."""
+    position = opened.cumsum(1).sub_(1).masked_fill_(~opened, num_slots)  # the others write beside the slots
+    return values.new_zeros(len(values), num_slots + 1).scatter_(1, position, values)[:, :num_slots]
+
+
+def _shares_of_runs(
+    weight: torch.Tensor, started: torch.Tensor, exists: torch.Tensor, slot: torch.Tensor, num_slots: int
+) -> torch.Tensor:
+    """The weight of every token in its slot: what its run has of the slot, divided among the tokens of the run."""
+    length = torch.zeros_like(weight).scatter_add_(1, started, exists.to(weight.dtype)).gather(1, started)
+    # a score that was learned may be so low that nothing of its significance is left; a slot is an average even so
+    share = weight.clamp(min=1e-30).gather(1, started).div_(length.clamp_(min=1)).mul_(exists)
+    total = share.new_zeros(len(share), num_slots).scatter_add_(1, slot.flatten(1), share.flatten(1))
+    return share.div_(total.gather(1, slot.flatten(1)).view_as(share).clamp_(min=torch.finfo(share.dtype).tiny))
 
 
 def _cells_of(new: NewTokens, significance: torch.Tensor, num_video_tokens: int, most: torch.Tensor) -> Cells:
@@ -459,8 +473,9 @@ def _first_new_of_each(is_new: torch.Tensor, group: torch.Tensor) -> torch.Tenso
     place = torch.arange(group.shape[1], device=group.device).expand_as(group)
     changes = F.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
     first = torch.where(changes, place, 0).cummax(dim=1).values.unsqueeze(1).expand_as(is_new)
-    so_far = is_new.long().cumsum(2)
-    return is_new & (so_far - F.pad(so_far, (1, 0)).gather(2, first) == 1)
+    so_far = is_new.cumsum(2, dtype=torch.int32)
+    before = F.pad(so_far, (1, 0)).gather(2, first)
+    return is_new & (so_far.sub_(before) == 1)
 
 
 def single_tokens(
