@@ -1,4 +1,4 @@
-"""The Hugging Face Space in examples/space: its settings fit the package, and `linvt` knows its program."""
+"""The Hugging Face Space in examples/space: its settings fit the package, its program is a command of `linvt`."""
 
 import os
 import re
