@@ -1,4 +1,4 @@
-"""The Hugging Face Space in examples/space: its settings fit the package, its program is a command of `linvt`."""
+"""The Hugging Face Space in examples/space: its settings fit the package, and `linvt` knows its program."""
 
 import os
 import re
