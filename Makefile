@@ -25,6 +25,10 @@ FAST = tests/test_auto.py tests/test_package.py tests/model/test_modeling.py tes
     tests/training/test_sft_trainer.py tests/training/test_contrastive_trainer.py tests/training/test_lora.py \
     tests/tokenizer/test_linear_video_tokenizer.py tests/video/test_reading.py
 
+# what has tests over every architecture; tests/bases/test_bases_page.py looks that none is missing
+BASES = tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
+    tests/bases/test_frame_path.py tests/bases/test_frame_size.py tests/bases/test_places.py tests/training/test_head.py
+
 # where the clips and checkpoints of train-linvt-shapes go
 SHAPES = outputs
 SEED = 56
@@ -75,8 +79,7 @@ test-wheel:
 test-bases: .venv-bases/installed
 	mkdir -p $(SHAPES)
 	OMP_NUM_THREADS=1 .venv-bases/bin/python -m pytest -m "bases or not bases" -n $(THREADS) -q \
-	    --junitxml=$(SHAPES)/bases.xml tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_positions.py \
-	    tests/bases/test_frame_path.py $(TESTS)
+	    --junitxml=$(SHAPES)/bases.xml $(BASES) $(TESTS)
 	.venv-bases/bin/python tests/support/bases_table.py $(SHAPES)/bases.xml docs/bases.md
 
 # 1,000 damaged files, each read in a process with limits: ARGS="--files 5000 --seed 1 --video-backend decord"

@@ -83,6 +83,8 @@ class Recipe:
     selection: str = "learned"
     aggregation: str = "linear"
     text_conditioned: bool = True
+    pooling_scales: tuple = (1,)
+    scale_mode: str = "single"
     num_kept_tokens: int = 0  # 0: four per video token, as by default
     num_video_tokens: int = 32
     bottleneck_size: int = 64
@@ -175,8 +177,9 @@ def parse_settings(entries: Sequence[str]) -> dict:
     settings = {}
     for entry in entries:
         name, _, value = entry.partition("=")
-        if name not in types or name == "mix":
-            raise SystemExit(f"{name} is no setting. Use {', '.join(name for name in types if name != 'mix')}.")
+        if name not in types or types[name] is tuple:
+            known = ", ".join(name for name in types if types[name] is not tuple)
+            raise SystemExit(f"{name} is no setting. Use {known}.")
         settings[name] = value.lower() in ("true", "1", "yes") if types[name] is bool else types[name](value)
     return settings
 
@@ -329,8 +332,8 @@ class SmallModel:
             embedded_base_path(),
             num_video_tokens=recipe.num_video_tokens,
             num_kept_tokens=recipe.num_kept_tokens or None,
-            pooling_scales=(1,),
-            scale_mode="single",
+            pooling_scales=recipe.pooling_scales,
+            scale_mode=recipe.scale_mode,
             bottleneck_size=recipe.bottleneck_size,
             num_heads=4,
             num_scorer_layers=recipe.num_scorer_layers,
@@ -609,6 +612,21 @@ class Evaluator:
 
     def _count(self, counts: dict, name: str, tokens: torch.Tensor, questions: Sequence) -> None:
         """Count answers about clips `(clips, num_frames, 16, 128)` or pictures `(pictures, 16, 128)`."""
+        right, asked = self.right(tokens, questions), [question for several in questions for question in several]
+        for question, one in zip(asked, right, strict=True):
+            key = f"{name}{question.subject and ' ' + question.subject} | {question.kind}"
+            counts[key][0] += one
+            counts[key][1] += 1
+
+    @torch.no_grad()
+    def right(self, tokens: torch.Tensor, questions: Sequence) -> list[bool]:
+        """
+        Whether each question is answered rightly, those about the first clip or picture first.
+
+        Args:
+            tokens (`torch.Tensor` of shape `(clips, num_frames, 16, 128)` or `(pictures, 16, 128)`).
+            questions (`Sequence`): of every clip or picture, the questions about it.
+        """
         asked = [(row, question) for row, several in enumerate(questions) for question in several]
         rows = torch.tensor([row for row, _ in asked], device=self.model.device)
         tokens = tokens.to(self.model.device).float()
@@ -620,10 +638,7 @@ class Evaluator:
         guesses, is_answer = self.model.logits(prompts, visual).argmax(-1), prompts.labels != -100
         agree = torch.ones_like(is_answer)
         agree[is_answer] = guesses == prompts.labels[is_answer]
-        for (_, question), right in zip(asked, agree.all(1).tolist(), strict=True):
-            key = f"{name}{question.subject and ' ' + question.subject} | {question.kind}"
-            counts[key][0] += right
-            counts[key][1] += 1
+        return agree.all(1).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

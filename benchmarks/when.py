@@ -101,18 +101,22 @@ def onsets(weights, times: torch.Tensor) -> list[torch.Tensor]:
 
 
 class Asked:
-    """Questions about clips: position of the clip, the object in words, and the frame in which it appears."""
+    """
+    Questions about clips: kind and position of the clip, the object in words, and the frame in which it appears.
+
+    About every object but those that are there from the first frame to the last, which do not appear.
+    """
 
     def __init__(self, clips: dict[str, EncodedClips], num_clips: int | None = None) -> None:
         self.clips, self.rows = clips, []
         for kind in KINDS:
             for index, script in enumerate(clips[kind].scripts[:num_clips]):
-                seen: set = set()
+                seen: dict[tuple[str, str], list[int]] = {}
                 for frame, picture in enumerate(script.pictures):
                     for thing in picture:
-                        if (name := (thing.colour, thing.shape)) not in seen:
-                            seen.add(name)
-                            self.rows.append((kind, index, name, frame))
+                        seen.setdefault((thing.colour, thing.shape), []).append(frame)
+                partly = {name: frames for name, frames in seen.items() if len(frames) < len(script.pictures)}
+                self.rows += [(kind, index, name, frames[0]) for name, frames in partly.items()]
 
 
 class WhenModel(SmallModel):

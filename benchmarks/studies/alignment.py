@@ -26,6 +26,7 @@ from shared import write_into
 from torch.nn import functional
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, embedded_base_path
+from transformers_linvt.errors import LinVTInputError
 from transformers_linvt.evaluation import make_clips, markdown
 
 
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--table", action="store_true", help="only make the table of what is there")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     path, known = arguments.folder / "alignment.json", {}
@@ -172,6 +174,8 @@ def main() -> None:
         for seed in arguments.seeds:
             key = f"{name} {checkpoint} {arguments.clips} {arguments.frames} {seed}"
             if key not in known:
+                if arguments.table:
+                    raise LinVTInputError(f"There is no {name}, seed {seed}, in {path}. Leave --table out to make it.")
                 known[key] = measure(load(name, checkpoint, seed), arguments.clips, arguments.frames, seed)
                 path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
             results.setdefault(name if checkpoint else f"{name}, untrained", []).append(known[key])

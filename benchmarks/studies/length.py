@@ -11,7 +11,7 @@ and called again it goes on.
 from pathlib import Path
 
 import numpy as np
-from shared import answers_of, finish, kept, parser_of, share
+from shared import SCRIPTS, answers_of, finish, kept, parser_of, share
 
 from transformers_linvt import embedded_model_path
 from transformers_linvt.evaluation import Answerer, EvaluationSettings, clustered_interval, markdown
@@ -83,7 +83,9 @@ def main() -> None:
     checkpoint, lengths = arguments.checkpoint or embedded_model_path(), tuple(arguments.lengths)
     reports = []
     for seed in arguments.seeds:
-        settings = EvaluationSettings(("length", *OTHERS), lengths, lengths, num_clips=arguments.clips, seed=seed)
+        settings = EvaluationSettings(
+            ("length", *OTHERS), lengths, lengths, num_clips=arguments.clips, seed=seed, num_scripts=SCRIPTS
+        )
         options = {"device": arguments.device, "batch_size": arguments.batch_size}
         asked = None if arguments.table else lambda: Answerer.from_pretrained(checkpoint, **options)  # noqa: B023
         reports.append(kept(arguments.folder / f"length_{seed}.json", settings, asked, f"length, seed {seed}"))

@@ -10,7 +10,7 @@ and called again it goes on.
 
 from pathlib import Path
 
-from shared import NAMES, answers_of, difference, finish, kept, parser_of, share, told
+from shared import NAMES, SCRIPTS, answers_of, difference, finish, kept, parser_of, share, told
 
 from transformers_linvt import embedded_model_path
 from transformers_linvt.evaluation import Answerer, EvaluationSettings, markdown
@@ -66,7 +66,9 @@ def main() -> None:
     clips: dict = {"linvt": [], "middle": []}
 
     def run(name: str, diagnostic: str, seed: int, condition: str, arm: str | None) -> dict:
-        settings = EvaluationSettings((diagnostic,), (arguments.frames,), num_clips=arguments.clips, seed=seed)
+        settings = EvaluationSettings(
+            (diagnostic,), (arguments.frames,), num_clips=arguments.clips, seed=seed, num_scripts=SCRIPTS
+        )
         path: Path = arguments.folder / f"{diagnostic} {name} {seed}.json".replace(" ", "_")
         asked = None if arguments.table else lambda: make(checkpoint, condition, arm, arguments)
         return kept(path, settings, asked, f"{diagnostic} {name}, seed {seed}")

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ from transformers_linvt.evaluation import (
 )
 
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # of the trainer, a script beside this folder
+
 Report = Mapping
+SCRIPTS = 20  # of ceilings, which no study looks at
 NAMES = {"attribute_count": "count of one kind", "occurrences": "how often", "order": "which came first"}
 
 
@@ -89,8 +93,8 @@ def write_into(page: Path, study: str, text: str) -> None:
     """Put a table between `<!-- study: NAME -->` and `<!-- end of NAME -->`."""
     before = page.read_text(encoding="utf-8")
     marks = f"<!-- study: {study} -->", f"<!-- end of {study} -->"
-    pattern = re.compile(rf"({re.escape(marks[0])}\n).*?(\n?{re.escape(marks[1])})", re.DOTALL)
-    after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n{match[2]}", before)
+    pattern = re.compile(rf"({re.escape(marks[0])}\n).*?({re.escape(marks[1])})", re.DOTALL)
+    after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
     if count != 1:
         raise LinVTInputError(f"{page} has no place for the table: write {marks[0]} and {marks[1]} where it belongs.")
     page.write_text(after, encoding="utf-8")

@@ -8,12 +8,12 @@ from typing import Any
 _LONGEST = 60  # characters of a text that are told; ours
 
 
-def short_repr(value: Any) -> str:
+def short_repr(self: Any) -> str:
     """
     A dataclass with its arrays and tensors told by type and shape; for `__repr__`.
 
     Args:
-        value: an instance of a dataclass.
+        self: an instance of a dataclass.
 
     Example:
 
@@ -25,8 +25,8 @@ def short_repr(value: Any) -> str:
     >>> short_repr(Walk([1.0] * 900, "home"))
     "Walk(steps=<list of 900>, name='home')"
     """
-    told = ", ".join(f"{one.name}={_told(getattr(value, one.name))}" for one in fields(value) if one.repr)
-    return f"{type(value).__name__}({told})"
+    told = ", ".join(f"{one.name}={_told(getattr(self, one.name))}" for one in fields(self) if one.repr)
+    return f"{type(self).__name__}({told})"
 
 
 def _told(value: Any) -> str:

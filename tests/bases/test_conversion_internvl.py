@@ -123,6 +123,55 @@ def test_the_shares_of_heads_of_every_published_size_come_back(name: str, tmp_pa
         assert made.text_config.rope_parameters["factor"] == 3.0
 
 
+# What transformers 4.37 wrote beside the sizes into the config of 1B, 2B, 8B and 26B, which were read as published
+BESIDE_THE_SIZES = {
+    "_name_or_path": "internlm/internlm2_5-7b-chat",
+    "attn_implementation": "flash_attention_2",
+    "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
+    "do_sample": False,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "num_beams": 1,
+    "output_scores": False,
+    "pruned_heads": {},
+    "return_dict_in_generate": False,
+    "tf_legacy_loss": False,
+    "torch_dtype": "bfloat16",
+    "torchscript": False,
+    "transformers_version": "4.37.2",
+    "use_bfloat16": True,
+    "use_cache": True,
+}
+WINDOW = {"sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 24}  # of 1B, which has none
+
+
+@pytest.mark.parametrize("name", ["InternVL2-1B", "InternVL2-26B"])
+def test_what_stands_beside_the_sizes_in_a_published_config_changes_nothing(name: str, tmp_path: Path):
+    text, vision, language = PUBLISHED[name]
+    _, folder = convert(tmp_path, text, vision, language=language)
+    plain = json.loads((folder / "config.json").read_text())
+    file = tmp_path / "published" / "config.json"
+    said = json.loads(file.read_text())
+    beside = {**BESIDE_THE_SIZES, **(WINDOW if text == "qwen2" else {})}
+    said["llm_config"] = {**beside, **said["llm_config"]}
+    said["vision_config"] |= {
+        "drop_path_rate": 0.4,
+        "initializer_range": 1e-10,
+        "use_flash_attn": True,
+        "dropout": 0.0,
+    }
+    said |= {"_commit_hash": None, "num_hidden_layers": 48, "use_backbone_lora": 0, "min_dynamic_patch": 1}
+    file.write_text(json.dumps(said))
+    convert_checkpoint(tmp_path / "published", tmp_path / "again")
+    made = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert made["text_config"].get("sliding_window") is None
+    for config in (made, plain):
+        config["text_config"].pop("max_window_layers", None)
+    assert made == plain
+
+
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Wrapped:
     _, folder = convert(tmp_path_factory.mktemp("internvl"))
@@ -238,7 +287,8 @@ def test_a_missing_head_is_the_table_of_words_only_where_the_config_says_so(is_t
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The published sizes, whose numbers are those of their config.json
+# The published sizes. The numbers of 1B, 2B, 8B and 26B are those of their config.json; 4B and 40B are put together
+# from the language model and the tower that their card names.
 # ---------------------------------------------------------------------------------------------------------------------
 
 SMALL_TOWER = {

@@ -266,19 +266,6 @@ def test_an_architecture_that_nobody_has_tried_is_taken_as_the_common_kind_or_re
         assert name != "idefics"
 
 
-def test_the_page_of_bases_gives_the_reasons_and_the_notes_of_the_code():
-    """docs/bases.md is written by a run of all bases; its words are those of the package all the same."""
-    page = (Path(__file__).parents[2] / "docs" / "bases.md").read_text(encoding="utf-8")
-    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    reasons = {row[0]: row[1] for row in rows if len(row) == 2}
-    notes = {row[0]: row[-1] for row in rows if len(row) > 2}
-    listed = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) & set(DENIED)
-    assert listed and {name: reasons.get(name) for name in listed} == {name: DENIED[name] for name in listed}
-    for name in ALL_BASES:
-        for note in bridge_of(model_type_of(name)).family.notes:
-            assert note in notes[name], name
-
-
 def test_an_architecture_that_is_not_listed_has_the_common_traits():
     assert family_of("something_new") == Family()
     assert (

@@ -26,16 +26,16 @@ STAND_INS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 TINY = {
     "Qwen/Qwen2-VL-7B-Instruct": "qwen2_vl",
-    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl",
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl",
-    "OpenGVLab/InternVL3-8B-hf": "internvl",
+    "Qwen/Qwen3.6-27B": "qwen3_5",
+    "Qwen/Qwen3.6-35B-A3B": "qwen3_5_moe",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl",
+    "google/gemma-4-E4B-it": "gemma4",
     "google/gemma-3-4b-it": "gemma3",
-    "llava-hf/llava-1.5-7b-hf": "llava",
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf": "llava_onevision",
+    "meta-llama/Llama-3.2-11B-Vision-Instruct": "mllama",
+    "OpenGVLab/InternVL3_5-8B-HF": "internvl",
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": "smolvlm",
-    "google/paligemma2-3b-mix-448": "paligemma",
-    "CohereLabs/aya-vision-8b": "aya_vision",
-    "zai-org/GLM-4.1V-9B-Thinking": "glm4v",
+    "llava-hf/llava-1.5-7b-hf": "llava",
 }
 
 

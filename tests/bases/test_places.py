@@ -3,7 +3,7 @@ Rows and columns of a frame's tokens are those of the picture that the base's im
 for frames of odd sizes. Nothing fails when they are wrong: evidence and the scorer's places would be sheared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,7 +35,8 @@ TILED = ("granite4_vision", "llava_next", "llava_next_video", "llava_onevision")
 
 
 @pytest.fixture(params=[*dict.fromkeys([*QUICK, *MENDED]), *OTHERS])
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest, record_property: Callable[[str, Any], None]) -> str:
+    record_property("base", request.param)  # tests/support/bases_table.py reads it
     if missing := [package for package in ALL_BASES[request.param].needs if find_spec(package) is None]:
         pytest.skip(f"{request.param} needs {', '.join(missing)}: make test-bases installs it")
     return request.param

@@ -1,7 +1,9 @@
 """The studies: their figures on cases computed by hand, and their tables where the page has a place for them."""
 
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +15,23 @@ STUDIES = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
 @pytest.fixture(scope="module")
 def studies():
     sys.path.insert(0, str(STUDIES))
+    import aggregation
     import alignment
+    import camera
     import length
+    import page
     import pictures
+    import pooling
+    import question
+    import scales
     import shared
+    import sizes
+    import starts
+    import trained
 
-    yield {"alignment": alignment, "length": length, "pictures": pictures, "shared": shared}
+    every = (aggregation, alignment, camera, length, page, pictures, pooling, question, scales, shared, sizes, starts)
+    every += (trained,)
+    yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
 
 
@@ -87,10 +100,11 @@ def test_pictures_before_and_after_are_paired(studies):
 
 def test_a_table_is_written_between_its_marks_and_nowhere_else(studies, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- study: length -->\nold\n<!-- end of length -->\nafter\n")
+    page.write_text("before\n<!-- study: length -->\n<!-- end of length -->\nafter\n")
     write = studies["shared"].write_into
     for text in ("| new |", "| newer |"):
         write(page, "length", text)
+        assert f"\n\n{text}\n\n<!-- end" in page.read_text()  # else the mark is a row of the table
     assert page.read_text() == "before\n<!-- study: length -->\n\n| newer |\n\n<!-- end of length -->\nafter\n"
     with pytest.raises(ValueError, match="has no place"):
         write(page, "pictures", "| new |")
@@ -120,3 +134,111 @@ def test_a_study_that_is_there_is_not_run_again_and_other_settings_are_refused(s
     assert shared.kept(path, settings, None, "needle") is written
     with pytest.raises(ValueError, match="other settings"):
         shared.kept(path, shared.EvaluationSettings(("needle",), (8,), num_clips=3), None, "needle")
+
+
+def run(seed, right, tokens=32):
+    """A run of one arm, with an answer to each of four questions about clips and one about a picture."""
+    answers = [["needle", clip, "", "colour", one] for clip, one in enumerate(right)]
+    answers += [
+        ["order", 0, "", "order", True],
+        ["order", 0, "", "colour", False],
+        ["pictures", 0, "", "colour", True],
+    ]
+    return {"seed": seed, "tokens": tokens, "cpu_seconds_per_step": 0.25, "answers": answers}
+
+
+def test_arms_are_paired_by_clip_over_all_seeds(studies, tmp_path):
+    right, wrong = [True] * 4, [True, True, False, False]
+    runs = {"LinVT": [run(1, right), run(2, right)], "mean": [run(1, wrong), run(2, wrong)]}
+    heading, _, own, mean, gain = studies["trained"].table(runs, "LinVT").splitlines()
+    assert heading.strip("| ").split(" | ")[1:] == ["ms per step", "needle", "which came first", "pictures"]
+    assert own.split(" | ")[1:4] == ["32", "250", "100.0 [51, 100]"]  # four clips, not eight answers
+    assert mean.split(" | ")[3].startswith("50.0 [")
+    assert gain.startswith("| LinVT less mean |") and gain.split(" | ")[3].startswith("+50.0 [+")
+    assert gain.split(" | ")[4] == "+0.0 [+0.0, +0.0]"  # of order clips only which came first is counted
+    pytest.importorskip("matplotlib")
+    studies["trained"].plot(runs, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def frame_tokens(tmp_path_factory, studies):
+    """A few clips and pictures, encoded."""
+    import recipe_data
+
+    folder, encoder = tmp_path_factory.mktemp("tokens"), recipe_data.Encoder()
+    for kind in recipe_data.shapes.CLIP_KINDS:
+        for place, frames, split in (("train", 8, "clip_train"), ("clip_8", 8, "clip")):
+            made = recipe_data.encode_clips(encoder, kind, range(1000, 1003), frames, split)
+            recipe_data.stored(folder / place / f"{kind}.pt", lambda made=made: made)
+    for split in ("train", "clip"):
+        made = recipe_data.encode_pictures(encoder, 3, split)
+        recipe_data.stored(folder / f"pictures_{split}.pt", lambda made=made: made)
+    return folder
+
+
+def test_a_run_is_kept_answer_by_answer_and_not_made_again(studies, frame_tokens, tmp_path, monkeypatch):
+    trained, pooling = studies["trained"], studies["pooling"]
+    given = ["--tokens", str(frame_tokens), "--folder", str(tmp_path), "--steps", "2", "--questions", "6"]
+    given += ["--frames", "8", "--clips", "3", "--seeds", "5", "--kinds", "needle", "static"]
+    arguments = trained.parser_of("", (1,), 9, 9, 9).parse_args([*given, "--arms", "LinVT", "mean over time"])
+    runs = trained.run_all(pooling.ARMS, arguments)
+    (own,), (mean,) = runs["LinVT"], runs["mean over time"]
+    assert mean["tokens"] == 16 and 0 < own["tokens"] <= 32
+    assert {row[0] for row in own["answers"]} == {"needle", "static", "pictures"}
+    assert {row[1] for row in own["answers"] if row[0] == "needle"} == {0, 1, 2}
+    assert [row[:4] for row in own["answers"]] == [row[:4] for row in mean["answers"]]
+    monkeypatch.setattr(trained, "_run", lambda *_: pytest.fail("run again"))
+    assert trained.run_all(pooling.ARMS, arguments) == runs
+    arguments.clips = 2
+    with pytest.raises(ValueError, match="made with other settings"):
+        trained.run_all(pooling.ARMS, arguments)
+    arguments.arms = ["mean over space"]
+    with pytest.raises(ValueError, match="'mean over space' is no arm"):
+        trained.run_all(pooling.ARMS, arguments)
+    arguments.arms, arguments.seeds, arguments.table = ["LinVT", "all"], [6], True
+    with pytest.raises(ValueError, match="no seed that every arm"):
+        trained.run_all(pooling.ARMS, arguments)
+
+
+@pytest.mark.parametrize("name", ["aggregation", "pooling", "question", "scales", "sizes", "starts"])
+def test_every_arm_of_a_study_is_a_model_that_can_be_trained(name, studies, frame_tokens):
+    """Built, and its loss finite with a gradient in what is to learn; one step of one question each."""
+    trained, study = studies["trained"], studies[name]
+    clips, pictures = trained.load_training(frame_tokens)
+    for arm, changed in study.ARMS.items():
+        common = {"mix": trained.MIX, **getattr(study, "FEW_TOKENS", {}), "steps": 1, "batch_size": 3}
+        recipe = trained.replace(trained.Recipe(), **{**common, **changed})
+        model = trained.SmallModel(recipe, 1)
+        before = [parameter.clone() for parameter in (model.adapter or model.linvt.aggregator).parameters()]
+        assert trained.Trainer(model, clips, pictures, 1).run()["loss"] < float("inf")
+        after = (model.adapter or model.linvt.aggregator).parameters()
+        assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), arm
+
+
+def test_a_camera_is_off_by_what_the_base_is_asked_at(studies, monkeypatch):
+    camera = studies["camera"]
+    arguments = SimpleNamespace(clips=2, frames=4, checkpoint=None, device="cpu", batch_size=8)
+    rows = camera.measure(0, arguments)
+    (clip, other) = camera.make_clips("camera", 2, 4, 0)
+    off = [int(abs(one.offsets()[at]).max()) for one in (clip, other) for at in (0, 2)]
+    named = [row for row in rows if row[0].startswith("the base") and row[2] == "colour"]
+    assert [int(row[0].split("off by ")[1][0]) for row in named] == off
+    assert [row[1] for row in named] == [0, 0, 1, 1]
+    ways = {row[0] for row in rows if not row[0].startswith("the base")}
+    assert len(ways) == 4 and all(sum(row[0] == way for row in rows) == 8 for way in ways)
+    line = camera.table([(0, ["the checkpoint", 0, kind, True]) for kind in camera.KINDS]).splitlines()[2]
+    assert line.startswith("| the checkpoint | 100 [")
+
+
+def test_one_command_makes_every_table_of_the_page_again(studies, tmp_path, monkeypatch):
+    text = (STUDIES.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    marked = re.findall(r"<!-- study: (\w+) -->", text)
+    asked = studies["page"].commands(tmp_path, tmp_path / "tokens", tmp_path / "page.md")
+    assert sorted(Path(command[1]).stem for command in asked) == sorted(marked)
+    for command in asked:  # each is one that its script understands, with the settings that stand on the page
+        study = studies[Path(command[1]).stem]
+        monkeypatch.setattr(sys, "argv", [*command[1:], "--table"])
+        with pytest.raises(ValueError, match="There is no"):
+            study.main()
+        assert command.count("--clips") == 0 or f"--clips {command[command.index('--clips') + 1]}" in text

@@ -5,17 +5,21 @@ The exit status of lmms-eval says nothing (it is 0 after a crash), so results ar
 an environment of its own: `make test-harness`.
 """
 
+import http.server
 import json
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from miniature_benchmarks import make, write_miniature
-from stock_benchmarks import STOCK, right_answer, rows_of, write_stock
+from stock_benchmarks import MVBENCH, STOCK, asked_of, right_answer, write_stock
 from transformers_linvt import embedded_model_path
 from transformers_linvt.demo.shapes import make_clip, write_clip
+from transformers_linvt.errors import LinVTInputError
 from transformers_linvt.evaluation.benchmarks import BENCHMARKS
 
 
@@ -157,22 +161,127 @@ class StockReader(Reader):
         return answers
 
 
-@pytest.mark.parametrize("name", STOCK)
-def test_a_set_of_the_harness_runs_on_its_miniature(name, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def judge():
+    """The address of a judge on this machine, in whose eyes two answers are the same if their words are."""
+
+    class Judge(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+            (right,) = re.findall(r"(?:Correct|Ground-Truth) Answer: (.*)", asked)
+            (said,) = re.findall(r"(?:Predicted Answer|Model Prediction): (.*)", asked)
+            is_right = right.strip().lower() == said.strip().lower()
+            words = ("Incorrect", "Correct") if "Ground-Truth" in asked else ("{'pred': 'no', 'score': 0}",) * 2
+            if is_right and "Ground-Truth" not in asked:
+                words = ("", "{'pred': 'yes', 'score': 5}")
+            body = json.dumps({"model": "words", "choices": [{"message": {"content": words[is_right]}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            """Nothing is to be printed."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/v1/chat/completions"
+        running.shutdown()
+
+
+@pytest.fixture
+def stock(judge, tmp_path, monkeypatch):
+    """What a model scores on some sets in miniature, in percent of the most, and how many questions it was asked."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    folder = write_stock(name, tmp_path / "tasks", tmp_path / "home", Path(stock_file).parent)
-    *_, metric, most = STOCK[name]
+    monkeypatch.setenv("OPENAI_API_URL", judge)
+    monkeypatch.chdir(tmp_path)  # some scorers write a submission into the folder that they are run in
 
-    def score(model):
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        found = simple_evaluate(model=model, tasks=[f"linvt_mini_{name}"], task_manager=manager, bootstrap_iters=0)
-        assert found["n-samples"][f"linvt_mini_{name}"]["effective"] == rows_of(name)
-        return found["results"][f"linvt_mini_{name}"][f"{metric},none"]
+    def run(model, names, specific=None):
+        for name in names:
+            if not (tmp_path / "tasks" / name).exists():
+                write_stock(name, tmp_path / "tasks", tmp_path / "home", Path(stock_file).parent)
+        manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
+        tasks = [f"linvt_mini_{name}" for name in names]
+        found = simple_evaluate(model=model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=True)
+        for name, task in zip(names, tasks, strict=True):
+            assert found["n-samples"][task]["effective"] == asked_of(name)
+        scores = [
+            found["results"][f"linvt_mini_{one}"][f"{STOCK[one].metric},none"] / STOCK[one].most for one in names
+        ]
+        return 100 * sum(scores) / len(scores), found["samples"]
 
-    assert score(StockReader()) == most
-    # one of four letters; half of yes and no, and of MME nothing more where a picture's two are not both right
-    others = {"pope": ("yes", 1 / 2), "mme": ("yes", 1 / 4), "mlvu_dev": ("B", 2 / 7)}
-    constant, chance = others.get(name, ("B", 1 / 4))
-    assert score(StockReader(constant)) == pytest.approx(chance * most)
+    run.home = tmp_path / "home"
+    return run
+
+
+SETS = {"mvbench": [f"mvbench_{name}" for name in MVBENCH]}
+SETS |= {name: [name] for name in STOCK if name not in SETS["mvbench"]}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_of_the_harness_runs_on_its_miniature(name, stock):
+    if name.startswith("longvideobench"):
+        pytest.importorskip("decord")  # the harness reads its videos with it
+    names = SETS[name]
+    score, _ = stock(StockReader(), names)
+    assert score == 100
+    about = STOCK[names[0]]
+    constant, _ = stock(StockReader(about.constant), names)
+    assert constant == pytest.approx(100 * about.chance)
     model = LinVTChat(pretrained=embedded_model_path(), num_frames=4, device="cpu")
-    assert 0 <= score(model) <= most  # it knows colours and no letters: that it is asked is what is tested here
+    score, samples = stock(model, names[:2])
+    assert 0 <= score <= 100  # it knows colours and no letters: that it is asked is what is tested here
+    if about.place:
+        counts = [count["input_tokens"] for one in samples.values() for s in one for count in s["token_counts"]]
+        assert set(counts) == {32} and len(counts) == sum(map(asked_of, names[:2]))
+
+
+SRT = '1\n00:00:00,200 --> 00:00:00,400\n<font color="white" size=".72c">is it red ?</font>\n\n'
+
+
+def write_subtitles(home, name):
+    """Of every video but one that Video-MME has no file of; in the layout of each set."""
+    folder = home / ("datasets/longvideobench/subtitles" if name.startswith("long") else "videomme/subtitle")
+    folder.mkdir(parents=True)
+    for number in range(1, STOCK[name].rows):
+        if name == "longvideobench_val_v":
+            entries = [{"timestamp": [100.2, 100.4], "text": "is it red ?"}, {"timestamp": [99.0, 99.5], "text": "no"}]
+            entries = entries if number % 2 else [{"start": "00:01:40.2", "end": "00:01:40.4", "line": "is it red ?"}]
+            (folder / f"clip{number}_en.json").write_text(json.dumps(entries))
+        else:
+            (folder / f"clip{number}.srt").write_text(SRT)
+    if name == "longvideobench_val_v":
+        (folder / "clip0_en.json").write_text("[]")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [LinVTChat, LinVTSimple])
+@pytest.mark.parametrize("arm", ["linvt", "uniform"])
+@pytest.mark.parametrize("name", ["videomme_long", "longvideobench_val_v"])
+def test_subtitles_are_written_as_the_product_writes_them(name, arm, kind, stock):
+    if name.startswith("longvideobench"):
+        pytest.importorskip("decord")
+    folder = write_subtitles(stock.home, name)
+    options = {"subtitles": str(folder), "max_subtitle_tokens": 40, "num_frames": 4, "arm": arm}
+    model = kind(pretrained=embedded_model_path(), device="cpu", **options)
+    prompts, template = [], model.processor.apply_chat_template
+    model.processor.apply_chat_template = lambda *args, **how: prompts.append(template(*args, **how)) or prompts[-1]
+    tokenizer = model.processor.tokenizer
+    stock(model, [name])
+    words = [tokenizer.decode(one["input_ids"][0]) for one in prompts]
+    said = tokenizer.decode(tokenizer("0.2 s: is it red ?").input_ids)
+    assert [said in one for one in words] == [False] + [True] * (asked_of(name) - 1)
+
+
+def test_subtitles_that_are_nowhere_or_twice_are_refused(stock, tmp_path):
+    options = {"pretrained": embedded_model_path(), "device": "cpu", "num_frames": 4}
+    with pytest.raises(LinVTInputError, match="no such folder"):
+        LinVTChat(subtitles=str(tmp_path / "nowhere"), **options)
+    with pytest.raises(LinVTInputError, match="needs subtitles=FOLDER"):
+        LinVTChat(max_subtitle_tokens=5, **options)
+    (tmp_path / "empty").mkdir()
+    model = LinVTChat(subtitles=str(tmp_path / "empty"), **options)
+    with pytest.raises(LinVTInputError, match="nothing for 8 questions: none is named as clip7.mp4"):
+        stock(model, ["videomme"])
+    with pytest.raises(LinVTInputError, match="writes subtitles itself"):
+        stock(LinVTChat(subtitles=str(tmp_path / "empty"), **options), ["videomme_w_subtitle"])

@@ -32,8 +32,8 @@ HEAD = """\
 <!-- written by `make test-bases`; do not edit by hand -->
 
 Every image-text architecture of transformers {version} (`AutoModelForImageTextToText`), built tiny with random weights
-from its own configuration and put through `tests/bases/test_bases.py`: of {total}, {supported} are supported,
-{refused} are refused when they are wrapped{failing}. {tests} tests, {minutes:.0f} minutes of computing time
+from its own configuration and put through the tests of `make test-bases`: of {total}, {supported} are supported,
+{refused} are refused when they are wrapped{failing}. {tests} tests, which took {minutes:.0f} minutes one after another
 ({machine}, torch {torch}{runs}). No released weights were run.
 
 One frame is one tile unless a note says otherwise. "Packed as" is how the base packs the visual tokens of several
@@ -109,7 +109,7 @@ def write_table(results: dict[str, Result], seconds: float, num_runs: int = 1) -
         minutes=seconds / 60,
         machine=f"{platform.machine()} CPU",
         torch=torch.__version__,
-        runs=f"; the last results of {num_runs} runs" if num_runs > 1 else "",
+        runs=f"; the last result of each test in {num_runs} runs" if num_runs > 1 else "",
     )
     lines = [row(name, results[name]) for name in sorted(ALL_BASES)]
     lines += ["", "## Refused", "", "| architecture | reason |", "|---|---|"]

@@ -130,6 +130,13 @@ class DiagnosticClip:
 
     def frames(self, size: int = PICTURE_SIZE) -> np.ndarray:
         """Pixels `(num_frames, size, size, 3)`, uint8 RGB; `size` a multiple of 4."""
+        return self._filmed(size)[0]
+
+    def offsets(self, size: int = PICTURE_SIZE) -> np.ndarray:
+        """Pixels, down and to the right, by which the camera is off in every frame, `(num_frames, 2)`."""
+        return self._filmed(size)[1]
+
+    def _filmed(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([SPLITS[SPLIT], self.seed, 1])
         count, still = len(self.script.pictures), self.script.background
         backgrounds = [still] * count
@@ -138,9 +145,10 @@ class DiagnosticClip:
             way = _DRIFT if still.level < 128 else -_DRIFT
             backgrounds = [replace(still, level=still.level + way * t / max(1, count - 1)) for t in range(count)]
         frames = render_pictures(self.script.pictures, backgrounds, rng, size=size)
+        offsets = np.zeros((count, 2), dtype=int)
         if self.filming == "camera":
-            frames = _moved(frames, rng)
-        return frames[list(self.order)]
+            frames, offsets = _moved(frames, rng)
+        return frames[list(self.order)], offsets[list(self.order)]
 
 
 def options_of(question: Question) -> tuple[str, ...]:
@@ -344,16 +352,17 @@ def _asked_evenly(script: ClipScript, rng: np.random.Generator) -> ClipScript:
     return replace(script, questions=tuple(questions))
 
 
-def _moved(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frames as a hand holds a camera: the picture wanders and shakes, by whole pixels; edges are repeated."""
+def _moved(frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Frames as a hand holds a camera, and its offsets: it wanders and shakes, by whole pixels; edges are repeated."""
     count, size = frames.shape[:2]
     most = round(_PAN * size / PICTURE_SIZE)
     phase, turns = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.5, 1.5, 2)
     time = np.arange(count)[:, None] / max(1, count - 1)
     path = most * np.sin(phase + 2 * np.pi * turns * time) + rng.uniform(-0.5, 0.5, (count, 2)) * most / 2
-    offsets = np.clip(np.rint(path), -most, most).astype(int) + most
+    offsets = np.clip(np.rint(path), -most, most).astype(int)
     padded = np.pad(frames, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-    return np.stack([one[y : y + size, x : x + size] for one, (y, x) in zip(padded, offsets, strict=True)])
+    places = zip(padded, offsets + most, strict=True)
+    return np.stack([one[y : y + size, x : x + size] for one, (y, x) in places]), offsets
 
 
 def _picture(rng: np.random.Generator, num_frames: int, number: int) -> ClipScript:

@@ -1,7 +1,8 @@
 """The models that lmms-eval asks: a LinVT, or for comparison a bare model that is shown frames as pictures."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from lmms_eval.protocol import ChatMessages  # pyright: ignore[reportMissingImpo
 from PIL import Image
 
 from ..errors import LinVTInputError
+from ..model.processing_linvt import LinVTProcessor
 from ..video.reading import read_video
 from .answering import Answerer
+from .harness_subtitles import subtitles_beside
 
 
 _PLACEHOLDER = "<image>"  # by which tasks say where in the text a picture stands
+_OWN_SUBTITLES = ("_w_subtitle", "_val_i", "_test_i")  # how tasks are named that write them into the text themselves
 _GENERATION = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample")
 
 
@@ -29,6 +33,9 @@ class _Answers(lmms):
         num_frames (`int`, defaults to 32): frames of a video, spread evenly.
         fps (`float`, *optional*), max_frames (`int`, *optional*): instead, so many a second.
         arm (`str`, *optional*): `"linvt"`, or `"uniform"` to show the frames as pictures.
+        subtitles (`str`, *optional*), max_subtitle_tokens (`int`, *optional*):
+            Folder with the subtitles of a set, which are written beside its videos with their times, see
+            [`subtitles_beside`]; and the most tokens that they may take.
         revision, dtype, device, trust_remote_code: of the model.
         batch_size, max_batch_size: of lmms-eval; prompts are answered one at a time.
     """
@@ -40,6 +47,8 @@ class _Answers(lmms):
         fps: float | None = None,
         max_frames: int | None = None,
         arm: str | None = None,
+        subtitles: str | None = None,
+        max_subtitle_tokens: int | None = None,
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
@@ -57,6 +66,15 @@ class _Answers(lmms):
         self.sampling = {"num_frames": int(num_frames)} if fps is None else {"fps": float(fps)}
         if max_frames is not None:
             self.sampling["max_frames"] = int(max_frames)
+        self.subtitles, self.words = None if subtitles is None else Path(subtitles), {}
+        if self.subtitles is not None and not self.subtitles.is_dir():
+            raise LinVTInputError(f"subtitles={subtitles}: there is no such folder. Name the one of the set.")
+        if max_subtitle_tokens is not None:
+            if self.subtitles is None:
+                raise LinVTInputError("max_subtitle_tokens needs subtitles=FOLDER. Give both, or neither.")
+            self.words["max_subtitle_tokens"] = int(max_subtitle_tokens)
+        has_writer = hasattr(self.processor, "subtitle_words") or self.subtitles is None
+        self.writer = self.processor if has_writer else LinVTProcessor.from_base(pretrained, **loading)
 
     @abstractmethod
     def messages(self, arguments: Sequence[Any]) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
@@ -64,7 +82,10 @@ class _Answers(lmms):
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answers, each with the number of visual tokens that the language model read for it."""
-        return [self._answer(*self.messages(request.args)) for request in tqdm(requests, desc="linvt", disable=None)]
+        chats: Iterable[Any] = (self.messages(request.args) for request in requests)
+        if self.subtitles is not None:
+            chats = list(self._with_subtitles(requests, self.subtitles))
+        return [self._answer(*chat) for chat in tqdm(chats, total=len(requests), desc="linvt", disable=None)]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not for this model."""
@@ -73,6 +94,30 @@ class _Answers(lmms):
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not for this model."""
         raise LinVTInputError("LinVT answers one question at a time; tasks of several rounds cannot be run with it.")
+
+    def _with_subtitles(
+        self, requests: Sequence[Any], folder: Path
+    ) -> Iterator[tuple[list[dict[str, Any]], Mapping[str, Any]]]:
+        """Chats whose videos have their subtitles; all are looked for before the first question is asked."""
+        num_found, missing = 0, ""
+        for request in requests:
+            *_, doc_id, task, split = request.args
+            if task.endswith(_OWN_SUBTITLES):
+                raise LinVTInputError(
+                    f"The task {task} writes subtitles itself. Choose that without, or no subtitles=."
+                )
+            messages, how = self.messages(request.args)
+            for part in (part for one in messages for part in one["content"] if part["type"] == "video"):
+                found = subtitles_beside(folder, self.task_dict[task][split][doc_id], part["video"])
+                if found is None:
+                    missing = part["video"]
+                else:
+                    part |= {"subtitles": found, **self.words}
+                    num_found += 1
+            yield messages, how
+        if requests and not num_found:
+            reason = f"none is named as {Path(missing).name}" if missing else "the task shows no video"
+            raise LinVTInputError(f"subtitles={folder} has nothing for {len(requests)} questions: {reason}.")
 
     @torch.no_grad()
     def _answer(self, messages: list[dict[str, Any]], how: Mapping[str, Any]) -> GenerationResult:
@@ -106,6 +151,9 @@ class _Answers(lmms):
             span = {name: part[name] for name in ("start", "end") if name in part}
             frames = read_video(part["video"], **self.sampling, **span).frames
             content += [{"type": "image", "image": Image.fromarray(frame)} for frame in frames]
+            if "subtitles" in part:
+                words = self.writer.subtitle_words(part["subtitles"], **span, **self.words)
+                content.append({"type": "text", "text": words.text})
         return {**message, "content": content}
 
 

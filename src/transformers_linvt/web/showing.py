@@ -62,8 +62,9 @@ def moments_html(evidence: VideoEvidence | None) -> str:
         return ""
     if np.isnan(evidence.timestamps).any():
         return '<p class="lv-note">The times of the frames are not known, so no moment can be shown.</p>'
-    is_owed = evidence.frame_attribution is not None
-    values = np.maximum(evidence.frame_attribution if is_owed else evidence.frame_weights, 0.0)
+    owed_to = evidence.frame_attribution
+    is_owed = owed_to is not None
+    values = np.maximum(evidence.frame_weights if owed_to is None else owed_to, 0.0)
     times = evidence.timestamps
     ends = np.append(times[1:], times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1.0))
     begin, length = float(times[0]), float(ends[-1] - times[0]) or 1.0

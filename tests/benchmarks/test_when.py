@@ -1,0 +1,80 @@
+"""
+"When does it appear?": layouts of times keep to their budget; times are those of what appears; and the bar: the moment
+of an answer's evidence is within a segment of the truth, with nothing written into the prompt.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_linvt import LinVTForVideoQA, embedded_model_path
+from transformers_linvt.demo import shapes
+from transformers_linvt.tokenizer.linear_video_tokenizer import LinearVideoTokenizer
+
+
+@pytest.fixture(scope="module")
+def when():
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    try:
+        import when as module
+
+        yield module
+    finally:
+        sys.path.pop(0)
+
+
+def written(layout) -> list[str]:
+    return ["." if kind == "token" else f"{value:g}" for kind, value in layout]
+
+
+def test_times_stand_where_a_layout_puts_them(when):
+    times, frames = torch.tensor([0.0, 0.2, 9.0, 9.1, 12.0]), torch.arange(3.0)
+    assert written(when.adaptive(times, frames)) == ["0", ".", ".", "9", ".", ".", "12", "."]
+    assert written(when.none(times, frames)) == ["."] * 5
+    assert written(when.per_frame(times, frames)) == [*"....."] + ["0", "1", "2"]
+    even = when.even(torch.arange(32.0), frames)
+    assert written(even)[:6] == ["0", ".", ".", ".", ".", "4"] and written(even).count(".") == 32
+    assert written(when.behind(torch.arange(32.0), frames))[-8:] == ["0", "4", "8", "12", "16", "20", "24", "28"]
+
+
+def test_the_budget_is_kept_and_spent_on_the_largest_steps(when):
+    steps = torch.tensor([1.0] * 20 + [5.0] * 11)
+    made = when.adaptive(torch.cat([torch.zeros(1), steps.cumsum(0)]), torch.arange(3.0))
+    told = [text for text in written(made) if text != "."]
+    assert sum(map(len, told)) <= when.BUDGET < sum(map(len, told)) + 2
+    assert {"25", "30", "75"} <= set(told)
+
+
+def test_a_video_token_begins_when_what_it_is_made_of_begins(when):
+    """One object comes at the fifth frame of eight and stays: its tokens are from then, not from its middle."""
+    torch.manual_seed(0)
+    tokenizer = LinearVideoTokenizer(16, num_video_tokens=8, num_kept_tokens=32, bottleneck_size=8, num_heads=2)
+    tokens = torch.randn(1, 1, 4, 16).repeat(1, 8, 1, 1)
+    tokens[:, 4:] = torch.randn(1, 1, 4, 16)
+    times = torch.arange(8.0)[None] * 2
+    (found,) = when.onsets(tokenizer(tokens, timestamps=times).weights, times)
+    earlier = len(found) // 2
+    assert sorted(np.rint(found.detach().numpy()).tolist()) == [0] * earlier + [8] * (len(found) - earlier)
+
+
+def test_only_what_appears_is_asked_about(when):
+    clips = {kind: when.EncodedClips(None, [shapes.script_clip(kind, 1000, 16)], []) for kind in when.KINDS}
+    for kind, index, name, frame in when.Asked(clips).rows:
+        pictures = clips[kind].scripts[index].pictures
+        seen = [any((thing.colour, thing.shape) == name for thing in picture) for picture in pictures]
+        assert seen.index(True) == frame and not all(seen)
+
+
+@pytest.mark.slow
+def test_the_moment_of_an_answer_is_when_it_appears(when):
+    clips = {
+        kind: when.EncodedClips(None, [shapes.script_clip(kind, 1000 + i, when.EVALUATED) for i in range(5)], [])
+        for kind in when.KINDS
+    }
+    asked = when.Asked(clips)
+    model = LinVTForVideoQA.from_pretrained(embedded_model_path()).eval()
+    told = when.report("evidence", asked, when.guesses_of_evidence(asked, "clip", model), [])
+    assert told["within a segment"] >= 90 and told["tokens of times"] == 0
