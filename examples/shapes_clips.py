@@ -47,9 +47,9 @@ FIRST_CLIP = 1000  # of those that figures are reported on; earlier ones were lo
 CAPTION_KINDS = ("scenes", "static", "needle", "needles", "order", "direction", "moment", "traverse")
 MOTION_KINDS = ("direction", "traverse")  # twice as many clips: each has one question only
 # What is asked in stage 2: kind of clip, kind of question (None: any that the clip answers), share. "Which came
-# first" needs many examples: with one in twenty it was not learned, with three in ten always (docs/train.md). A motion
+# first" needs many examples: with one in twenty it was not learned, with three in ten always (docs/train.md). Motions
 # and how often something appears need thousands. A crowd does not fit into the video tokens: the question decides
-# what is kept, and is learned from.
+# there what is kept, and is learned from.
 MIX = (
     ("needle", None, 1),
     ("needles", None, 3),
