@@ -161,7 +161,7 @@ class AnswerPasses:
 
     def gradients_at(self, position: float) -> list[torch.Tensor]:
         """
-        Of the answers' log-probabilities by the video tokens of every layer, `(num_videos, M, D)` each, float32.
+        Gradients of the answers' log-probabilities by each layer's video tokens, `(num_videos, M, D)` each, float32.
 
         Args:
             position: 0 for the mean in place of every video token, 1 for the video.

@@ -193,9 +193,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         output_loading_info = kwargs.pop("output_loading_info", False)
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         adapter_path = adapter_kwargs.pop("_adapter_model_path", None)
-        for name in HUB_ARGUMENTS:
-            if name not in ("cache_dir", "local_files_only", "proxies", "token", "force_download"):
-                kwargs.pop(name, None)
+        for name in {*HUB_ARGUMENTS} - {"cache_dir", "local_files_only", "proxies", "token", "force_download"}:
+            kwargs.pop(name, None)
         state_dict = _read_linvt_weights(source, files)
         if is_referenced := base_vlm is None:
             base_vlm = cls._load_referenced_base(config, source, kwargs)
@@ -215,9 +214,8 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             model.load_adapter(os.fspath(adapter_path), adapter_kwargs=adapter_kwargs)
         model._load_own_adapter(pretrained_model_name_or_path, hub_arguments)
         model.eval()
-        if not output_loading_info:
-            return model
-        return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model, info) if output_loading_info else model
 
     @classmethod
     def _load_whole(cls, path: str | os.PathLike, *model_args: Any, **kwargs: Any) -> Any:

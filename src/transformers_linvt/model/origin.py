@@ -17,7 +17,7 @@ _SAMPLED = 64  # values of every weight of the vision tower that count; ours: a 
 
 class VideoDigest:
     """
-    A digest of the frames as the image processor gave them, and their times: other for another video, sampling or processor,
+    A digest of the prepared frames and their times: other for another video, sampling or processor,
     and the same however the frames are cut into pieces.
 
     Args:
