@@ -151,7 +151,7 @@ class ReadsVideos(HasBaseProcessor):
     def _prepare_new(
         self, finder: DuplicateFinder, frames: np.ndarray, source: str, options: Mapping[str, Any]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Of the next frames of a video those that are new as the model takes them, and which they are."""
+        """The new ones among the next frames of a video, as the model takes them, and which frames they are."""
         is_new = finder.find(frames, self.frames_per_step)
         new = frames_of_steps(frames, is_new, self.frames_per_step)
         return self.prepare_frames(new, source, options) if len(new) else {}, torch.from_numpy(is_new)

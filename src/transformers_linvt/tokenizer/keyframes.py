@@ -432,7 +432,7 @@ def gather_runs(
 
 
 def _of_slots(values: torch.Tensor, opened: torch.Tensor, num_slots: int) -> torch.Tensor:
-    """Of values of all tokens `(batch, num_frames * places)` those of the tokens that open a slot, by its number."""
+    """Values of the tokens that open a slot, by its number, of `(batch, num_frames * places)` of all tokens."""
     position = opened.cumsum(1).sub_(1).masked_fill_(~opened, num_slots)  # the others write beside the slots
     return values.new_zeros(len(values), num_slots + 1).scatter_(1, position, values)[:, :num_slots]
 
