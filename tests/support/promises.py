@@ -271,6 +271,7 @@ def check_only_linvt_trains(model: LinVTForVideoQA, inputs: Mapping[str, Any], n
 def labels_of(model: LinVTForVideoQA, inputs: Mapping[str, Any]) -> torch.Tensor:
     """All text as labels; -100 at padding, at videos and where the head has no logit (Molmo2's markers)."""
     ignored = (inputs["attention_mask"] == 0) | inputs["video_mask"].bool()
+    ignored[:, 0] = True  # nothing comes before it to predict it, but the trainer would count it in the mean
     ignored |= inputs["input_ids"] >= model.get_output_embeddings().weight.shape[0]
     return inputs["input_ids"].masked_fill(ignored, -100)
 

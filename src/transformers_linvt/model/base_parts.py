@@ -18,6 +18,7 @@ class HasBaseProcessor(ProcessorMixin):
     num_frames: int
     add_timestamps: bool
     frame_path: str
+    skip_duplicate_frames: bool | float
     max_frame_tokens: int | None
     max_total_frame_tokens: int | None
     frames_per_step: int

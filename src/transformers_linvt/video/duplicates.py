@@ -104,7 +104,7 @@ def levels_apart(frame: np.ndarray, other: np.ndarray) -> float:
     strips = np.add.reduceat(apart.reshape(height, -1), rows, axis=0, dtype=np.uint16)  # at most 16 * 255
     strips = strips.reshape(len(rows), width, colours).sum(axis=2, dtype=np.uint32)
     sums = np.add.reduceat(strips, columns, axis=1)
-    areas = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width)) * colours
+    areas = np.outer(np.diff([*rows, height]), np.diff([*columns, width])) * colours
     return float((sums / areas).max())
 
 
