@@ -1,4 +1,4 @@
-"""Moments: the stretches of a video that an answer came from, of numbers per frame."""
+"""Moments: the stretches of a video that an answer depended on, from numbers per frame."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 """
-A page to ask about a clip, and to see what the answer came from.
+A page to ask about a clip, and to see what the answer depended on.
 
 Names are loaded when they are first used: the command line asks for its arguments without torch.
 """

@@ -124,7 +124,7 @@ def make_page(asking: Asking, settings: PageSettings, examples: list[tuple[str, 
 
 def _heading(settings: PageSettings) -> str:
     knows = f" {EMBEDDED_MODEL_KNOWS}" if settings.has_examples else ""
-    return f"# Ask a clip\n{settings.name} answers, and shows which moments and places its answer came from.{knows}"
+    return f"# Ask a clip\n{settings.name} answers, and shows which moments and places its answer depended on.{knows}"
 
 
 def _fill_from(button: Any, path: Path, asked: str, parts: tuple[Any, Any, Any, Any]) -> None:

@@ -81,7 +81,7 @@ def moments_html(evidence: VideoEvidence | None) -> str:
     )
     owed = "what the answer owes to each frame" if is_owed else "how much of the video tokens comes from each frame"
     why = f" {evidence.no_attribution}" if evidence.no_attribution else ""
-    heading = "Moments that the answer came from" if is_owed else "Where the video tokens came from"
+    heading = "Moments that the answer depended on" if is_owed else "Where the video tokens came from"
     nothing = "" if buttons else '<p class="lv-note">No moment speaks for this answer.</p>'
     return (
         f'<section class="lv-moments" aria-label="{heading}"><h3>{heading}</h3>'
