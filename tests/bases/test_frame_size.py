@@ -29,6 +29,7 @@ def tokens_of(processor: LinVTProcessor, tokens_high: int, tokens_wide: int, num
     """Visual tokens that one of several frames gets, which are `tokens_high` x `tokens_wide` tokens large."""
     side = side_of(processor.base_processor)
     frames = np.zeros((num_frames, tokens_high * side, tokens_wide * side, 3), dtype=np.uint8)
+    frames[1::2] = 255  # frames that repeat the one before are not prepared again
     grids = processor.frame_inputs([processor.read_video(frames, timestamps=list(range(num_frames)))], options)
     grid = grids["frame_image_grid_thw"]
     assert len(grid) == num_frames
