@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .errors import LinVTInputError
+
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """
@@ -41,4 +43,15 @@ def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[st
     return load, names
 
 
-__all__ = ["lazy_names"]
+def required(name: str, extra: str) -> Any:
+    """A module that an extra of this package brings, or an error that says so."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LinVTInputError(
+            f"This needs {name.partition('.')[0]}, which is not installed. Run: pip install "
+            f'"transformers-linvt[{extra}]".'
+        ) from error
+
+
+__all__ = ["lazy_names", "required"]

@@ -228,7 +228,7 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_read(
 ):
     pytest.importorskip("uvicorn")
     monkeypatch.setattr(command, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("transformers_linvt.web.running.required", lambda name: None)
+    monkeypatch.setattr("transformers_linvt.web.running.required", lambda name, extra: None)
     with take_port("127.0.0.1", 0) as taken:
         assert main(["web", "--port", str(taken.getsockname()[1])]) == 1
     assert "Another server may run there" in capsys.readouterr().err

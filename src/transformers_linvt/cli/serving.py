@@ -8,6 +8,7 @@ import transformers_linvt
 
 from .. import serving
 from ..errors import LinVTInputError
+from ..lazy import required
 from .loading import load, trusted
 from .output import complain
 
@@ -18,7 +19,7 @@ _SETTINGS = ("max_waiting", "readers", "max_videos", "max_pictures", "max_new_to
 def serve(arguments: argparse.Namespace) -> None:
     """Answer chat completions until the process is asked to stop."""
     for name in ("uvicorn", "starlette"):  # before a model is loaded
-        serving.required(name)
+        required(name, "serving")
     root = arguments.media_root
     if root is not None and not os.path.isdir(root):
         raise LinVTInputError(f"media_root={root!r} is no folder. Name the folder that clients may name files of.")

@@ -12,7 +12,6 @@ from ..lazy import lazy_names
 _MODULE_OF = {
     "ServerSettings": "settings",
     "make_application": "application",
-    "required": "application",
     "run_server": "running",
     "take_port": "running",
 }
@@ -21,7 +20,7 @@ __all__ = [*_MODULE_OF]
 
 
 if TYPE_CHECKING:
-    from .application import make_application, required
+    from .application import make_application
     from .running import run_server, take_port
     from .settings import ServerSettings
 

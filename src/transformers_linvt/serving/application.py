@@ -8,7 +8,6 @@ that were encoded before, and any client may have any model loaded. What would b
 """
 
 import asyncio
-import importlib
 import json
 import logging
 import secrets
@@ -18,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from ..errors import LinVTInputError
+from ..lazy import required
 from .answering_requests import Answering, Place, Reply
 from .chat import ChatRequest, RequestError, chat_request
 from .settings import ServerSettings
@@ -32,17 +31,6 @@ _POLL_SECONDS = 0.2  # between two looks at whether a client is still there
 _DONE = object()
 
 
-def required(name: str) -> Any:
-    """A module of the extra `serving`, or an error that names the extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise LinVTInputError(
-            f"Serving needs {name.partition('.')[0]}, which is not installed. Run: pip install "
-            '"transformers-linvt[serving]".'
-        ) from error
-
-
 def make_application(pipe: Any, settings: ServerSettings) -> Any:
     """
     The application, for uvicorn or any other ASGI server.
@@ -54,19 +42,19 @@ def make_application(pipe: Any, settings: ServerSettings) -> Any:
     Raises:
         LinVTInputError: Starlette is not installed.
     """
-    required("starlette")
+    required("starlette", "serving")
     return _Server(Answering(pipe, settings), settings).application()
 
 
 class _Server:
     def __init__(self, answering: Answering, settings: ServerSettings) -> None:
         self.answering, self.settings = answering, settings
-        self.responses = required("starlette.responses")
+        self.responses = required("starlette.responses", "serving")
         self.started = int(time.time())
 
     def application(self) -> Any:
-        routing, applications = required("starlette.routing"), required("starlette.applications")
-        errors = required("starlette.exceptions")
+        routing, applications = required("starlette.routing", "serving"), required("starlette.applications", "serving")
+        errors = required("starlette.exceptions", "serving")
 
         @asynccontextmanager
         async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -277,4 +265,4 @@ async def _while_client_is_there(request: Any, work: Any, watcher: Watcher) -> A
         raise
 
 
-__all__ = ["make_application", "required"]
+__all__ = ["make_application"]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import LinVTInputError
-from .application import make_application, required
+from ..lazy import required
+from .application import make_application
 from .settings import ServerSettings
 
 
@@ -65,8 +66,8 @@ def run_server(
         LinVTInputError: the port is taken, or the extra `serving` is not installed.
         CheckpointError: of `load`.
     """
-    required("uvicorn")
-    required("starlette")
+    required("uvicorn", "serving")
+    required("starlette", "serving")
 
     def told(address: str, stop: Callable[[], None]) -> None:
         if ready is not None:
@@ -88,7 +89,7 @@ def run_application(
     Raises:
         LinVTInputError: the port is taken, or uvicorn is not installed.
     """
-    uvicorn = required("uvicorn")
+    uvicorn = required("uvicorn", "serving")
     with contextlib.closing(take_port(host, port)) as listening:
         config = uvicorn.Config(make(), log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
         server = uvicorn.Server(config)

@@ -4,8 +4,9 @@ A page to ask about a clip, and to see what the answer depended on.
 Names are loaded when they are first used: the command line asks for its arguments without torch.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
 
 
 _MODULE_OF = {
@@ -18,7 +19,9 @@ _MODULE_OF = {
 __all__ = [*_MODULE_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+if TYPE_CHECKING:
+    from .page import make_page
+    from .running import make_web_application, run_page
+    from .settings import PageSettings
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -1,13 +1,12 @@
 """The page itself, of Gradio's parts: a player, a question, what came out, and the time line under the player."""
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..demo.clips import make_clip, write_clip
 from ..demo.embedded import EMBEDDED_MODEL_KNOWS
-from ..errors import LinVTInputError
+from ..lazy import required
 from .asking import Asking, Shown
 from .settings import PageSettings
 from .showing import moments_html, result_html
@@ -36,16 +35,6 @@ class Page(NamedTuple):
     theme: Any
 
 
-def required(name: str) -> Any:
-    """A module of the extra `web`, or an error that names the extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise LinVTInputError(
-            f'The page needs {name}, which is not installed. Run: pip install "transformers-linvt[web]".'
-        ) from error
-
-
 def write_examples(folder: Path) -> list[tuple[str, Path, str]]:
     """Clips of coloured shapes that the page offers: their title, their file, and a question about each."""
     written = []
@@ -69,7 +58,7 @@ def make_page(asking: Asking, settings: PageSettings, examples: list[tuple[str, 
     Raises:
         LinVTInputError: Gradio is not installed.
     """
-    gr = required("gradio")
+    gr = required("gradio", "web")
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     start = getattr(asking.pipe.processor, "num_frames", None) or _DEFAULT_FRAMES
     most = max(start, min(_MOST_FRAMES, settings.limits.max_frames or _MOST_FRAMES))
@@ -136,4 +125,4 @@ def _fill_from(button: Any, path: Path, asked: str, parts: tuple[Any, Any, Any, 
     button.click(take, None, list(parts), show_progress="hidden", queue=False, api_visibility="private")
 
 
-__all__ = ["EXAMPLES", "Page", "make_page", "required", "write_examples"]
+__all__ = ["EXAMPLES", "Page", "make_page", "write_examples"]

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..lazy import required
 from ..serving.running import run_application
 from .asking import Asking
-from .page import make_page, required, write_examples
+from .page import make_page, write_examples
 from .settings import PageSettings
 
 
@@ -107,7 +108,7 @@ def make_web_application(pipe: Any, settings: PageSettings) -> Iterator[Any]:
     Raises:
         LinVTInputError: Gradio is not installed.
     """
-    gradio, fastapi = required("gradio"), required("fastapi")
+    gradio, fastapi = required("gradio", "web"), required("fastapi", "web")
     asking = Asking(pipe, settings)
     with tempfile.TemporaryDirectory(prefix="linvt-page-") as folder:
         examples = write_examples(Path(folder)) if settings.has_examples else []
@@ -143,7 +144,7 @@ def run_page(
         LinVTInputError: the port is taken, or the extra `web` is not installed.
         CheckpointError: of `load`.
     """
-    required("gradio")
+    required("gradio", "web")
     with ExitStack() as opened:
         run_application(
             lambda: opened.enter_context(make_web_application(load(), settings)),
