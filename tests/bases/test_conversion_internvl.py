@@ -123,7 +123,7 @@ def test_the_shares_of_heads_of_every_published_size_come_back(name: str, tmp_pa
         assert made.text_config.rope_parameters["factor"] == 3.0
 
 
-# What transformers 4.37 wrote beside the sizes into the config of 8B and 26B, read as published, and of 1B and 2B in part
+# What transformers 4.37 wrote beside the sizes into configs: of 8B and 26B as published, of 1B and 2B in part
 BESIDE_THE_SIZES = {
     "_name_or_path": "internlm/internlm2_5-7b-chat",
     "attn_implementation": "flash_attention_2",
@@ -287,7 +287,7 @@ def test_a_missing_head_is_the_table_of_words_only_where_the_config_says_so(is_t
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The published sizes. The numbers of 1B, 2B (read in part), 8B and 26B are of their config.json; 4B and 40B are put together
+# The published sizes. Numbers of 1B, 2B (in part), 8B and 26B are of their config.json; 4B and 40B are put together
 # from the language model and the tower that their card names.
 # ---------------------------------------------------------------------------------------------------------------------
 
