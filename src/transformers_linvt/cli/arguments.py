@@ -241,20 +241,27 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(run=demonstration.demo)
 
 
-def _add_serve(commands: Any) -> None:
-    serve = commands.add_parser("serve", help="an endpoint with OpenAI's chat completions")
-    serve.add_argument(
+def _add_listening(parser: argparse.ArgumentParser, port: int) -> None:
+    """The model of an endpoint or of a page, and where it listens."""
+    parser.add_argument(
         "model",
         metavar="MODEL",
         nargs="?",
         help="a LinVT checkpoint, folder or repository id; the embedded one if not given",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0 for any that is free (default: 8000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=port, metavar="N", help="0 for any that is free (default: %(default)s)"
+    )
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="an endpoint with OpenAI's chat completions")
+    _add_listening(serve, port=8000)
     serve.add_argument("--served-name", metavar="NAME", help="what clients call the model (the last part of MODEL)")
-    serve.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
-    serve.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
-    serve.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
     serve.add_argument("--cache-dir", metavar="DIR", help="remembers encoded videos from one start to the next")
     group = serve.add_argument_group("what clients may")
     group.add_argument("--media-root", metavar="DIR", help="file: addresses may name files below DIR; else none")
@@ -278,18 +285,8 @@ def _add_serve(commands: Any) -> None:
 
 
 def _add_web(commands: Any) -> None:
-    page = commands.add_parser("web", help="a page to ask about a clip and see the moments an answer came from")
-    page.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a LinVT checkpoint, folder or repository id; the embedded one if not given",
-    )
-    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    page.add_argument("--port", type=_port, default=7860, metavar="N", help="0 for any that is free (default: 7860)")
-    page.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
-    page.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
-    page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    page = commands.add_parser("web", help="a page to ask about a clip and see the moments an answer depended on")
+    _add_listening(page, port=7860)
     group = page.add_argument_group("what who opens the page may")
     group.add_argument("--max-waiting", type=_positive_integer, metavar="N", help="questions that wait (16)")
     group.add_argument("--max-new-tokens", type=_positive_integer, metavar="N", help="of one answer (256)")

@@ -166,11 +166,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         """
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         source = os.fspath(pretrained_model_name_or_path)
-        if torch.empty(0).device.type == "meta":  # torch 2.6's get_default_device overlooks a `with`
-            raise CheckpointError(
-                f"{source!r} cannot be loaded where the default device is 'meta', which holds no weights. Load it "
-                "outside of torch.device('meta'); an empty model is LinVTForVideoQA(config)."
-            )
+        _refuse_meta_device(source)
         if os.path.isdir(source):  # by its whole name, so that an adapter that is trained on it finds it from anywhere
             pretrained_model_name_or_path = source = os.path.abspath(source)
             if finish_saving(source) and getattr(config, "name_or_path", None) == source:
@@ -408,6 +404,14 @@ def _read_generation_config(path: str, hub_arguments: Mapping[str, Any]) -> Gene
         raise CheckpointError(
             f"The {GENERATION_CONFIG_NAME} of {path!r} cannot be used: {first_line(error)}. Mend or remove the file."
         ) from error
+
+
+def _refuse_meta_device(source: str) -> None:
+    if torch.empty(0).device.type == "meta":  # torch 2.6's get_default_device overlooks a `with`
+        raise CheckpointError(
+            f"{source!r} cannot be loaded where the default device is 'meta', which holds no weights. Load it "
+            "outside of torch.device('meta'); an empty model is LinVTForVideoQA(config)."
+        )
 
 
 def _read_config(path: str | os.PathLike, hub_arguments: dict[str, Any]) -> LinVTConfig:

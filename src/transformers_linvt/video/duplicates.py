@@ -62,7 +62,7 @@ class DuplicateFinder:
     def _is_new(self, step: np.ndarray) -> bool:
         if self.levels is None:
             return True
-        before, self._shown = self._shown, step if self._shown is None else self._shown
+        before = self._shown
         if before is not None and before.shape[1:] == step.shape[1:]:
             if len(step) < len(before):
                 step = np.concatenate([step, *[step[-1:]] * (len(before) - len(step))])
