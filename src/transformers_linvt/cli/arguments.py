@@ -227,9 +227,7 @@ def _add_eval(commands: Any) -> None:
     how = parser.add_argument_group("how it is asked")
     how.add_argument("--uniform-frames", type=_positive_integer, metavar="N", help="pictures of the arm uniform (8)")
     how.add_argument("--batch-size", type=_positive_integer, default=16, metavar="N", help="prompts at once (16)")
-    how.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
-    how.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
-    how.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    _add_loading(how)
     _add_verbose(parser)
     parser.set_defaults(run=evaluating.run)
 
@@ -239,6 +237,13 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--output", metavar="DIR", default="demo", help="folder for the files (default: %(default)s)")
     _add_verbose(demo)
     demo.set_defaults(run=demonstration.demo)
+
+
+def _add_loading(parser: Any) -> None:
+    """How a model is loaded; of a parser or a group of arguments."""
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
+    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
 
 
 def _add_listening(parser: argparse.ArgumentParser, port: int) -> None:
@@ -253,9 +258,7 @@ def _add_listening(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--port", type=_port, default=port, metavar="N", help="0 for any that is free (default: %(default)s)"
     )
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
-    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    _add_loading(parser)
 
 
 def _add_serve(commands: Any) -> None:
@@ -299,9 +302,7 @@ def _add_web(commands: Any) -> None:
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH_OR_ID", help="a LinVT checkpoint; the embedded one if not given")
-    group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ...; the fastest there is if not given")
-    group.add_argument("--dtype", choices=_DTYPES, default="auto", help="precision (default: %(default)s)")
-    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with its base (Molmo)")
+    _add_loading(group)
     _add_verbose(parser)
 
 
