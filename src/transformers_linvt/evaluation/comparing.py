@@ -76,7 +76,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[Cell, P
 
 
 def _together_with_reverse(pairs: Mapping[Cell, Mapping[int, list]]) -> dict[Cell, dict[int, list]]:
-    """Of clips that were shown both ways, whether each model was right both times."""
+    """For clips that were shown in both orders, whether each model answered both rightly."""
     found = {}
     for (diagnostic, num_frames, variant, *question), backwards in pairs.items():
         if variant == "backwards" and question[-1] != "all":
