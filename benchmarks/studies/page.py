@@ -19,7 +19,8 @@ COMMANDS = {
     "length": ("--clips", "5", "--lengths", "16", "160"),
     "camera": (),
 }
-TRAINED = {"pooling": ("--clips", "60", "--arms", "LinVT", "mean over time")}
+TRAINED = {"pooling": ("--clips", "60", "--arms", "LinVT", "mean over time"), "pretrained": ("--clips", "50")}
+FOLDERS = {"pooling": "trained"}  # shared with other studies; a folder of its own for every other
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
 
 
@@ -28,10 +29,8 @@ def commands(runs: Path, tokens: Path | None, page: Path) -> list[list[str]]:
     found = []
     for name, options in (*COMMANDS.items(), *(TRAINED.items() if tokens else ())):
         command = [sys.executable, str(STUDIES / f"{name}.py"), "--page", str(page)]
-        if name in TRAINED:
-            command += ["--tokens", str(tokens), "--folder", str(runs / "trained")]
-        else:
-            command += ["--folder", str(runs / name)]
+        command += ["--tokens", str(tokens)] if name in TRAINED else []
+        command += ["--folder", str(runs / FOLDERS.get(name, name))]
         found.append([*command, *(option.format(embedded=EMBEDDED) for option in options)])
     return found
 

