@@ -107,7 +107,7 @@ def embedded(_: argparse.Namespace) -> SmallModel:
     return SmallModel(Recipe(num_video_tokens=model.config.num_video_tokens, steps=0), 0, model)
 
 
-MODELS = {"SmolLM2, LinVT untrained": untrained, "SmolLM2, LinVT trained": trained, "embedded model": embedded}
+MODELS = {"SmolLM2, LinVT trained": trained, "SmolLM2, LinVT untrained": untrained, "embedded model": embedded}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,8 +171,8 @@ def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> str:
             pictures.append((off, *(_cell(by_column[kind]) for kind in shapes.PICTURE_KINDS)))
     parts = [markdown(part) for part in (pictures, rows) if len(part) > 1]
     for stage, file in (("pictures", "pictures.json"), ("clips", "clips.json")):
-        if (folder / file).exists():
-            done = json.loads((folder / file).read_text(encoding="utf-8"))
+        done = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {"losses": ()}
+        if done["losses"]:
             loss = np.mean(done["losses"][-max(1, len(done["losses"]) // 10) :])
             parts.append(
                 f"Stage of {stage}: {done['steps']} steps of {done['questions']} questions in "
@@ -214,7 +214,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--picture-steps", type=int, default=400, help="of stage 1 (%(default)s)")
     parser.add_argument("--runs", type=int, default=8, help="of pictures in a step of stage 1, six questions each")
     parser.add_argument("--rank", type=int, default=32, help="of the LoRA of stage 1 (%(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="of stage 2 (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="of stage 2 (%(default)s)")
     parser.add_argument("--questions", type=int, default=24, help="in a step of stage 2 (%(default)s)")
     parser.add_argument("--bridge-rate", type=float, default=1e-3, help="of the projector (%(default)s)")
     parser.add_argument("--lora-rate", type=float, default=1e-3, help="of both stages (%(default)s)")

@@ -47,6 +47,7 @@ from transformers_linvt.files import replacing
 
 
 IMAGE = "<image>"
+PLAIN_STEPS = 40  # at the start of stage 1, with few objects and plain words
 # SmolLM2's own template without its default system prompt, which says nothing about pictures and costs 23 tokens
 HEAD, TAIL, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 CHAT_TEMPLATE = """\
@@ -342,9 +343,9 @@ class PictureStage:
         self.language_model = GroupedLlama(language_model)
         self.placeholder = self.tokenizer.convert_tokens_to_ids(IMAGE)
 
-    def loss(self, step: int, total: int) -> torch.Tensor:
+    def loss(self, step: int) -> torch.Tensor:
         """Mean cross-entropy of the answers' tokens of one step; first few objects in plain words, then everything."""
-        rng, early = np.random.default_rng([self.seed, step]), step < total / 10
+        rng, early = np.random.default_rng([self.seed, step]), step < PLAIN_STEPS
         num_pictures = 1 if early else int(np.searchsorted([0.6, 0.85], rng.random(), side="right")) + 1
         num_runs = max(1, round(self.runs * (1, 0.85, 0.7)[num_pictures - 1]))
         if early:
@@ -445,7 +446,7 @@ def taught_base(arguments: argparse.Namespace) -> Path:
     pictures = stored_pictures(arguments.tokens / "pictures_clip_choose.pt", 200, "clip_choose")
     steps = Steps(arguments.folder / "pictures.pt", arguments.picture_steps, groups)
     done = steps.run(
-        lambda step: stage.loss(step, steps.total),
+        stage.loss,
         lambda step: stage.told(pictures) if step % 100 == 0 or step == steps.total else "",
     )
     stage.finish()
