@@ -107,7 +107,14 @@ def embedded(_: argparse.Namespace) -> SmallModel:
     return SmallModel(Recipe(num_video_tokens=model.config.num_video_tokens, steps=0), 0, model)
 
 
-MODELS = {"SmolLM2, LinVT trained": trained, "SmolLM2, LinVT untrained": untrained, "embedded model": embedded}
+def models(arguments: argparse.Namespace) -> dict[str, tuple]:
+    """Name, how it is made, and the steps that made it before."""
+    after = f"SmolLM2, LinVT after {arguments.steps} steps"
+    return {
+        "SmolLM2, LinVT untrained": (untrained, [arguments.picture_steps]),
+        after: (trained, [arguments.picture_steps, arguments.steps]),
+        "embedded model": (embedded, []),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,18 +145,18 @@ def ask(model: SmallModel, frames: int, arguments: argparse.Namespace) -> list[l
 def answers(arguments: argparse.Namespace) -> dict[tuple[str, int], list[list]]:
     """What each model answers, by its name and the number of frames; asked where it is missing, unless `--table`."""
     found = {}
-    for name, make in MODELS.items():
+    for name, (make, steps) in models(arguments).items():
         model = None
         for frames in (0, *arguments.frames):
             path = arguments.folder / f"{name}_{frames}.json".replace(", ", "_").replace(" ", "_")
             if not path.exists() and not arguments.table:
                 model = model or make(arguments)
                 rows = ask(model, frames, arguments)
-                keep({"clips": arguments.clips, "steps": _steps(arguments), "answers": rows}, path)
+                keep({"clips": arguments.clips, "steps": steps, "answers": rows}, path)
                 print(f"{name}, {frames or 'no'} frames: {100 * np.mean([row[-1] for row in rows]):.1f} %", flush=True)
             if path.exists():
                 kept = json.loads(path.read_text(encoding="utf-8"))
-                if (kept["clips"], kept["steps"]) != (arguments.clips, _steps(arguments)):
+                if (kept["clips"], kept["steps"]) != (arguments.clips, steps):
                     raise LinVTInputError(f"{path} was made with other settings. Name another folder, or remove it.")
                 found[name, frames] = kept["answers"]
     if not found:
@@ -167,8 +174,12 @@ def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> str:
         if frames:
             rows.append((name, str(frames), *(_cell(by_column[column]) for column in columns)))
         else:
-            off = name.replace("LinVT untrained", "adapters off").replace("LinVT trained", "adapters on")
-            pictures.append((off, *(_cell(by_column[kind]) for kind in shapes.PICTURE_KINDS)))
+            pictures.append(
+                (
+                    name.replace("LinVT untrained", "adapters off").replace("LinVT", "adapters on"),
+                    *(_cell(by_column[kind]) for kind in shapes.PICTURE_KINDS),
+                )
+            )
     parts = [markdown(part) for part in (pictures, rows) if len(part) > 1]
     for stage, file in (("pictures", "pictures.json"), ("clips", "clips.json")):
         done = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {"losses": ()}
@@ -200,10 +211,6 @@ def _rows(name: str, first: int, questions: Sequence, right: Sequence[bool]) -> 
     return [[name, clip, q.subject, q.kind, one] for (clip, q), one in zip(asked, right, strict=True)]
 
 
-def _steps(arguments: argparse.Namespace) -> list[int]:
-    return [arguments.picture_steps, arguments.steps]
-
-
 def parse_arguments() -> argparse.Namespace:
     """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -214,7 +221,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--picture-steps", type=int, default=400, help="of stage 1 (%(default)s)")
     parser.add_argument("--runs", type=int, default=8, help="of pictures in a step of stage 1, six questions each")
     parser.add_argument("--rank", type=int, default=32, help="of the LoRA of stage 1 (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of stage 2 (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of stage 2 (%(default)s)")
     parser.add_argument("--questions", type=int, default=24, help="in a step of stage 2 (%(default)s)")
     parser.add_argument("--bridge-rate", type=float, default=1e-3, help="of the projector (%(default)s)")
     parser.add_argument("--lora-rate", type=float, default=1e-3, help="of both stages (%(default)s)")
