@@ -168,18 +168,16 @@ def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> str:
     """Clips of every length and pictures of every kind, with intervals over clips, and what was trained."""
     columns = ("static", "needle", "needles", "which came first", "how often")
     rows: list[tuple] = [("clips", "frames", *columns)]
-    pictures: list[tuple] = [("pictures", *(shared.NAMES.get(kind, kind) for kind in shapes.PICTURE_KINDS))]
+    pictures: list[tuple] = [("pictures", *(shared.NAMES.get(kind, kind) for kind in shapes.PICTURE_KINDS), "all")]
     for (name, frames), answered in found.items():
         by_column = _by_column(answered)
         if frames:
             rows.append((name, str(frames), *(_cell(by_column[column]) for column in columns)))
         else:
-            pictures.append(
-                (
-                    name.replace("LinVT untrained", "adapters off").replace("LinVT", "adapters on"),
-                    *(_cell(by_column[kind]) for kind in shapes.PICTURE_KINDS),
-                )
-            )
+            off_or_on = name.replace("LinVT untrained", "adapters off").replace("LinVT", "adapters on")
+            every = {clip: right for by_clip in by_column.values() for clip, right in by_clip.items()}
+            cells = [_cell(by_clip) for by_clip in (*(by_column[kind] for kind in shapes.PICTURE_KINDS), every)]
+            pictures.append((off_or_on, *cells))
     parts = [markdown(part) for part in (pictures, rows) if len(part) > 1]
     for stage, file in (("pictures", "pictures.json"), ("clips", "clips.json")):
         done = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {"losses": ()}

@@ -48,7 +48,7 @@ from transformers_linvt.files import replacing
 
 IMAGE = "<image>"
 PLAIN_STEPS = 40  # at the start of stage 1, with few objects and plain words
-# SmolLM2's own template without its default system prompt, which says nothing about pictures and costs 23 tokens
+# SmolLM2's own template without its default system prompt, which says nothing about pictures and costs 21 tokens
 HEAD, TAIL, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}

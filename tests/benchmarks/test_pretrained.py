@@ -181,9 +181,9 @@ def test_the_whole_way_from_a_language_model_to_the_table(study, tokens, tmp_pat
 def test_a_column_has_the_questions_that_its_name_says(study):
     rows = [["order", 0, "", "order", True], ["order", 0, "", "colour", False], ["count", 1, "", "occurrences", False]]
     rows += [["count", 1, "", "colour", True], ["static", 2, "", "count", True], ["static", 2, "", "shape", False]]
-    table = study.main.table(
-        {("one", 9): [*rows, ["needle", 3, "", "shape", True], ["needles", 3, "", "shape", True]]}, Path()
-    )
-    row = table.splitlines()[2]
-    shares = [cell.split("[")[0].strip() for cell in row.split("|")[3:-1]]
-    assert shares == ["50.0", "100.0", "100.0", "100.0", "0.0"]
+    rows += [["needle", 3, "", "shape", True], ["needles", 3, "", "shape", True]]
+    pictures = [["pictures", at, "", kind, at % 3 > 0] for at, kind in enumerate(2 * shapes.PICTURE_KINDS)]
+    text = study.main.table({("one", 0): pictures, ("one", 9): rows}, Path())
+    first, second = ([cell.split("[")[0].strip() for cell in text.splitlines()[at].split("|")] for at in (2, 6))
+    assert first[1:-1] == ["one", "0.0", "100.0", "100.0", "0.0", "100.0", "100.0", "66.7"]
+    assert second[1:-1] == ["one", "9", "50.0", "100.0", "100.0", "100.0", "0.0"]
