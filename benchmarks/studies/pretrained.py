@@ -25,12 +25,11 @@ from torch import nn
 from training_recipe import Evaluator, Recipe, SmallModel, Trainer, variants
 
 from transformers_linvt import LinVTForVideoQA, embedded_model_path
-from transformers_linvt.demo import shapes
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.evaluation import clustered_interval, markdown
 
 
 KINDS = ("static", "needle", "needles", "order", "count")
+REFERENCE = "embedded model"
 
 
 class PretrainedModel(SmallModel):
@@ -113,7 +112,7 @@ def models(arguments: argparse.Namespace) -> dict[str, tuple]:
     return {
         "SmolLM2, LinVT untrained": (untrained, [arguments.picture_steps]),
         after: (trained, [arguments.picture_steps, arguments.steps]),
-        "embedded model": (embedded, []),
+        REFERENCE: (embedded, []),
     }
 
 
@@ -164,44 +163,57 @@ def answers(arguments: argparse.Namespace) -> dict[tuple[str, int], list[list]]:
     return found
 
 
-def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> str:
-    """Clips of every length and pictures of every kind, with intervals over clips, and what was trained."""
-    columns = ("static", "needle", "needles", "which came first", "how often")
-    rows: list[tuple] = [("clips", "frames", *columns)]
-    pictures: list[tuple] = [("pictures", *(shared.NAMES.get(kind, kind) for kind in shapes.PICTURE_KINDS), "all")]
+def table(found: Mapping[tuple[str, int], Sequence], folder: Path) -> shared.Result:
+    """A row per kind of picture and per kind and length of clips, a column per model, and what LinVT and LoRA add."""
+    columns: dict[str, dict[str, dict]] = {}  # by name of the row, then of the model, right answers by clip
+    names = list(dict.fromkeys(name for name, _ in found))
     for (name, frames), answered in found.items():
-        by_column = _by_column(answered)
-        if frames:
-            rows.append((name, str(frames), *(_cell(by_column[column]) for column in columns)))
-        else:
-            off_or_on = name.replace("LinVT untrained", "adapters off").replace("LinVT", "adapters on")
-            every = {clip: right for by_clip in by_column.values() for clip, right in by_clip.items()}
-            cells = [_cell(by_clip) for by_clip in (*(by_column[kind] for kind in shapes.PICTURE_KINDS), every)]
-            pictures.append((off_or_on, *cells))
-    parts = [markdown(part) for part in (pictures, rows) if len(part) > 1]
-    for stage, file in (("pictures", "pictures.json"), ("clips", "clips.json")):
-        done = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {"losses": ()}
-        if done["losses"]:
-            loss = np.mean(done["losses"][-max(1, len(done["losses"]) // 10) :])
-            parts.append(
-                f"Stage of {stage}: {done['steps']} steps of {done['questions']} questions in "
-                f"{done['seconds'] / 60:.0f} minutes by the clock, last loss {loss:.3f}."
-            )
-    return "\n\n".join(parts)
+        for kind, by_clip in _by_column(answered).items():
+            columns.setdefault(f"{kind}, {f'{frames} frames' if frames else 'pictures'}", {})[name] = by_clip
+    own = [name for name in names if name != REFERENCE]  # before and after training
+    rows: list[tuple] = [("", *names, *["after less before"] * (len(own) > 1))]
+    for title, by_model in columns.items():
+        cells = [
+            "{:.1f} [{:.0f}, {:.0f}]".format(*shared.figure_of(by_model[n])) if n in by_model else "" for n in names
+        ]
+        pair = [by_model[name] for name in own if name in by_model]
+        more = shared.told(shared.difference(*pair)) if len(pair) > 1 else ""
+        rows.append((title, *cells, *[more] * (len(own) > 1)))
+    panels = {
+        title: {name: shared.figure_of(by_clip) for name, by_clip in by_model.items()}
+        for title, by_model in columns.items()
+        if not title.endswith("pictures") or title.startswith("all")
+    }
+    stages = (_told(stage, folder / f"{stage}.json") for stage in ("pictures", "clips"))
+    return shared.Result(rows, panels, note=" ".join(filter(None, stages)))
+
+
+def _told(stage: str, path: Path) -> str:
+    """What a stage took, of one that has ended."""
+    done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"losses": ()}
+    if not done["losses"]:
+        return ""
+    loss, minutes = np.mean(done["losses"][-max(1, len(done["losses"]) // 10) :]), done["seconds"] / 60
+    return (
+        f"Stage of {stage}: {done['steps']} steps of {done['questions']} questions in {minutes:.0f} minutes by the "
+        f"clock, loss of the last tenth {loss:.2f}."
+    )
 
 
 def _by_column(answered: Sequence) -> dict[str, dict[int, list[bool]]]:
+    """Right answers by clip of the kinds of picture and of all pictures, or of the kinds of clip."""
     found: dict = {}
     for name, clip, _, kind, right in answered:
-        column = {"pictures": kind, "order": "which came first", "count": "how often"}.get(name, name)
-        if (name, kind) in (("order", "order"), ("count", "occurrences")) or name not in ("order", "count"):
+        columns = [{"order": "which came first", "count": "how often"}.get(name, name)]
+        if name == "pictures":
+            columns = [shared.NAMES.get(kind, kind), "all"]
+        elif name in ("order", "count") and kind not in ("order", "occurrences"):
+            continue
+        for column in columns:
             found.setdefault(column, {}).setdefault(clip, []).append(right)
+    if "all" in found:
+        found["all"] = found.pop("all")  # behind the kinds
     return found
-
-
-def _cell(by_clip: Mapping[int, list[bool]]) -> str:
-    low, high = clustered_interval(list(by_clip.values()))
-    return f"{shared.share(by_clip):.1f} [{low:.0f}, {high:.0f}]"
 
 
 def _rows(name: str, first: int, questions: Sequence, right: Sequence[bool]) -> list[list]:
@@ -226,8 +238,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 32], help="of the clips asked about (16 32)")
     parser.add_argument("--clips", type=int, default=50, help="of every kind, and pictures (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--page", type=Path, help="a page to write the table into, between the marks of the study")
-    parser.add_argument("--table", action="store_true", help="only make the table of what is there")
+    shared.add_output_arguments(parser)
     return parser.parse_args()
 
 

@@ -163,11 +163,9 @@ def test_the_whole_way_from_a_language_model_to_the_table(study, tokens, tmp_pat
     assert told == f"{study.base.HEAD}<image>What is it?{study.base.TAIL}"
 
     text = page.read_text()
-    assert (
-        "| SmolLM2, adapters on after 2 steps |" in text
-        and "| SmolLM2, adapters off |" in text
-        and "| embedded model | 8 | 100.0" in text
-    )
+    names = ("SmolLM2, LinVT untrained", "SmolLM2, LinVT after 2 steps", "embedded model", "after less before")
+    assert f"|  | {' | '.join(names)} |" in text and "![The same figures, drawn](page/pretrained.png)" in text
+    assert "100.0" in next(line for line in text.splitlines() if line.startswith("| static, 8 frames |")).split("|")[4]
     assert re.search(r"Stage of clips: 2 steps of 6 questions in \d+ minutes", text)
     monkeypatch.setattr(study.main, "ask", lambda *_: pytest.fail("asked again"))
     capsys.readouterr()
@@ -183,7 +181,13 @@ def test_a_column_has_the_questions_that_its_name_says(study):
     rows += [["count", 1, "", "colour", True], ["static", 2, "", "count", True], ["static", 2, "", "shape", False]]
     rows += [["needle", 3, "", "shape", True], ["needles", 3, "", "shape", True]]
     pictures = [["pictures", at, "", kind, at % 3 > 0] for at, kind in enumerate(2 * shapes.PICTURE_KINDS)]
-    text = study.main.table({("one", 0): pictures, ("one", 9): rows}, Path())
-    first, second = ([cell.split("[")[0].strip() for cell in text.splitlines()[at].split("|")] for at in (2, 6))
-    assert first[1:-1] == ["one", "0.0", "100.0", "100.0", "0.0", "100.0", "100.0", "66.7"]
-    assert second[1:-1] == ["one", "9", "50.0", "100.0", "100.0", "100.0", "0.0"]
+    found = {("before", 0): pictures, ("before", 9): rows, ("after", 0): [[*row[:4], True] for row in pictures]}
+    result = study.main.table(found, Path())
+    cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in result.rows[1:]}
+    assert cells["shape, pictures"] == ["100.0", "100.0", "+0.0"]
+    assert cells["all, pictures"] == ["66.7", "100.0", "+33.3"] and list(cells)[6] == "all, pictures"
+    of_clips = [
+        cells[f"{kind}, 9 frames"] for kind in ("static", "needle", "needles", "which came first", "how often")
+    ]
+    assert of_clips == [[share, "", ""] for share in ("50.0", "100.0", "100.0", "100.0", "0.0")]
+    assert list(result.panels) == list(cells)[6:] and result.panels["all, pictures"]["after"][0] == 100
