@@ -26,7 +26,7 @@ COMMANDS = {
     "camera": (),
 }
 TRAINED = {
-    "pooling": ("--clips", "60", "--arms", "LinVT", "mean over time"),
+    "pooling": ("--clips", "60", "--arms", "LinVT", "mean over time", "uniform frames", "all"),
     "question": (),
     "aggregation": (),
     "scales": (),
