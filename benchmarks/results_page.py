@@ -41,6 +41,7 @@ class Table:
 
 # what is kept of runs, and what each line of it was; the page says with which command
 KEPT = {
+    "one_command": "`make train-linvt-shapes` run again on another CPU",
     "untrained": "an untrained LinVT with 16 and with 32 video tokens",
     "recipe": "the recipe as it is, seeds used for nothing else",
     "sixteen": "16 video tokens, without crowds",
@@ -52,6 +53,8 @@ KEPT = {
 }
 TABLES = {
     "embedded": Table(EMBEDDED, intervals),
+    "one_command": Table("one_command", seeds),
+    "one_command_pictures": Table("one_command", pictures),
     "untrained": Table("untrained", untrained),
     "recipe": Table("recipe", seeds),
     "recipe_crowds": Table("recipe", crowds),

@@ -23,6 +23,7 @@ def studies():
     import page
     import pictures
     import pooling
+    import pretrained
     import question
     import scales
     import shared
@@ -31,7 +32,7 @@ def studies():
     import trained
 
     every = (aggregation, alignment, camera, length, page, pictures, pooling, question, scales, shared, sizes, starts)
-    every += (trained,)
+    every += (trained, pretrained)
     yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
 
