@@ -198,7 +198,11 @@ def write_into(page: Path, study: str, text: str, kind: str = "study") -> None:
 
 def block(folder: Path, study: str) -> str:
     """What stands on the page of a study whose figures are in a folder beside the page: table, note and picture."""
-    found = json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))
+    if not (path := folder / f"{study}.json").exists():
+        raise LinVTInputError(
+            f"There is no {path}. Run the study {study} with --page, or take its marks off the page."
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
     picture = f"![The same figures, drawn]({folder.name}/{study}.png)" if (folder / f"{study}.png").exists() else ""
     return "\n\n".join(part for part in (markdown(found["rows"]), found["note"], picture) if part)
 

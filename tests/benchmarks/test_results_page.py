@@ -41,6 +41,12 @@ def test_the_page_is_what_the_kept_figures_give(page, copy):
     assert copy.read_text(encoding="utf-8") != before
 
 
+def test_a_study_that_was_never_run_is_named(page, copy):
+    (copy.with_suffix("") / "camera.json").unlink()
+    with pytest.raises(ValueError, match=r"no .*camera.json. Run the study camera with --page"):
+        page.write_page(copy)
+
+
 def test_every_table_of_the_page_stands_between_marks():
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     outside = re.sub(r"<!-- (?:table|study): (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)

@@ -6,11 +6,14 @@ The miniatures are made here in the layout of each set; `test_harness.py` runs t
 
 import http.server
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
 from miniature_benchmarks import make, write_miniature
+from stock_benchmarks import STOCK, asked_of
 from transformers_linvt.errors import LinVTInputError
 from transformers_linvt.evaluation.benchmarks import BENCHMARKS, letter_of, percent, process_letter, process_open
 from transformers_linvt.evaluation.judging import JudgeError, judge, predictions_of
@@ -55,6 +58,26 @@ def test_what_is_wrong_with_a_file_is_named_by_row(change, message, tmp_path, ca
     assert make(tmp_path, "msvd_qa") == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "tasks" / "linvt_msvd_qa" / "questions.jsonl").exists()
+
+
+VIDEO_SETS = ["MVBench", "NExT-QA", "EgoSchema", "TempCompass", "VideoVista", "Video-MME", "MLVU", "LongVideoBench"]
+VIDEO_SETS += ["MSVD-QA", "MSRVTT-QA", "ActivityNet-QA", "TGIF-QA"]
+PICTURE_SETS = ["MME", "MMBench", "POPE", "SEED", "ScienceQA"]
+
+
+def test_every_set_of_the_docs_names_tasks_that_are_run_on_miniatures():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    table = page.partition("| benchmark | `--tasks` |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = dict(line.strip("| ").split(" | ", 1) for line in table.splitlines())
+    assert list(rows) == [*VIDEO_SETS, *PICTURE_SETS]
+    tried = {"mvbench", *STOCK, *(f"linvt_{name}" for name in BENCHMARKS)}
+    named = {
+        task for cell in rows.values() for part in re.findall(r"`([a-z0-9_,]+)`", cell) for task in part.split(",")
+    }
+    assert named <= tried
+    assert len([name for name in STOCK if name.startswith("mvbench_")]) == 20
+    # a constant has chance, and a reader 100: each miniature has more than one answer
+    assert all(0 <= STOCK[name].chance < 1 and asked_of(name) >= 4 for name in named & set(STOCK))
 
 
 def test_an_answer_without_a_word_is_wrong_and_counted():

@@ -4,8 +4,10 @@ An evaluation: 100 for who knows, chance for a constant, the same JSON after a k
 Who knows is a table of right answers by pixels and question; the embedded model answers in the last tests.
 """
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +272,35 @@ def test_the_command_asks_writes_and_compares(tmp_path, capsys, monkeypatch):
     assert "Did you mean 'needle'" in capsys.readouterr().err
     assert cli.main(["eval", "--diagnostics", "pictures", "--clips", "1", "--write-clips", "clips"]) == 0
     assert len(list((tmp_path / "clips").glob("*.png"))) == 6
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_at_a_terminal_a_bar_says_what_is_asked_and_an_interrupt_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", "--diagnostics", "needle", "order", "--frames", "4", "--clips", "9"]
+    answer, asked = Answerer.answer, []
+
+    def interrupted(self, clips):
+        asked.append(len(clips))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer(self, clips)
+
+    monkeypatch.setattr(Answerer, "answer", interrupted)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert cli.main(command) == 130
+    shown = sys.stderr.getvalue()
+    assert "needle, 4 frames" in shown and "/36" in shown  # 9 and three times 9 clips
+    assert "the same command goes on where it was" in shown and not (tmp_path / "evaluation.json").exists()
+    assert cli.main(command) == 0
+    assert sum(asked) == 36 + 8  # the eight that were being asked about are asked again
+    assert read_report("evaluation.json")["results"]
 
 
 def test_two_checkpoints_of_one_name_are_asked_once_each(tmp_path, capsys, monkeypatch):

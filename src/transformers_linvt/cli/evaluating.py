@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+from tqdm import tqdm
 
 import transformers_linvt
 
@@ -128,7 +128,8 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: boo
         max_new_tokens=settings.max_new_tokens,
         instruction=settings.instruction,
     )
-    with huggingface_hub.utils.tqdm(unit="clip", disable=not sys.stderr.isatty(), leave=False) as bar:
+    # tqdm's own: those of transformers and the hub are switched off while a command runs
+    with tqdm(unit="clip", disable=None, leave=False) as bar:
 
         def tell(done: int, total: int, what: str) -> None:
             bar.total = total
@@ -137,7 +138,12 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: boo
 
         # where the package lies says nothing about the model that it carries
         shown = "embedded" if name == transformers_linvt.embedded_model_path() else name
-        return transformers_linvt.evaluate(answerer, settings, output, shown, tell, arguments.restart, reuse)
+        try:
+            return transformers_linvt.evaluate(answerer, settings, output, shown, tell, arguments.restart, reuse)
+        except KeyboardInterrupt:
+            bar.close()
+            print("What was answered is kept; the same command goes on where it was.", file=sys.stderr)
+            raise
 
 
 def _check_output(output: Path, may_exist: bool) -> None:
