@@ -25,10 +25,11 @@ class WritesTokens(HasBaseProcessor):
         replacements: Sequence[str],
         kwargs: Mapping[str, Any],
         return_tensors: str | None,
+        num_places: int,
     ) -> dict[str, Any]:
         """Expand the placeholders, tokenise, and mark which tokens are the video's and which the question's."""
         pictures = iter(replacements)
-        expanded = [self._expand(prompt, pictures) for prompt in prompts]
+        expanded = [self._expand(prompt, pictures, num_places) for prompt in prompts]
         kwargs = {**self._tokenizer_defaults(), **kwargs}
         encoded = self._encode([prompt for prompt, _ in expanded], kwargs, return_tensors)
         ids = encoded["input_ids"]
@@ -79,9 +80,11 @@ class WritesTokens(HasBaseProcessor):
         refused = "The tokenizer refused the prompt"
         return dict(in_our_words(refused, self.tokenizer, texts, **{**kwargs, **offsets, "return_tensors": None}))
 
-    def _expand(self, prompt: RenderedPrompt, pictures: Iterator[str]) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
+    def _expand(
+        self, prompt: RenderedPrompt, pictures: Iterator[str], num_places: int
+    ) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
         """A prompt with its placeholders written out, and the kind and number of tokens of every visual in it."""
-        video = self.markers.video(self.bridge.places_of_video(self.num_video_tokens))
+        video = self.markers.video(self.bridge.places_of_video(num_places))
         pieces, visuals = [], []
         pattern = f"{re.escape(VIDEO_TOKEN)}|{re.escape(self.markers.placeholder)}"
         for match in re.finditer(pattern, prompt):

@@ -172,7 +172,7 @@ class HasConventionalNames(HasBaseProcessor):
             )
         counted = MultiModalData() if count is None else count(image_sizes=image_sizes, **kwargs)
         if video_sizes is not None:
-            counted.num_video_tokens = [self.num_video_tokens] * len(video_sizes)
+            counted.num_video_tokens = [self.num_places(self.add_timestamps)] * len(video_sizes)
         return counted
 
 
