@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
-import numpy as np
 from transformers import BatchFeature, ProcessorMixin
-from transformers.utils import logging
 
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
@@ -47,9 +45,6 @@ from .subtitle_words import WritesSubtitles
 from .time_marks import TIME_IDS, WritesTimes, checked_kind
 from .video_inputs import ReadsVideos
 from .video_processor import HasConventionalNames
-
-
-logger = logging.get_logger(__name__)
 
 
 class LinVTProcessor(
@@ -480,41 +475,6 @@ class LinVTProcessor(
     def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
         refused = "The base's processor refused the inputs"
         return in_our_words(refused, self.base_processor, images=images, text=text, **kwargs)
-
-    def _with_videos(
-        self,
-        prompts: Sequence[RenderedPrompt],
-        videos: Sequence[VideoFrames],
-        pictures: Sequence[Sequence[Any]],
-        arguments: Arguments,
-        timed: Sequence[VideoFrames],
-    ) -> BatchFeature:
-        """
-        Model inputs of prompts with videos; the prompts are checked before the frames cost anything.
-
-        `videos` are those whose frames become inputs, `timed` those of the prompts, whose times may be written.
-        """
-        if arguments.template:
-            logger.warning_once(f"Ignored, as nothing here takes them: {', '.join(arguments.template)}.")
-        text = dict(arguments.text)
-        return_tensors = text.pop("return_tensors", "pt")
-        if return_tensors not in (None, "pt", "np"):
-            raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
-        made, replacements = in_our_words(
-            "The base's processor refused the pictures",
-            self.bridge.picture_inputs,
-            self.base_processor,
-            [row for row in pictures if row],
-            arguments.pictures,
-        )
-        kind = self.kind_of_times(arguments.add_timestamps)
-        inputs = self._tokenize(prompts, replacements, text, return_tensors, self.num_places(kind))
-        visual = {**made, **self.frame_inputs(videos, arguments.frames)}
-        if kind == "tokens" and timed:
-            visual[TIME_IDS] = self.time_ids(self.times_of(timed))
-        if return_tensors == "np":
-            visual = {name: np.asarray(value) for name, value in visual.items()}
-        return BatchFeature({**inputs, **visual})
 
 
 def _check_count(name: str, value: Any, wanted: str) -> None:

@@ -111,7 +111,7 @@ def with_times(
         raise LinVTInputError(
             f"{TIME_IDS} has {len(time_ids)} videos, the prompts have {len(tokens)}. Pass what the processor returned."
         )
-    begins, all_ids = _first_frames(weights), time_ids.tolist()
+    begins, all_ids = first_frames(weights).tolist(), time_ids.tolist()
     rows, used = [], tokens.new_zeros(len(tokens), tokens.shape[1] + TIME_PLACES, dtype=torch.bool)
     for video, ids in enumerate(all_ids):
         seen = weights.used[video].nonzero().squeeze(1).tolist()
@@ -122,7 +122,7 @@ def with_times(
                 f"{TIME_IDS} has times of {sum(map(bool, words))} frames of video {video + 1}, which has more. Read "
                 "the video and write its prompt with the same sampling."
             )
-        marked = _marked(frames, [len(one) for one in words])
+        marked = marked_tokens(frames, [len(one) for one in words])
         order, written = [], []
         for place, (token, frame) in enumerate(zip(seen, frames, strict=True)):
             if place in marked:
@@ -137,14 +137,14 @@ def with_times(
     return torch.stack(rows), used
 
 
-def _first_frames(weights: FactoredWeights) -> list[list[int]]:
-    """The frame that each video token of each video begins with."""
+def first_frames(weights: FactoredWeights) -> torch.Tensor:
+    """The frame that each video token of each video begins with, `(num_videos, M)`: the nearest to the average."""
     with torch.no_grad():
         first = (weights.kept_indices.clamp(min=0) // weights.tokens_per_frame).float()
-        return torch.einsum("vmk,vk->vm", weights.kept().float(), first).round().long().tolist()
+        return torch.einsum("vmk,vk->vm", weights.kept().float(), first).round().long()
 
 
-def _marked(frames: Sequence[int], lengths: Sequence[int]) -> set[int]:
+def marked_tokens(frames: Sequence[int], lengths: Sequence[int]) -> set[int]:
     """Places of the video tokens that get a time, which begin with `frames`; `lengths` are those of frames' times."""
     steps = [now - before for before, now in zip([-len(lengths), *frames], frames, strict=False)]
     marked: set[int] = set()
@@ -157,4 +157,12 @@ def _marked(frames: Sequence[int], lengths: Sequence[int]) -> set[int]:
     return marked
 
 
-__all__ = ["TIME_IDS", "TIME_PLACES", "WritesTimes", "checked_kind", "with_times"]
+__all__ = [
+    "TIME_IDS",
+    "TIME_PLACES",
+    "WritesTimes",
+    "checked_kind",
+    "first_frames",
+    "marked_tokens",
+    "with_times",
+]
