@@ -19,17 +19,18 @@ One line of JSON per run is printed and goes to `--folder`/when.jsonl.
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recipe_data import FIRST_EVALUATED, EncodedClips, evaluated_clips, stored_clips, training_clips
+from recipe_data import FIRST_EVALUATED, EncodedClips, evaluated_clips, stored, stored_clips, training_clips
 from torch import nn
 from training_recipe import Recipe, SmallModel, padded
 
@@ -276,6 +277,16 @@ def report(arm: str, asked: Asked, found: list[float | None], costs: list[int], 
     }
 
 
+def kept_condensed(path: Path, model: WhenModel, make: Callable[[], Asked]) -> list[Condensed]:
+    """The video tokens of questions from a file, made first if there is none; LinVT is the same in every run."""
+    return [Condensed(*one) for one in stored(path, lambda: [astuple(one) for one in model.condensed(make())])]
+
+
+def asked_in_training(folder: Path, num_clips: int) -> Asked:
+    """Questions about the clips to train on."""
+    return Asked({kind: stored_clips(*training_clips(folder, kind, num_clips)) for kind in KINDS})
+
+
 def main() -> None:
     """Train and ask."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -293,7 +304,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     split, folder = arguments.split, arguments.folder
     clips = {kind: stored_clips(*evaluated_clips(folder, split, EVALUATED, kind, 100)) for kind in KINDS}
-    asked, training = Asked(clips, arguments.evaluated), None
+    asked, kept = Asked(clips, arguments.evaluated), folder / "when"
     for arm in arguments.arms:
         if arm == "evidence":
             checkpoint = LinVTForVideoQA.from_pretrained(embedded_model_path())
@@ -304,12 +315,11 @@ def main() -> None:
             continue
         for seed in arguments.seeds:
             model, began = WhenModel(arm, seed, bool(arguments.digits)), time.process_time()
-            evaluated = model.condensed(asked)
+            evaluated = kept_condensed(kept / f"{split}_{arguments.evaluated}.pt", model, lambda: asked)
             for steps in (0, arguments.steps):
                 if steps:
-                    if training is None:
-                        sources = {kind: training_clips(folder, kind, arguments.clips) for kind in KINDS}
-                        training = model.condensed(Asked({kind: stored_clips(*one) for kind, one in sources.items()}))
+                    make = functools.partial(asked_in_training, folder, arguments.clips)
+                    training = kept_condensed(kept / f"train_{arguments.clips}.pt", model, make)
                     model.train(training, steps, seed, arguments.batch_size)
                 found, costs = model.guesses(evaluated)
                 about = {"steps": steps, "seed": seed, "split": split, "digits": arguments.digits}
