@@ -60,6 +60,12 @@ def test_a_video_token_begins_when_what_it_is_made_of_begins():
     assert sorted(found) == [0] * earlier + [4] * (len(found) - earlier)
 
 
+def test_the_base_hardly_tells_one_digit_from_another(when):
+    model = when.WhenModel("tokens", seed=1, with_digits=True)
+    digits = torch.nn.functional.normalize(model.table[model.digits].detach(), dim=1)
+    assert float((digits @ digits.T).min()) > 0.95
+
+
 def test_a_model_learns_to_copy_the_time_of_what_it_is_asked_about(when):
     """A few steps on few clips: the loss falls, digits get rows of their own, LinVT and the base stay as they were."""
     from recipe_data import encode_clips, the_encoder
