@@ -92,7 +92,7 @@ class PlacesVideos(LinVTPreTrainedModel):
         has_places = self.bridge.has_place_per_token and self.bridge.passes_tokens_over(self.base_vlm)
         if not has_places or has_grid_positions(self.base_vlm):
             raise LinVTInputError(
-                f"The base ({self.config.base_config.model_type}) lays out visual tokens in its own way, or cannot "
+                f"The base ({self.base_vlm.config.model_type}) lays out visual tokens in its own way, or cannot "
                 "pass over places that stay empty, so no times can stand among the video tokens. Use "
                 "add_timestamps=True, which writes them behind the video."
             )

@@ -110,6 +110,8 @@ def metadata_of(video: VideoFrames) -> VideoMetadata:
 class HasConventionalNames(HasBaseProcessor):
     """Names by which packages around transformers ask a processor, whatever its base calls them."""
 
+    num_places: Any  # of WritesTimes
+
     @property
     def image_token(self) -> str:
         """The base's placeholder of a picture, which video tokens stand on as well."""
