@@ -32,6 +32,7 @@ TRAINED = {
     "scales": (),
     "starts": (),
     "sizes": (),
+    "pretrained": ("--clips", "50"),
 }
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
 

@@ -185,10 +185,10 @@ def save(figure, path: Path) -> None:
     load_pyplot().close(figure)
 
 
-def write_into(page: Path, study: str, text: str) -> None:
-    """Put a table between `<!-- study: NAME -->` and `<!-- end of NAME -->`."""
+def write_into(page: Path, study: str, text: str, kind: str = "study") -> None:
+    """Put a table between `<!-- study: NAME -->` (or another kind of table) and `<!-- end of NAME -->`."""
     before = page.read_text(encoding="utf-8")
-    marks = f"<!-- study: {study} -->", f"<!-- end of {study} -->"
+    marks = f"<!-- {kind}: {study} -->", f"<!-- end of {study} -->"
     pattern = re.compile(rf"({re.escape(marks[0])}\n).*?({re.escape(marks[1])})", re.DOTALL)
     after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
     if count != 1:
