@@ -100,6 +100,10 @@ def test_only_what_appears_is_asked_about(when):
         assert seen.index(True) == frame and not all(seen)
 
 
+def test_a_constant_is_right_about_what_begins_near_it(when):
+    assert when.best_constant([0, 4, 9, 20], 4) == 50.0 and when.best_constant([3, 4, 5], 4) == 100.0
+
+
 @pytest.mark.slow
 def test_the_moment_of_an_answer_is_when_it_appears(when):
     clips = {
