@@ -1,40 +1,47 @@
 """
 When does it appear? Ways to tell a language model the times of a video, and what each learns from such questions.
 
-    python benchmarks/when.py --folder FOLDER [--arms none even adaptive frames evidence] [--steps 400] [--seed 100]
+    python benchmarks/when.py --folder FOLDER [--arms tokens even frames none evidence] [--steps 400] [--seeds 1 2]
+    python benchmarks/when.py --folder FOLDER --arms tokens --split clip_choose --digits 0
 
-A way is a layout of the prompt: where times stand among the video tokens, or behind them. Times are whole seconds.
-The small model of `training_recipe.py` is asked "When does the red circle appear?" about clips of 32 frames, a second
-each, whose objects come in one after the other; it is trained on clips of 16 frames that are between half a second
-and two seconds apart. An answer is right where it is at most a segment, an eighth of the clip, from the first frame
-that shows the object. `evidence` asks "Is there a red circle?" and reads the time off the attribution of the answer,
-with no time in the prompt and no training on times.
+A way is a layout of the prompt: where times stand among the video tokens, or behind them. Times are whole seconds;
+`tokens` is what `add_timestamps="tokens"` writes. The embedded model is asked "When does the red circle appear?" about
+clips of 32 frames, a second each, whose objects come in one after the other; its adapter is trained further on clips
+of 16 frames that are between half a second and two seconds apart, with LinVT as it is. An answer is right where it is
+at most a segment, an eighth of the clip, from the first frame that shows the object. The embedded base has seen no
+digit in its training, so that its ten digits have nearly one embedding: their rows are trained too, as PEFT's
+`trainable_token_indices` does, unless `--digits 0`.
+
+`evidence` asks "Is there a red circle?" and reads the time off the attribution of the answer, with no time in the
+prompt and no training on times.
 
 One line of JSON per run is printed and goes to `--folder`/when.jsonl.
 """
 
 import argparse
+import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recipe_data import FIRST_EVALUATED, EncodedClips, evaluated_clips, stored_clips, training_clips
+from recipe_data import FIRST_EVALUATED, EncodedClips, evaluated_clips, stored, stored_clips, training_clips
 from torch import nn
-from training_recipe import Prompts, Recipe, SmallModel, padded
+from training_recipe import Recipe, SmallModel, padded
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, embedded_model_path
 from transformers_linvt.demo import shapes
+from transformers_linvt.model.time_marks import first_frames, marked_tokens
 from transformers_linvt.pipeline.video_question_answering import VideoQuestionAnsweringPipeline
 
 
 KINDS = ("needle", "needles", "order", "moment")
 SEGMENTS = 8
-BUDGET = 32  # tokens that times may take
 EVALUATED = 32  # frames, a second each
 WORDING = "When does the {} {} appear?"
 Layout = list[tuple[str, float]]  # ("token", its time) or ("time", what is written), in the order of the prompt
@@ -47,22 +54,13 @@ def none(times: torch.Tensor, frames: torch.Tensor) -> Layout:
 
 def even(times: torch.Tensor, frames: torch.Tensor) -> Layout:
     """A time before every eighth of the video tokens: when the first of them begins."""
-    starts = {round(i * len(times) / SEGMENTS) for i in range(SEGMENTS)}
-    return _marked(times, starts)
+    return _marked(times, {round(i * len(times) / SEGMENTS) for i in range(SEGMENTS)})
 
 
-def adaptive(times: torch.Tensor, frames: torch.Tensor) -> Layout:
-    """A time where it goes on most from one video token to the next, as many as the budget holds."""
-    steps = torch.diff(times, prepend=times[:1] - 1e6)
-    order = [int(i) for i in steps.argsort(descending=True) if steps[i] >= 0.5]
-    taken: set[int] = set()
-    cost = 0
-    for index in order:
-        cost += len(_digits(float(times[index])))
-        if cost > BUDGET:
-            break
-        taken.add(index)
-    return _marked(times, taken)
+def tokens(times: torch.Tensor, frames: torch.Tensor) -> Layout:
+    """A time where it goes on most from one video token to the next: what `add_timestamps="tokens"` writes."""
+    begins = [int((frames - one).abs().argmin()) for one in times]
+    return _marked(times, marked_tokens(begins, [len(_digits(one)) for one in frames.tolist()]))
 
 
 def behind(times: torch.Tensor, frames: torch.Tensor) -> Layout:
@@ -72,12 +70,12 @@ def behind(times: torch.Tensor, frames: torch.Tensor) -> Layout:
 
 
 def per_frame(times: torch.Tensor, frames: torch.Tensor) -> Layout:
-    """The times of all frames in a list behind the video tokens: what `add_timestamps` writes."""
+    """The times of all frames in a list behind the video tokens: what `add_timestamps=True` writes."""
     return none(times, frames) + [("time", float(one)) for one in frames]
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor, torch.Tensor], Layout]] = {
-    "none": none, "even": even, "adaptive": adaptive, "behind": behind, "frames": per_frame,
+    "none": none, "even": even, "tokens": tokens, "behind": behind, "frames": per_frame,
 }  # fmt: skip
 
 
@@ -91,13 +89,6 @@ def _marked(times: torch.Tensor, starts: set[int]) -> Layout:
 
 def _digits(seconds: float) -> str:
     return str(int(seconds + 0.5))
-
-
-def onsets(weights, times: torch.Tensor) -> list[torch.Tensor]:
-    """When each video token in use of every video begins: the times of the first frames of its runs, by W."""
-    first = times.gather(1, weights.kept_indices.clamp(min=0) // weights.tokens_per_frame)
-    made = torch.einsum("bmk,bk->bm", weights.kept().detach().float(), first.float())
-    return [one[used] for one, used in zip(made, weights.used, strict=True)]
 
 
 class Asked:
@@ -119,99 +110,130 @@ class Asked:
                 self.rows += [(kind, index, name, frames[0]) for name, frames in partly.items()]
 
 
+@dataclass
+class Condensed:
+    """A question and the video tokens that it is asked of: `(used, 128)`, and the frame that each begins with."""
+
+    row: tuple[str, int, tuple[str, str], int]
+    video_tokens: torch.Tensor
+    begins: torch.Tensor
+    num_frames: int
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        return WORDING.format(*self.row[2])
+
+
 class WhenModel(SmallModel):
-    """The small model, asked about times in one layout."""
+    """The embedded model, asked about times in one layout; its LinVT is left as it is."""
 
-    layout: Callable[[torch.Tensor, torch.Tensor], Layout] = staticmethod(none)
+    def __init__(self, layout: str, seed: int, with_digits: bool) -> None:
+        super().__init__(Recipe(), seed, LinVTForVideoQA.from_pretrained(embedded_model_path()))
+        self.linvt.eval()
+        self.layout = LAYOUTS[layout]
+        self.digits = torch.tensor([self.ids(str(number))[0] for number in range(10)])
+        self.added = torch.zeros(10, self.embed.weight.shape[1], requires_grad=with_digits)
 
-    def asked(self, tokens: torch.Tensor, times: torch.Tensor, pairs: list[tuple[str, str]]):
-        """Prompts and the video tokens of their placeholders, of clips `(rows, T, 16, 128)` at `times` `(rows, T)`."""
-        question_ids = [self.ids(question) for question, _ in pairs]
-        ids, mask = padded(question_ids, 0), padded([[1] * len(one) for one in question_ids], 0).bool()
-        refined = self.linvt.refine(tokens, timestamps=times)
-        condensed = self.linvt.aggregate(refined, self.embed(ids), mask)
+    @property
+    def table(self) -> torch.Tensor:
+        """Embeddings of all tokens, on both sides of the language model."""
+        return self.embed.weight.detach().index_add(0, self.digits, self.added)
+
+    @torch.no_grad()
+    def condensed(self, asked: Asked, at_once: int = 64) -> list[Condensed]:
+        """The video tokens of every question, of frames a second apart."""
+        found = []
+        for start in range(0, len(asked.rows), at_once):
+            rows = asked.rows[start : start + at_once]
+            frames = torch.stack([asked.clips[kind].tokens[index] for kind, index, _, _ in rows]).float()
+            seconds = torch.arange(frames.shape[1]).float().expand(len(rows), -1)
+            question_ids = [self.ids(WORDING.format(*name)) for _, _, name, _ in rows]
+            ids, mask = padded(question_ids, 0), padded([[1] * len(one) for one in question_ids], 0).bool()
+            made = self.linvt.aggregate(self.linvt.refine(frames, timestamps=seconds), self.embed(ids), mask)
+            begins, used = first_frames(made.weights), made.weights.used
+            found += [
+                Condensed(row, made.video_tokens[i, used[i]].half(), begins[i, used[i]], frames.shape[1])
+                for i, row in enumerate(rows)
+            ]
+        return found
+
+    def logits_of(self, asked: list[Condensed], said: list[str], gaps: list[float]):
+        """
+        Logits of the answers' tokens and what they should be, and how many tokens the times of each prompt take.
+
+        Args:
+            asked: the questions.
+            said: of each the answer so far, in digits.
+            gaps: of each the seconds between two frames.
+        """
         rows, labels, cost = [], [], []
-        for number, one in enumerate(onsets(condensed.weights, times)):
+        for one, text, gap in zip(asked, said, gaps, strict=True):
             made, written = [], 0
-            for kind, value in self.layout(one, times[number]):
-                part = [self.placeholder] if kind == "token" else self.ids(" ".join(_digits(value)) + ",")[:-1]
+            for kind, value in self.layout(one.begins * gap, torch.arange(one.num_frames) * gap):
+                part = [self.placeholder] if kind == "token" else [self.ids(digit)[0] for digit in _digits(value)]
                 written += len(part) * (kind == "time")
                 made += part
-            answered = self.ids(" ".join(pairs[number][1]) + "<|end|>")
-            prompt = self.ids("<|user|>") + made + question_ids[number] + self.ids("<|end|><|assistant|>")
-            rows.append(prompt + answered)
-            labels.append([-100] * (len(prompt) - 1) + answered + [-100])
+            prompt = self.ids("<|user|>") + made + self.ids(one.question) + self.ids("<|end|><|assistant|>")
+            answer = [self.ids(digit)[0] for digit in text] + self.ids("<|end|>")
+            rows.append(prompt + answer)
+            labels.append([-100] * (len(prompt) - 1) + answer + [-100])
             cost.append(written)
-        row_mask = padded([[1] * len(row) for row in rows], 0).bool()
-        prompts = Prompts(padded(rows, 0), padded(labels, -100), row_mask, ids, mask)
-        return prompts, condensed.video_tokens[condensed.weights.used], cost
+        ids, wanted, table = padded(rows, 0), padded(labels, -100), self.table
+        visual = torch.cat([one.video_tokens.float() for one in asked])
+        embeds = F.embedding(ids, table).masked_scatter((ids == self.placeholder).unsqueeze(-1), visual)
+        mask = padded([[1] * len(row) for row in rows], 0).bool()
+        return self.language_model(embeds, mask, wanted != -100) @ table.T, wanted, cost
 
-
-def batches(asked: Asked, rng: np.random.Generator, size: int) -> Iterator[tuple]:
-    """Batches to train on, without end."""
-    by_kind = {kind: [row for row in asked.rows if row[0] == kind] for kind in KINDS}
-    while True:
-        rows = [by_kind[kind][int(rng.integers(len(by_kind[kind])))] for kind in rng.choice(KINDS, size)]
-        tokens = torch.stack([asked.clips[kind].tokens[index] for kind, index, _, _ in rows]).float()
-        gaps = torch.from_numpy(rng.uniform(0.5, 2.0, (size, 1))).float()
-        times = torch.arange(tokens.shape[1])[None] * gaps
-        pairs = [
-            (WORDING.format(*name), _digits(float(times[number, frame])))
-            for number, (_, _, name, frame) in enumerate(rows)
+    def train(self, asked: list[Condensed], steps: int, seed: int, batch_size: int) -> None:
+        """The adapter, and the digits; gaps between frames are drawn anew for every question."""
+        rng, losses = np.random.default_rng(seed), []
+        lora = [one for name, one in self.base.named_parameters() if "lora_" in name]
+        for one in lora:
+            one.requires_grad_(True)
+        groups = [{"params": lora, "peak": 2e-3}, {"params": [self.added], "peak": 1e-2}][
+            : 1 + self.added.requires_grad
         ]
-        yield tokens, times, pairs
+        parameters = [one for group in groups for one in group["params"]]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
+        by_kind = {kind: [one for one in asked if one.row[0] == kind] for kind in KINDS}
+        for step in range(steps):
+            for group in groups:
+                decay = 0.02 + 0.98 * (1 + np.cos(np.pi * step / steps)) / 2
+                group["lr"] = group["peak"] * min(1.0, (step + 1) / 30) * decay
+            chosen = [by_kind[kind][int(rng.integers(len(by_kind[kind])))] for kind in rng.choice(KINDS, batch_size)]
+            gaps = rng.uniform(0.5, 2.0, batch_size).tolist()
+            said = [_digits(one.row[3] * gap) for one, gap in zip(chosen, gaps, strict=True)]
+            logits, wanted, _ = self.logits_of(chosen, said, gaps)
+            loss = F.cross_entropy(logits, wanted[wanted != -100])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+            optimizer.step()
+            losses.append(loss.item())
+            if (step + 1) % 50 == 0:
+                print(f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}", flush=True)
 
-
-def train(model: WhenModel, asked: Asked, steps: int, seed: int, batch_size: int) -> None:
-    """LoRA and LinVT, as `training_recipe.py` trains them."""
-    groups = [
-        {"params": list(model.linvt.parameters()), "peak": 1e-3},
-        {"params": model.add_lora(), "peak": model.recipe.lora_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
-    parameters = [one for group in groups for one in group["params"]]
-    made, losses = batches(asked, np.random.default_rng(seed), batch_size), []
-    model.linvt.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            decay = 0.02 + 0.98 * (1 + np.cos(np.pi * step / steps)) / 2
-            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * decay
-        prompts, visual, _ = model.asked(*next(made))
-        loss = F.cross_entropy(model.logits(prompts, visual), prompts.labels[prompts.labels != -100])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-        optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}", flush=True)
-    model.linvt.eval()
-
-
-@torch.no_grad()
-def guesses(model: WhenModel, asked: Asked) -> tuple[list[float | None], list[int]]:
-    """What the model says of every question, in seconds, and the tokens that times took; greedy, two digits."""
-    digits = {model.ids(str(number))[0]: str(number) for number in range(10)}
-    found: list[float | None] = []
-    costs: list[int] = []
-    for start in range(0, len(asked.rows), 64):
-        rows = asked.rows[start : start + 64]
-        tokens = torch.stack([asked.clips[kind].tokens[index] for kind, index, _, _ in rows]).float()
-        times = torch.arange(tokens.shape[1]).float().expand(len(rows), -1)
-        said = [""] * len(rows)
-        for length in range(2):
-            pairs = [(WORDING.format(*name), words) for (_, _, name, _), words in zip(rows, said, strict=True)]
-            prompts, visual, cost = model.asked(tokens, times, pairs)
-            # the last label of a row is the end of what was said so far; what is predicted there comes next
-            ends = (prompts.labels != -100).sum(1).cumsum(0) - 1
-            words = model.logits(prompts, visual)[ends].argmax(-1).tolist()
-            said = [
-                text + digits.get(word, "") if len(text) == length else text
-                for text, word in zip(said, words, strict=True)
-            ]
-        found += [float(text) if text else None for text in said]
-        costs += cost
-    return found, costs
+    @torch.no_grad()
+    def guesses(self, asked: list[Condensed], at_once: int = 100) -> tuple[list[float | None], list[int]]:
+        """What the model says of every question, in seconds, and the tokens that times took; greedy, two digits."""
+        digits = {int(one): str(number) for number, one in enumerate(self.digits)}
+        found: list[float | None] = []
+        costs: list[int] = []
+        for start in range(0, len(asked), at_once):
+            rows = asked[start : start + at_once]
+            said = [""] * len(rows)
+            for length in range(2):
+                logits, wanted, cost = self.logits_of(rows, said, [1.0] * len(rows))
+                # the last label of a row is the end of what was said so far; what is predicted there comes next
+                words = logits[(wanted != -100).sum(1).cumsum(0) - 1].argmax(-1).tolist()
+                said = [
+                    text + digits.get(word, "") if len(text) == length else text
+                    for text, word in zip(said, words, strict=True)
+                ]
+            found += [float(text) if text else None for text in said]
+            costs += cost
+        return found, costs
 
 
 def guesses_of_evidence(asked: Asked, split: str, model: Any) -> list[float | None]:
@@ -251,44 +273,65 @@ def report(arm: str, asked: Asked, found: list[float | None], costs: list[int], 
         "within a segment": share(segment),
         "within a second": share(1.0),
         **{kind: share(segment, kind) for kind in KINDS},
+        "the best constant": best_constant([frame for _, _, _, frame in asked.rows], segment),
         "tokens of times": max(costs, default=0),
     }
+
+
+def best_constant(frames: list[int], segment: float) -> float:
+    """Percent that are right within a segment if the same second is said of every object, whichever is best."""
+    far = np.abs(np.array(frames)[:, None] - np.arange(EVALUATED))
+    return round(100 * float((far <= segment).mean(0).max()), 1)
+
+
+def kept_condensed(path: Path, model: WhenModel, make: Callable[[], Asked]) -> list[Condensed]:
+    """The video tokens of questions from a file, made first if there is none; LinVT is the same in every run."""
+    return [Condensed(*one) for one in stored(path, lambda: [astuple(one) for one in model.condensed(make())])]
+
+
+def asked_in_training(folder: Path, num_clips: int) -> Asked:
+    """Questions about the clips to train on."""
+    return Asked({kind: stored_clips(*training_clips(folder, kind, num_clips)) for kind in KINDS})
 
 
 def main() -> None:
     """Train and ask."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", default=["none", "even", "adaptive"], choices=[*LAYOUTS, "evidence"])
+    parser.add_argument("--arms", nargs="+", default=["tokens"], choices=[*LAYOUTS, "evidence"])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--clips", type=int, default=1500, help="to train on, of every kind")
     parser.add_argument("--evaluated", type=int, default=100, help="clips to ask about, of every kind")
     parser.add_argument("--split", default="clip")
-    parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--digits", type=int, default=1, choices=(0, 1), help="whether the rows of digits are trained")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     split, folder = arguments.split, arguments.folder
     clips = {kind: stored_clips(*evaluated_clips(folder, split, EVALUATED, kind, 100)) for kind in KINDS}
-    asked = Asked(clips, arguments.evaluated)
+    asked, kept = Asked(clips, arguments.evaluated), folder / "when"
     for arm in arguments.arms:
         if arm == "evidence":
             checkpoint = LinVTForVideoQA.from_pretrained(embedded_model_path())
-            fresh = SmallModel(Recipe(), arguments.seed).model
+            fresh = SmallModel(Recipe(), arguments.seeds[0]).model
             for name, model in (("trained on other questions", checkpoint), ("untrained", fresh)):
                 found = guesses_of_evidence(asked, split, model.eval())
                 write(folder, report(arm, asked, found, [], model=name))
             continue
-        model = WhenModel(Recipe(), arguments.seed)
-        model.layout = LAYOUTS[arm]
-        model.linvt.eval()
-        began = time.monotonic()
-        for steps in (0, arguments.steps):
-            if steps:
-                training = {kind: stored_clips(*training_clips(folder, kind, arguments.clips)) for kind in KINDS}
-                train(model, Asked(training), steps, arguments.seed, arguments.batch_size)
-            found, costs = guesses(model, asked)
-            seconds = round(time.monotonic() - began)
-            write(folder, report(arm, asked, found, costs, steps=steps, seed=arguments.seed, seconds=seconds))
+        for seed in arguments.seeds:
+            model, began = WhenModel(arm, seed, bool(arguments.digits)), time.process_time()
+            evaluated = kept_condensed(kept / f"{split}_{arguments.evaluated}.pt", model, lambda: asked)
+            for steps in (0, arguments.steps):
+                if steps:
+                    make = functools.partial(asked_in_training, folder, arguments.clips)
+                    training = kept_condensed(kept / f"train_{arguments.clips}.pt", model, make)
+                    model.train(training, steps, seed, arguments.batch_size)
+                found, costs = model.guesses(evaluated)
+                about = {"steps": steps, "seed": seed, "split": split, "digits": arguments.digits}
+                seconds = round(time.process_time() - began)
+                write(folder, report(arm, asked, found, costs, **about, cpu_seconds=seconds))
 
 
 def write(folder: Path, line: dict[str, Any]) -> None:

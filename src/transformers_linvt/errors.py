@@ -101,9 +101,11 @@ def nearest_name(name: Any, known: Collection[str], least_likeness: float = 0.75
     """
     if not isinstance(name, str):
         return None
+    # a misspelt name of another package means what that name stands for, not the known one that looks most like it
+    meant = {other: own for other, own in _OTHER_NAMES.items() if own in known} | {one: one for one in known}
     if (other := _OTHER_NAMES.get(name)) in known:
         return other
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=least_likeness)), None)
+    return next((meant[one] for one in difflib.get_close_matches(name, meant, n=1, cutoff=least_likeness)), None)
 
 
 def unknown_argument(name: str, known: Collection[str]) -> str:

@@ -5,6 +5,7 @@ Most commands run inside this process, where they are quick; what only a process
 text of native libraries, a closed pipe) is run as one.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from transformers_linvt import (
 )
 from transformers_linvt.cli.output import in_flags
 from transformers_linvt.demo.shapes import COLOURS, SHAPES, make_clip, write_clip
+from transformers_linvt.pipeline import progress
 
 
 SOURCES = Path(transformers_linvt.__file__).parents[1]
@@ -80,6 +82,23 @@ def test_ask_prints_the_answer_and_says_what_the_embedded_model_knows(linvt, cli
     status, out, err = linvt("ask", path, question)
     assert (status, out) == (0, f"{answer}\n")
     assert len(err) == 1 and "coloured shapes and nothing else" in err[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_quiet_shows_neither_bars_nor_notes(linvt, clip, monkeypatch, is_quiet):
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE", 0.0)  # so that reading a short clip is worth a bar, too
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    path, question, answer = clip
+    status, out, _ = linvt("ask", path, question, *["--quiet"] * is_quiet)
+    written = terminal.getvalue()
+    assert status == 0 and out == f"{answer}\n"
+    assert ("Encoding" in written, "coloured shapes and nothing else" in written) == (not is_quiet, not is_quiet)
+    assert not (is_quiet and written)
 
 
 def test_ask_prints_every_question_with_its_answer(linvt, clip):

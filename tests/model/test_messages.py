@@ -190,6 +190,15 @@ def test_a_turn_without_content_has_to_call_a_tool(calls: Any):
 def test_the_nearest_name_is_one_that_is_known():
     assert nearest_name("frames", SAMPLING_ARGUMENTS) == "num_frames"
     assert nearest_name("nframes", ("fps", "start")) is None
+    # misspelt names of other packages mean the same, whatever known name looks more like them
+    for name, meant in [
+        ("nframe", "num_frames"),
+        ("nframse", "num_frames"),
+        ("video_ends", "end"),
+        ("backends", "video_backend"),
+    ]:
+        assert nearest_name(name, (*SAMPLING_ARGUMENTS, "frames", "video")) == meant
+    assert nearest_name("nframe", ("fps", "frames")) == "frames"
     assert nearest_name("video_id", ("video", "question")) == "video"
     assert nearest_name("video_id", ("video", "question"), 0.85) is None
 

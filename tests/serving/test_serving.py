@@ -130,6 +130,8 @@ def test_turns_videos_and_pictures_stand_side_by_side(client: Any, pipe: Any, me
     assert reply.choices[0].message.content == expected["answer"]
     assert reply.linvt["frames_seen"] == expected["frames_seen"] == 2 + 4
     assert [len(one["timestamps"]) for one in reply.linvt["evidence"]] == [2, 4]
+    assert [one["source"] for one in reply.linvt["evidence"]] == ["<media root>/0.mp4", "<media root>/2.mp4"]
+    assert str(media) not in reply.model_dump_json()
     assert reply.usage.prompt_tokens_details.video_tokens == 2 * pipe.processor.num_video_tokens
 
 

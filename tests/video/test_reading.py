@@ -27,7 +27,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_linvt.errors import LinVTError, VideoReadError
+from transformers_linvt.errors import LinVTError, LinVTInputError, VideoReadError
 from transformers_linvt.video import reading as video_reading
 from transformers_linvt.video.frames import uniform_indices
 from transformers_linvt.video.limits import VideoLimits
@@ -146,6 +146,19 @@ def test_the_limit_of_frames_looks_at_those_returned_not_at_those_asked_for(file
     for arguments in ({"num_frames": 2000}, {"fps": 25, "max_frames": 2000}):
         message = refusal(files / "clip.mp4", limits=limits, **arguments)
         assert f"{NUM_FRAMES} frames are over the limit of {NUM_FRAMES - 1} frames" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"backend": "pyav"}, "'backend'.*Did you mean 'video_backend'"),
+        ({"nframe": 4}, "'nframe'.*Did you mean 'num_frames'"),
+        ({"colour": 1}, "'colour'.*Known are num_frames, fps, .*num_threads"),
+    ],
+)
+def test_an_argument_that_nobody_knows_is_refused_with_the_one_that_was_meant(given: dict, told: str) -> None:
+    with pytest.raises(LinVTInputError, match=told):
+        read_video(np.zeros((2, 4, 8, 3), np.uint8), **given)
 
 
 def test_sampling_by_rate_follows_the_clock(files: Path) -> None:

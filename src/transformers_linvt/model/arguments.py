@@ -37,7 +37,7 @@ class Arguments:
     frames: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
     subtitles: dict[str, Any] = field(default_factory=dict)
-    add_timestamps: bool | None = None
+    add_timestamps: bool | str | None = None
     video_root: str | os.PathLike | None = None
 
 

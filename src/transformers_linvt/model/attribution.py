@@ -29,6 +29,7 @@ from ..bases.base import BaseBridge
 from ..errors import AttributionError
 from ..tokenizer.precision import without_autocast
 from ..tokenizer.weights import FactoredWeights
+from .time_marks import TIME_IDS
 
 
 NUM_POINTS = 12  # of the integral; chosen with benchmarks/pointing_game.py: more change little, fewer miss the rise
@@ -226,7 +227,7 @@ def with_answers(
     input_ids = inputs["input_ids"]
     result = dict(inputs)
     for name, value in inputs.items():
-        if not torch.is_tensor(value) or value.shape[:2] != input_ids.shape:
+        if not torch.is_tensor(value) or value.shape[:2] != input_ids.shape or name == TIME_IDS:
             continue
         further = value.new_zeros(len(value), answers.shape[1], *value.shape[2:])
         if name == "input_ids":

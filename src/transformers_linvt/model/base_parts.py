@@ -16,7 +16,7 @@ class HasBaseProcessor(ProcessorMixin):
     base_model_type: str
     num_video_tokens: int
     num_frames: int
-    add_timestamps: bool
+    add_timestamps: bool | str
     frame_path: str
     skip_duplicate_frames: bool | float
     max_frame_tokens: int | None

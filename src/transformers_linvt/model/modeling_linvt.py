@@ -39,6 +39,7 @@ from .features import FEATURES_SUFFIX, VideoFeatures
 from .messages import SAMPLING_ARGUMENTS
 from .placing import PlacesVideos
 from .pretrained import OWN_INPUTS, LinVTPreTrainedModel, with_named_inputs
+from .time_marks import TIME_IDS
 
 
 logger = logging.get_logger(__name__)
@@ -149,7 +150,8 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         What [`LinVTProcessor`] made -> what the base takes, with the videos condensed.
 
         Without a video everything goes through as it came, so that pictures and text give the base's own result bit by
-        bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_mask`, `question_mask`,
+        bit. All tensors named `frame_*`, `frames_per_video`, `video_timestamps`, `video_time_ids` (times among the
+        video tokens, see `add_timestamps` of [`LinVTProcessor`]), `video_mask`, `question_mask`,
         `video_features`, `encoded_frames`, `condensed_videos` (what this returned before, for the same videos) and
         `caption_mask` are consumed here.
 
@@ -186,12 +188,14 @@ class LinVTModel(CondensesVideos, PlacesVideos):
 
         self._check_length(input_ids)
         video_mask = self._video_mask(input_ids, given["video_mask"], inputs)
+        if (time_ids := given[TIME_IDS]) is not None:
+            self._check_takes_times()
         if (condensed := given["condensed_videos"]) is not None:
-            self._rows_of_videos(video_mask, len(condensed.tokens))
-            return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
+            self._rows_of_videos(video_mask, len(condensed.tokens), time_ids is not None)
+            return self._merge_visuals(input_ids, video_mask, condensed, inputs, time_ids), condensed
         features = given["video_features"]
         num_videos = len(features) if features is not None else len(given["frames_per_video"])
-        rows = self._rows_of_videos(video_mask, num_videos)
+        rows = self._rows_of_videos(video_mask, num_videos, time_ids is not None)
         question_embeds, question_mask = self.question_embeddings(input_ids, given["question_mask"], rows)
         if features is not None:
             condensed = self.condense_features(features, question_embeds, question_mask)
@@ -210,7 +214,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
                 question_mask,
                 *self._captions(input_ids, given["caption_mask"], rows),
             )
-        return self._merge_visuals(input_ids, video_mask, condensed, inputs), condensed
+        return self._merge_visuals(input_ids, video_mask, condensed, inputs, time_ids), condensed
 
     def _tell_of_nothing_to_learn(self) -> None:
         """Under a trainer that does not know LinVT a frozen base would not move, and nobody would say so."""
@@ -557,7 +561,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"A streamer takes the words of one answer, and {len(questions)} questions were asked at once. Ask "
                 "them one after the other."
             )
-        inputs = processor.question_inputs(questions).to(self.working_device)
+        inputs = processor.question_inputs(questions, features.timestamps).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         assert condensed is not None  # there are features
         generated = self.generate_prepared(prepared, **generate_kwargs)

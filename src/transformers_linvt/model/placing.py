@@ -19,6 +19,7 @@ from ..errors import LinVTInputError
 from ..tokenizer.aggregation import lattice_cells
 from .condensing import CondensedVideos
 from .pretrained import LinVTPreTrainedModel
+from .time_marks import TIME_IDS, TIME_PLACES, with_times
 
 
 class PlacesVideos(LinVTPreTrainedModel):
@@ -72,13 +73,12 @@ class PlacesVideos(LinVTPreTrainedModel):
 
     def rows_of_videos(self, inputs: Mapping[str, Any], num_videos: int) -> list[int]:
         """The row of the batch that each video stands in."""
-        return self._rows_of_videos(
-            self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs), num_videos
-        )
+        video_mask = self._video_mask(inputs["input_ids"], inputs.get("video_mask"), inputs)
+        return self._rows_of_videos(video_mask, num_videos, inputs.get(TIME_IDS) is not None)
 
-    def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int) -> list[int]:
+    def _rows_of_videos(self, video_mask: torch.Tensor, num_videos: int, has_times: bool) -> list[int]:
         counts, num_tokens = video_mask.sum(1).tolist(), self.config.num_video_tokens
-        places = self.bridge.places_of_video(num_tokens)
+        places = self.bridge.places_of_video(num_tokens + TIME_PLACES * has_times)
         if any(count % places for count in counts) or sum(counts) != num_videos * places:
             raise LinVTInputError(
                 f"The prompts have {sum(counts)} video placeholders {counts}, but {num_videos} videos of "
@@ -87,13 +87,32 @@ class PlacesVideos(LinVTPreTrainedModel):
             )
         return [row for row, count in enumerate(counts) for _ in range(count // places)]
 
+    def _check_takes_times(self) -> None:
+        """Refuse times among video tokens where not every place of a video is one token that can be passed over."""
+        has_places = self.bridge.has_place_per_token and self.bridge.passes_tokens_over(self.base_vlm)
+        if not has_places or has_grid_positions(self.base_vlm):
+            raise LinVTInputError(
+                f"The base ({self.base_vlm.config.model_type}) lays out visual tokens in its own way, or cannot "
+                "pass over places that stay empty, so no times can stand among the video tokens. Use "
+                "add_timestamps=True, which writes them behind the video."
+            )
+
     def _merge_visuals(
-        self, input_ids: torch.Tensor, video_mask: torch.Tensor, condensed: CondensedVideos, inputs: dict[str, Any]
+        self,
+        input_ids: torch.Tensor,
+        video_mask: torch.Tensor,
+        condensed: CondensedVideos,
+        inputs: dict[str, Any],
+        time_ids: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Put video tokens, and pictures if there are any, in placeholder order and in the base's container."""
         placeholders = input_ids == self.config.image_token_id
         is_video = video_mask[placeholders]  # row after row, as the base scatters
-        container, tokens = condensed.container, condensed.tokens.flatten(0, 1)
+        weights, container = condensed.outputs.weights, condensed.container
+        tokens, used = condensed.tokens, weights.used
+        if time_ids is not None:
+            tokens, used = with_times(tokens, weights, time_ids, self.get_input_embeddings())
+        tokens = tokens.flatten(0, 1)
         deepstack = [layer.flatten(0, 1) for layer in condensed.deepstack]
         lengths, of_video = [count for count in placeholders.sum(1).tolist() if count], is_video
         of_pictures = self.bridge.picture_inputs_of(self.base_vlm, inputs)
@@ -123,7 +142,6 @@ class PlacesVideos(LinVTPreTrainedModel):
         # A picture grid stays: families with multimodal rotary positions place the pictures by it.
         grid = self.bridge.family.layout.grid_input
         inputs = {name: value for name, value in inputs.items() if name == grid or name not in of_pictures}
-        used = condensed.outputs.weights.used
         inputs = self.bridge.place_videos(self.base_vlm, is_video, used, inputs)
         if self.bridge.has_place_per_token:
             inputs |= pass_over(input_ids, video_mask, used, inputs.get("attention_mask"))

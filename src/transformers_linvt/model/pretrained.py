@@ -27,6 +27,7 @@ BASE_PREFIX = "model.base_vlm."
 OWN_INPUTS = (
     "frames_per_video",
     "video_timestamps",
+    "video_time_ids",
     "video_mask",
     "question_mask",
     "video_features",

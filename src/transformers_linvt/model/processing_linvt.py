@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
-import numpy as np
 from transformers import BatchFeature, ProcessorMixin
-from transformers.utils import logging
 
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.registry import model_type_of
@@ -44,15 +42,20 @@ from .prompt import (
 from .prompt_tokens import WritesTokens
 from .repeated_frames import IS_NEW
 from .subtitle_words import WritesSubtitles
+from .time_marks import TIME_IDS, WritesTimes, checked_kind
 from .video_inputs import ReadsVideos
 from .video_processor import HasConventionalNames
 
 
-logger = logging.get_logger(__name__)
-
-
 class LinVTProcessor(
-    ReadsVideos, ReadsPictures, WritesSubtitles, WritesPrompts, WritesTokens, HasConventionalNames, SavesProcessors
+    ReadsVideos,
+    ReadsPictures,
+    WritesSubtitles,
+    WritesTimes,
+    WritesPrompts,
+    WritesTokens,
+    HasConventionalNames,
+    SavesProcessors,
 ):
     """
     A base model's processor that also takes videos.
@@ -66,7 +69,10 @@ class LinVTProcessor(
         num_video_tokens (`int`, defaults to 256): tokens per video; the same number as the model's.
         base_model_type (`str`, *optional*): `config.model_type` of the base; by default what the class tells.
         num_frames (`int`, defaults to 32): frames sampled when a call says neither `num_frames` nor `fps`.
-        add_timestamps (`bool`, defaults to `False`): write the times of the frames into the prompt, behind each video.
+        add_timestamps (`bool` or `str`, defaults to `False`): write times into the prompt. `True` (or `"frames"`) is a
+            line with the times of all frames behind each video. `"tokens"` is a time in front of a video token where
+            it goes on most from one to the next, in 32 tokens at most whatever the number of frames: for models that
+            are trained with it, and for bases with plain positions.
         frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
             as the base's own video path does, where it has one that can.
         max_frame_tokens, max_total_frame_tokens (`int`, *optional*): most visual tokens of one frame, and of all
@@ -96,7 +102,7 @@ class LinVTProcessor(
         num_video_tokens: int = 256,
         base_model_type: str | None = None,
         num_frames: int = 32,
-        add_timestamps: bool = False,
+        add_timestamps: bool | str = False,
         frame_path: str = "image",
         max_frame_tokens: int | None = None,
         max_total_frame_tokens: int | None = None,
@@ -110,7 +116,7 @@ class LinVTProcessor(
         self.num_video_tokens = num_video_tokens
         self.base_model_type = base_model_type if base_model_type is not None else model_type_of(base_processor)
         self.num_frames = num_frames
-        self.add_timestamps = bool(add_timestamps)
+        self.add_timestamps = checked_kind(add_timestamps)
         self.bridge.check_processor(base_processor)
         if frame_path not in ("image", "video"):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
@@ -133,7 +139,7 @@ class LinVTProcessor(
         # the base's own video path is not taken, and "video_mask" below is another one than it may have
         names = [name for name in self.base_processor.model_input_names if "video" not in name]
         frames = sorted(FRAME_PREFIX + name for name in (*self._frame_input_names, IS_NEW))
-        return [*names, *frames, "frames_per_video", "video_timestamps", "video_mask", "question_mask"]
+        return [*names, *frames, "frames_per_video", "video_timestamps", TIME_IDS, "video_mask", "question_mask"]
 
     def check_fits(self, config: Any) -> None:
         """
@@ -166,13 +172,18 @@ class LinVTProcessor(
 
     # -- chat --
 
-    def question_inputs(self, questions: Sequence[str]) -> BatchFeature:
+    def question_inputs(self, questions: Sequence[str], timestamps: Any = None) -> BatchFeature:
         """
         Prompts that ask each question about one video whose frames are given elsewhere (encoded before).
 
+        Args:
+            questions: as many as one likes.
+            timestamps (*optional*): seconds of the frames, for a processor with `add_timestamps="tokens"`.
+
         Returns:
             `BatchFeature` with `input_ids`, `attention_mask`, `video_mask`, `question_mask`, all of shape
-            `(len(questions), length)`, padded on the left, and the base's type ids where it has them.
+            `(len(questions), length)`, padded on the left, and the base's type ids where it has them; with times
+            `video_time_ids`.
 
         Raises:
             LinVTInputError: no question, an empty one, or one that holds a placeholder.
@@ -185,8 +196,10 @@ class LinVTProcessor(
             messages = parse_messages([{"role": "user", "content": content}])
             self._check_texts([messages], has_video=True)
             prompts.append(self._render(self._rewrite(messages), None, {"add_generation_prompt": True}))
-        data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt")
-        return BatchFeature(data)
+        kind = self.add_timestamps if timestamps is not None else False
+        data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt", self.num_places(kind))
+        times = {TIME_IDS: self.time_ids([timestamps] * len(questions))} if kind == "tokens" else {}
+        return BatchFeature({**data, **times})
 
     # the types that a chat comes out as; with `return_dict=False` they are the tokenizer's affair
     @overload
@@ -281,18 +294,18 @@ class LinVTProcessor(
             given["return_assistant_tokens_mask"] = return_assistant_tokens_mask
             return self._chat_without_video(conversations, is_batched, template, arguments, given)
 
-        writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
+        kind = self.kind_of_times(arguments.add_timestamps)
         reads = tokenize and with_frames
         sources = [[source_of(part, reads) for part in parts] for parts in video_parts]
         pictures = [self._pictures_of(messages, arguments, tokenize) for messages in conversations]
         videos: list[list[VideoFrames] | None] = [None] * len(conversations)
-        if reads or writes_times:
+        if reads or kind is True or (tokenize and kind):
             videos = [
                 self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
                 for row, parts in zip(sources, video_parts, strict=True)
             ]
         rewritten = [
-            self._rewrite(messages, frames if writes_times else None)
+            self._rewrite(messages, frames if kind is True else None)
             for messages, frames in zip(conversations, videos, strict=True)
         ]
         prompts = [self._render(one, template, flags, return_assistant_tokens_mask) for one in rewritten]
@@ -302,8 +315,8 @@ class LinVTProcessor(
             arguments.text.setdefault("padding_side", "left")
         if return_tensors != "auto":
             arguments.text["return_tensors"] = return_tensors
-        shown_videos = [one for row in videos for one in row or []] if with_frames else []
-        inputs = self._with_videos(prompts, shown_videos, pictures, arguments)
+        known = [one for row in videos for one in row or []]
+        inputs = self._with_videos(prompts, known if with_frames else [], pictures, arguments, known)
         return inputs if return_dict else inputs["input_ids"]
 
     def __call__(
@@ -358,7 +371,7 @@ class LinVTProcessor(
         pictures = pictures_per_prompt(images, texts, self.markers)
         loaded = [[self.load_picture(one, arguments.sampling) for one in row] for row in pictures]
         frames = [one for row in sources for one in self._read_together(row, [arguments.sampling] * len(row))]
-        return self._with_videos(prompts, frames, loaded, arguments)
+        return self._with_videos(prompts, frames, loaded, arguments, frames)
 
     def training_inputs(
         self,
@@ -399,13 +412,13 @@ class LinVTProcessor(
         checked = [self.with_subtitles(messages, arguments.subtitles) for messages in checked]
         self._check_texts(checked, any(videos))
         warn_of_lost_tool_calls(checked, template)
-        writes_times = self.add_timestamps if arguments.add_timestamps is None else arguments.add_timestamps
+        kind = self.kind_of_times(arguments.add_timestamps)
         pictures = [self._pictures_of(messages, arguments, True) for messages in checked]
         prompts = []
         for messages, turns, frames in zip(checked, learned_turns, videos, strict=True):
             if (found := len(list(parts_of(messages, "video")))) != len(frames):
                 raise LinVTInputError(f"A conversation has {found} video parts and {len(frames)} videos were given.")
-            times = frames if writes_times else None
+            times = frames if kind is True else None
             prompt = self._render(self._rewrite(messages, times), template, arguments.template, by_generation_tags)
             if not by_generation_tags:
                 flags = arguments.template
@@ -416,7 +429,8 @@ class LinVTProcessor(
         # not the tokenizer's own defaults: what is cut is the collator's to say
         own = {"padding": True, "padding_side": "right", "truncation": False, "return_tensors": "pt"}
         arguments.text = {**own, **arguments.text}
-        return self._with_videos(prompts, [one for row in videos for one in row], pictures, arguments)
+        flat = [one for row in videos for one in row]
+        return self._with_videos(prompts, flat, pictures, arguments, flat)
 
     # -- parts of these calls --
 
@@ -461,33 +475,6 @@ class LinVTProcessor(
     def _base_inputs(self, text: Any, images: Any, kwargs: Mapping[str, Any]) -> BatchFeature:
         refused = "The base's processor refused the inputs"
         return in_our_words(refused, self.base_processor, images=images, text=text, **kwargs)
-
-    def _with_videos(
-        self,
-        prompts: Sequence[RenderedPrompt],
-        videos: Sequence[VideoFrames],
-        pictures: Sequence[Sequence[Any]],
-        arguments: Arguments,
-    ) -> BatchFeature:
-        """Model inputs of prompts with videos; the prompts are checked before the frames cost anything."""
-        if arguments.template:
-            logger.warning_once(f"Ignored, as nothing here takes them: {', '.join(arguments.template)}.")
-        text = dict(arguments.text)
-        return_tensors = text.pop("return_tensors", "pt")
-        if return_tensors not in (None, "pt", "np"):
-            raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
-        made, replacements = in_our_words(
-            "The base's processor refused the pictures",
-            self.bridge.picture_inputs,
-            self.base_processor,
-            [row for row in pictures if row],
-            arguments.pictures,
-        )
-        inputs = self._tokenize(prompts, replacements, text, return_tensors)
-        visual = {**made, **self.frame_inputs(videos, arguments.frames)}
-        if return_tensors == "np":
-            visual = {name: np.asarray(value) for name, value in visual.items()}
-        return BatchFeature({**inputs, **visual})
 
 
 def _check_count(name: str, value: Any, wanted: str) -> None:

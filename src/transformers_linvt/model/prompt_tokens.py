@@ -6,12 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import BatchFeature
+from transformers.utils import logging
 
 from ..errors import LinVTInputError, in_our_words
-from .arguments import TOKENIZER_ARGUMENTS
+from ..video.frames import VideoFrames
+from .arguments import TOKENIZER_ARGUMENTS, Arguments
 from .base_parts import HasBaseProcessor
 from .prompt import VIDEO_TOKEN, RenderedPrompt, Span
+from .time_marks import TIME_IDS
 
+
+logger = logging.get_logger(__name__)
 
 _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
 
@@ -19,16 +25,59 @@ _SANE_LENGTH = 10**9  # tokenizers without a limit say 10**30
 class WritesTokens(HasBaseProcessor):
     """What [`LinVTProcessor`] does with rendered prompts."""
 
+    # of ReadsVideos and WritesTimes
+    frame_inputs: Any
+    kind_of_times: Any
+    num_places: Any
+    time_ids: Any
+    times_of: Any
+
+    def _with_videos(
+        self,
+        prompts: Sequence[RenderedPrompt],
+        videos: Sequence[VideoFrames],
+        pictures: Sequence[Sequence[Any]],
+        arguments: Arguments,
+        timed: Sequence[VideoFrames],
+    ) -> BatchFeature:
+        """
+        Model inputs of prompts with videos; the prompts are checked before the frames cost anything.
+
+        `videos` are those whose frames become inputs, `timed` those of the prompts, whose times may be written.
+        """
+        if arguments.template:
+            logger.warning_once(f"Ignored, as nothing here takes them: {', '.join(arguments.template)}.")
+        text = dict(arguments.text)
+        return_tensors = text.pop("return_tensors", "pt")
+        if return_tensors not in (None, "pt", "np"):
+            raise LinVTInputError(f"return_tensors={return_tensors!r}: choose 'pt', 'np' or None.")
+        made, replacements = in_our_words(
+            "The base's processor refused the pictures",
+            self.bridge.picture_inputs,
+            self.base_processor,
+            [row for row in pictures if row],
+            arguments.pictures,
+        )
+        kind = self.kind_of_times(arguments.add_timestamps)
+        inputs = self._tokenize(prompts, replacements, text, return_tensors, self.num_places(kind))
+        visual = {**made, **self.frame_inputs(videos, arguments.frames)}
+        if kind == "tokens" and timed:
+            visual[TIME_IDS] = self.time_ids(self.times_of(timed))
+        if return_tensors == "np":
+            visual = {name: np.asarray(value) for name, value in visual.items()}
+        return BatchFeature({**inputs, **visual})
+
     def _tokenize(
         self,
         prompts: Sequence[RenderedPrompt],
         replacements: Sequence[str],
         kwargs: Mapping[str, Any],
         return_tensors: str | None,
+        num_places: int,
     ) -> dict[str, Any]:
         """Expand the placeholders, tokenise, and mark which tokens are the video's and which the question's."""
         pictures = iter(replacements)
-        expanded = [self._expand(prompt, pictures) for prompt in prompts]
+        expanded = [self._expand(prompt, pictures, num_places) for prompt in prompts]
         kwargs = {**self._tokenizer_defaults(), **kwargs}
         encoded = self._encode([prompt for prompt, _ in expanded], kwargs, return_tensors)
         ids = encoded["input_ids"]
@@ -79,9 +128,11 @@ class WritesTokens(HasBaseProcessor):
         refused = "The tokenizer refused the prompt"
         return dict(in_our_words(refused, self.tokenizer, texts, **{**kwargs, **offsets, "return_tensors": None}))
 
-    def _expand(self, prompt: RenderedPrompt, pictures: Iterator[str]) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
+    def _expand(
+        self, prompt: RenderedPrompt, pictures: Iterator[str], num_places: int
+    ) -> tuple[RenderedPrompt, list[tuple[str, int]]]:
         """A prompt with its placeholders written out, and the kind and number of tokens of every visual in it."""
-        video = self.markers.video(self.bridge.places_of_video(self.num_video_tokens))
+        video = self.markers.video(self.bridge.places_of_video(num_places))
         pieces, visuals = [], []
         pattern = f"{re.escape(VIDEO_TOKEN)}|{re.escape(self.markers.placeholder)}"
         for match in re.finditer(pattern, prompt):

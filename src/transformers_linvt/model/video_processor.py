@@ -110,6 +110,8 @@ def metadata_of(video: VideoFrames) -> VideoMetadata:
 class HasConventionalNames(HasBaseProcessor):
     """Names by which packages around transformers ask a processor, whatever its base calls them."""
 
+    num_places: Any  # of WritesTimes
+
     @property
     def image_token(self) -> str:
         """The base's placeholder of a picture, which video tokens stand on as well."""
@@ -172,7 +174,7 @@ class HasConventionalNames(HasBaseProcessor):
             )
         counted = MultiModalData() if count is None else count(image_sizes=image_sizes, **kwargs)
         if video_sizes is not None:
-            counted.num_video_tokens = [self.num_video_tokens] * len(video_sizes)
+            counted.num_video_tokens = [self.num_places(self.add_timestamps)] * len(video_sizes)
         return counted
 
 

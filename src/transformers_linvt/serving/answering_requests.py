@@ -13,7 +13,7 @@ from transformers import StoppingCriteriaList
 
 from ..errors import LinVTError
 from ..pipeline.requests import requests_of
-from .chat import ChatRequest, RequestError, told_to_client
+from .chat import ChatRequest, RequestError, told_to_client, without_folders
 from .settings import ServerSettings
 from .watching import Watcher
 
@@ -170,7 +170,8 @@ class Answering:
         about = {name: result[name] for name in ("frames_seen", "frame_tokens", "video_tokens", "subtitle_tokens")
                  if name in result}  # fmt: skip
         if request.wants_evidence:
-            about["evidence"] = [one.to_dict() for one in result["evidence"]]
+            root, told = self.settings.media_root, [one.to_dict() for one in result["evidence"]]
+            about["evidence"] = [{**one, "source": without_folders(one["source"] or "", root)} for one in told]
         reason = "length" if is_full and not is_ended else "stop"
         return Reply(watcher.text, reason, watcher.num_prompt_tokens, count, about)
 

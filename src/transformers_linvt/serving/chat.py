@@ -305,10 +305,15 @@ def told_to_client(error: Exception, media_root: str | None) -> RequestError:
         return error
     message = re.sub(r" \(the working directory is [^)]*\)", "", str(error))
     if media_root is not None:
-        for folder in (os.path.realpath(media_root), media_root):
-            message = message.replace(folder, "<media root>")
-        message = message.replace("video_root=", "the folder ")
+        message = without_folders(message, media_root).replace("video_root=", "the folder ")
     return RequestError(message, param="messages" if isinstance(error, LinVTInputError | VideoReadError) else None)
 
 
-__all__ = ["ChatRequest", "RequestError", "chat_request", "told_to_client"]
+def without_folders(text: str, media_root: str | None) -> str:
+    """A text with `<media root>` in place of where that folder lies on this machine."""
+    for folder in () if media_root is None else (os.path.realpath(media_root), media_root):
+        text = text.replace(folder, "<media root>")
+    return text
+
+
+__all__ = ["ChatRequest", "RequestError", "chat_request", "told_to_client", "without_folders"]

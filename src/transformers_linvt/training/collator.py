@@ -56,8 +56,8 @@ class LinVTDataCollator:
         assistant_only_loss (`bool`): learn what the chat template has between its `{% generation %}` tags; where it
             has none, the assistant's turns are found by rendering the conversation up to them.
         chat_template (`str`, *optional*): instead of the base's own.
-        add_timestamps (`bool`, *optional*): write the times of the frames into the prompt; by default as the
-            processor does.
+        add_timestamps (`bool` or `str`, *optional*): write times into the prompt, as in [`LinVTProcessor`]; by default
+            as the processor does.
         frame_tokens ([`FrameTokenCache`], *optional*): of videos that were encoded before, whose frames are then not
             read; a batch has what it knows of its videos under `frame_tokens`.
 
@@ -80,7 +80,7 @@ class LinVTDataCollator:
         completion_only_loss: bool | None = None,
         assistant_only_loss: bool = False,
         chat_template: str | None = None,
-        add_timestamps: bool | None = None,
+        add_timestamps: bool | str | None = None,
         frame_tokens: FrameTokenCache | None = None,
     ) -> None:
         self.processor = processor

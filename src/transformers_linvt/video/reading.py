@@ -6,6 +6,7 @@ are decoded by PyAV (`pyav_decoder`) or by one of the `other_decoders`. Everythi
 how its videos were read.
 """
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import av.error
 import numpy as np
 
-from ..errors import VideoReadError, first_line
+from ..errors import LinVTInputError, VideoReadError, first_line, unknown_argument
 from .album import MakeAlbum, album_of_all
 from .frames import Request, VideoFrames
 from .limits import Clock, Spending, VideoLimits, one_request
@@ -43,6 +44,7 @@ def read_video(
     allow_urls: bool = False,
     timestamps: Sequence[float] | np.ndarray | None = None,
     num_threads: int = 1,
+    **unknown: Any,
 ) -> VideoFrames:
     """
     Read sampled frames of a video: exactly the frames that the arguments describe, or a [`VideoReadError`].
@@ -85,12 +87,14 @@ def read_video(
             Seconds of each given frame, for frames in memory only. Without them and without `fps` one frame per second
             is assumed, and a warning says so.
         num_threads (`int`, defaults to 1): Decoding threads; 1 is right inside data loader workers.
+        unknown: Any other argument is refused, with the name of the one that was meant.
 
     Returns:
         [`VideoFrames`].
 
     Raises:
         [`VideoReadError`]: for every expected failure; the message names the file, what was found and what to do.
+        [`LinVTInputError`]: for an argument that does not exist.
 
     Example:
 
@@ -99,6 +103,9 @@ def read_video(
     >>> read_video(clip, num_frames=3, timestamps=[0.0, 0.5, 1.0, 1.5, 2.0, 2.5]).timestamps.tolist()
     [0.5, 1.5, 2.5]
     """
+    for name in unknown:
+        known = inspect.signature(read_video).parameters.values()
+        raise LinVTInputError(unknown_argument(name, [one.name for one in known if one.kind is one.KEYWORD_ONLY]))
     sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
     return read_into(
         album_of_all,
