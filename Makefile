@@ -33,7 +33,7 @@ BASES = tests/bases/test_bases.py tests/bases/test_families.py tests/bases/test_
 SHAPES = outputs
 SEED = 56
 
-.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes coverage test-harness test-web test-notebooks format clean
+.PHONY: help demo test types test-wheel test-oldest test-newest docs test-bases test-slow test-fuzz train-shapes-vlm train-linvt-shapes results coverage test-harness test-web test-notebooks format clean
 
 help:
 	@echo "make demo                set up .venv, then answer questions about a video it draws"
@@ -48,6 +48,7 @@ help:
 	@echo "make test-slow           the tests that take a minute or more each"
 	@echo "make train-shapes-vlm    train the small model that the wheel carries, again"
 	@echo "make train-linvt-shapes  train the LinVT that the wheel carries, again, in two stages"
+	@echo "make results             every table of docs/results.md again, from the figures in docs/results/"
 	@echo "make coverage            what of the clips in LINVT_TEST_VIDEOS an untrained LinVT covers: docs/coverage.md"
 	@echo "make test-harness        LinVT in lmms-eval, on miniatures of benchmarks, in an environment of its own"
 	@echo "make test-web            the page of linvt web in headless Chromium, in an environment of its own"
@@ -136,6 +137,9 @@ train-linvt-shapes: .venv/installed-dev
 	@echo "To make it the one that the package carries: $(BIN)/python examples/shapes_clips.py embed $(SHAPES)/stage_2"
 
 # One thread: the figures of docs/coverage.md are made so
+results: .venv/installed-dev
+	$(BIN)/python benchmarks/results_page.py $(if $(RUNS),--runs $(RUNS)) $(if $(TOKENS),--tokens $(TOKENS))
+
 coverage: THREADS = 1
 coverage: .venv/installed-coverage
 	@test -n "$(LINVT_TEST_VIDEOS)" || { \

@@ -2,12 +2,13 @@
 The tables of docs/results.md, from what training_recipe.py wrote.
 
     python benchmarks/results_tables.py seeds RESULTS.jsonl [--frames 16 32]
-    python benchmarks/results_tables.py pictures | untrained | question | intervals RESULTS.jsonl
+    python benchmarks/results_tables.py crowds | pictures | untrained | question | intervals RESULTS.jsonl
     python benchmarks/results_tables.py words
 
-`seeds` and `pictures` have a row per run, `untrained` a row per number of video tokens, `question` compares runs that
-saw the question with those that did not, `intervals` gives every kind of question of one run with 95 % intervals.
-`words` needs no run: it says how often a guess from the words of a question alone is right.
+`seeds`, `crowds` and `pictures` have a row per run, `untrained` a row per number of video tokens, `question` compares
+runs that saw the question with those that did not, `intervals` gives every kind of question of one run with 95 %
+intervals. `words` needs no run: it says how often a guess from the words of a question alone is right.
+`results_page.py` writes the tables into the page.
 """
 
 import argparse
@@ -85,7 +86,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def seeds(runs: list[dict], frames: list[str]) -> str:
-    """A row per run and number of frames."""
+    """A row per run and number of frames, by seed, or by the number of video tokens where all runs have one seed."""
+    is_one_seed = len(runs) > 1 and len({run["seed"] for run in runs}) == 1
     rows = []
     for run in runs:
         for num_frames in frames:
@@ -99,7 +101,7 @@ def seeds(runs: list[dict], frames: list[str]) -> str:
             moment = [percent(counts, f"moment {what}", FOUR) for what in ("still", "short", "absent")]
             rows.append(
                 [
-                    run["seed"],
+                    run["recipe"]["num_video_tokens"] if is_one_seed else run["seed"],
                     num_frames,
                     each(counts, "static", SIX),
                     each(counts, "static as a picture", SIX),
@@ -111,7 +113,16 @@ def seeds(runs: list[dict], frames: list[str]) -> str:
                     "; ".join(moment),
                 ]
             )
-    return table(("seed", "T", *COLUMNS), rows)
+    return table(("M" if is_one_seed else "seed", "T", *COLUMNS), rows)
+
+
+def crowds(runs: list[dict], frames: list[str]) -> str:
+    """Where something in a crowd is, and whether it is there: a row per run, two columns per number of frames."""
+    asked = ("position", "existence")
+    found = [t for t in frames if any(percent(run["clips"].get(t, {}), "crowd", asked) for run in runs)]
+    cells = [[each(run["clips"].get(t, {}), "crowd", asked) for t in found] for run in runs]
+    rows = [[run["seed"], *of_run] for run, of_run in zip(runs, cells, strict=True)]
+    return table(("seed", *(f"{t} frames: position/existence" for t in found)), rows)
 
 
 def pictures(runs: list[dict], frames: list[str]) -> str:
@@ -191,7 +202,7 @@ def words(runs: list[dict], frames: list[str], num_clips: int = 400) -> str:
     return table(("clips", "existence, from the words alone"), rows)
 
 
-TABLES = {one.__name__: one for one in (seeds, pictures, untrained, question, intervals, words)}
+TABLES = {one.__name__: one for one in (seeds, crowds, pictures, untrained, question, intervals, words)}
 
 
 def main() -> None:

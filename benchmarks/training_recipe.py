@@ -234,7 +234,8 @@ def weight_of(linear: nn.Module) -> torch.Tensor:
         return linear.weight
     (name,) = linear.lora_A
     added = linear.lora_B[name].weight @ linear.lora_A[name].weight
-    return torch.add(linear.base_layer.weight, added, alpha=linear.scaling[name])
+    weight = linear.base_layer.weight
+    return torch.add(weight, added, alpha=linear.scaling[name]).to(weight.dtype)
 
 
 class PackedLlama:
@@ -321,15 +322,27 @@ class Adapter(nn.Module):
 
 
 class SmallModel:
-    """The embedded base with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
+    """A base, the embedded one if not given, with a LinVT of one recipe, or of a checkpoint, fed with frame tokens."""
+
+    head, tail, end = (
+        "<|user|>",
+        "<|end|><|assistant|>",
+        "<|end|>",
+    )  # of a prompt: before the video, and around answers
 
     def __init__(
-        self, recipe: Recipe, seed: int, model: LinVTForVideoQA | None = None, device: torch.device | str = "cpu"
+        self,
+        recipe: Recipe,
+        seed: int,
+        model: LinVTForVideoQA | None = None,
+        device: torch.device | str = "cpu",
+        base: Path | str | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.recipe, self.device = recipe, device
+        base = base or embedded_base_path()
         self.model = model or LinVTForVideoQA.from_base(
-            embedded_base_path(),
+            base,
             num_video_tokens=recipe.num_video_tokens,
             num_kept_tokens=recipe.num_kept_tokens or None,
             pooling_scales=recipe.pooling_scales,
@@ -353,7 +366,7 @@ class SmallModel:
         self.base.requires_grad_(False)
         self.language_model = PackedLlama(self.base.model.language_model)
         self.embed = self.model.get_input_embeddings()
-        tokenizer = AutoProcessor.from_pretrained(embedded_base_path()).tokenizer
+        tokenizer = AutoProcessor.from_pretrained(base).tokenizer
         self.ids = functools.cache(lambda text: tokenizer(text).input_ids)
         self.placeholder = tokenizer.convert_tokens_to_ids("<image>")
 
@@ -370,10 +383,10 @@ class SmallModel:
 
     def prompts(self, pairs: Sequence[tuple[str, str]], numbers_of_tokens: Sequence[int]) -> Prompts:
         """Prompts of `(question, answer)` pairs, each with its number of tokens of a video or picture."""
-        head, tail = self.ids("<|user|>"), self.ids("<|end|><|assistant|>")
+        head, tail = self.ids(self.head), self.ids(self.tail)
         rows, labels, questions = [], [], []
         for (question, answer), num_tokens in zip(pairs, numbers_of_tokens, strict=True):
-            asked, answered = self.ids(question), self.ids(f"{answer}<|end|>")
+            asked, answered = self.ids(question), self.ids(answer + self.end)
             prompt = head + [self.placeholder] * num_tokens + asked + tail
             rows.append(prompt + answered)
             labels.append([-100] * (len(prompt) - 1) + answered + [-100])
@@ -439,7 +452,7 @@ class Trainer:
         log: Callable[[str], None] = print,
     ) -> None:
         self.model, self.recipe, self.clips, self.pictures, self.log = model, model.recipe, clips, pictures, log
-        self.rng, self.num_kept_tokens = np.random.default_rng(seed), model.linvt.num_kept_tokens
+        self.seed, self.rng, self.num_kept_tokens = seed, np.random.default_rng(seed), model.linvt.num_kept_tokens
         by_kind: dict = defaultdict(list)  # (kind of clip, kind of question) -> positions of clip and question
         for kind, encoded in clips.items():
             for index, questions in enumerate(encoded.questions):

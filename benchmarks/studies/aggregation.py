@@ -7,7 +7,8 @@ A third of the questions of training are about pictures, but for "videos alone".
 through LoRA: no picture goes through LinVT.
 """
 
-from trained import finish, parser_of, run_all, table
+from shared import finish
+from trained import parser_of, result_of, run_all
 
 
 ARMS = {
@@ -22,7 +23,7 @@ def main() -> None:
     """Run what is missing, and make the table."""
     parser = parser_of(__doc__.split("\n\n")[0], seeds=(101, 102, 103), steps=200, questions=24, frames=32)
     arguments = parser.parse_args()
-    finish(arguments, "aggregation", table(run_all(ARMS, arguments), "LinVT"))
+    finish(arguments, "aggregation", result_of(run_all(ARMS, arguments), "LinVT"))
 
 
 if __name__ == "__main__":

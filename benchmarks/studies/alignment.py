@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import write_into
+from shared import Figure, Result, add_output_arguments, finish
 from torch.nn import functional
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, embedded_base_path
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.evaluation import make_clips, markdown
+from transformers_linvt.evaluation import make_clips
 
 
 def hull_distances(tokens: torch.Tensor, corners: torch.Tensor, steps: int = 200) -> torch.Tensor:
@@ -124,23 +124,24 @@ def measure(measured: Measured, num_clips: int, num_frames: int, seed: int) -> d
     }
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
+def table(results: dict[str, list[dict[str, float]]]) -> Result:
     """Means over seeds, with the smallest and the largest."""
+    titles = "distance to the hull, of the spread", "outside the spectrum, %", "shift of the next token, nats"
+    panels: dict[str, dict[str, Figure]] = {title: {} for title in titles}
 
-    def cell(values: list[float], scale: float = 1.0) -> str:
-        low, high = (f"{scale * bound(values):.3g}" for bound in (min, max))
-        return f"{scale * float(np.mean(values)):.3g} [{low}, {high}]"
+    def cell(title: str, name: str, values: list[float]) -> str:
+        figure = panels[title][name] = (float(np.mean(values)), min(values), max(values))
+        return "{:.3g} [{:.3g}, {:.3g}]".format(*figure)
 
-    rows = [
-        ("tokens", "distance to the hull, of the spread", "outside the spectrum, %", "shift of the next token, nats")
-    ]
-    of_pictures = [one for several in results.values() for one in several]
-    held = [one["pictures"] for one in of_pictures], [one["outside of pictures"] for one in of_pictures]
-    rows.append(("of pictures that were held out", cell(held[0]), cell(held[1], 100), ""))
+    rows: list[tuple[str, ...]] = [("tokens", *titles)]
+    held, every = "of pictures that were held out", [one for several in results.values() for one in several]
+    hull, outside = [one["pictures"] for one in every], [100 * one["outside of pictures"] for one in every]
+    rows.append((held, cell(titles[0], held, hull), cell(titles[1], held, outside), ""))
     for name, several in results.items():
-        hull, outside, shift = ([one[key] for one in several] for key in ("hull", "outside", "shift"))
-        rows.append((name, cell(hull), cell(outside, 100), cell(shift)))
-    return markdown(rows)
+        found = [one["hull"] for one in several], [100 * one["outside"] for one in several]
+        shift = [one["shift"] for one in several]
+        rows.append((name, *(cell(title, name, own) for title, own in zip(titles, (*found, shift), strict=True))))
+    return Result(rows, panels, axis="mean of the seeds, with the smallest and the largest")
 
 
 def load(name: str, path: str | None, seed: int) -> Measured:
@@ -161,8 +162,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--page", type=Path)
-    parser.add_argument("--table", action="store_true", help="only make the table of what is there")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     path, known = arguments.folder / "alignment.json", {}
@@ -179,10 +179,7 @@ def main() -> None:
                 known[key] = measure(load(name, checkpoint, seed), arguments.clips, arguments.frames, seed)
                 path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
             results.setdefault(name if checkpoint else f"{name}, untrained", []).append(known[key])
-    text = table(results)
-    print(text)
-    if arguments.page:
-        write_into(arguments.page, "alignment", text)
+    finish(arguments, "alignment", table(results))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import finish, parser_of
+from shared import Figure, Result, figure_of, finish, parser_of
 
 from transformers_linvt import LinVTForVideoQA, LinVTProcessor, embedded_base_path, embedded_model_path
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.evaluation import Answerer, clustered_interval, make_clips, markdown, parse_answer
+from transformers_linvt.evaluation import Answerer, make_clips, parse_answer
 from transformers_linvt.evaluation.answering import Shown
 from transformers_linvt.evaluation.diagnostics import DiagnosticClip, options_of
 from transformers_linvt.files import replacing
@@ -82,23 +82,22 @@ def measure(seed: int, arguments) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[tuple[int, Row]]) -> str:
+def table(rows: Sequence[tuple[int, Row]]) -> Result:
     """Right answers with intervals over clips, a row per condition."""
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for seed, (condition, clip, kind, right) in rows:
         found[condition][kind][seed, clip].append(right)
-    lines = [("", *KINDS)]
+    lines: list[tuple[str, ...]] = [("", *KINDS)]
+    panels: dict[str, dict[str, Figure]] = {kind: {} for kind in KINDS}
     for condition in sorted(
         found, key=lambda name: (not name.startswith("the base"), name.startswith("the check"), name)
     ):
         cells = []
         for kind in KINDS:
-            by_clip = list(found[condition][kind].values())
-            share = 100 * np.mean([one for of_clip in by_clip for one in of_clip])
-            low, high = clustered_interval(by_clip)
+            share, low, high = panels[kind][condition] = figure_of(found[condition][kind])
             cells.append(f"{share:.0f} [{low:.0f}, {high:.0f}]")
         lines.append((condition, *cells))
-    return markdown(lines)
+    return Result(lines, panels)
 
 
 def main() -> None:

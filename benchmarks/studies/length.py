@@ -11,10 +11,10 @@ and called again it goes on.
 from pathlib import Path
 
 import numpy as np
-from shared import SCRIPTS, answers_of, finish, kept, parser_of, share
+from shared import SCRIPTS, Result, answers_of, finish, kept, load_pyplot, parser_of, save, share
 
 from transformers_linvt import embedded_model_path
-from transformers_linvt.evaluation import Answerer, EvaluationSettings, clustered_interval, markdown
+from transformers_linvt.evaluation import Answerer, EvaluationSettings, clustered_interval
 
 
 OTHERS = ("needles", "order", "count")
@@ -29,10 +29,10 @@ def merged(answers: dict, chosen) -> dict:
     return found
 
 
-def table(answers: dict, lengths: list[int]) -> str:
+def table(answers: dict, lengths: list[int]) -> list[tuple[str, ...]]:
     """A row per place and per other kind of clip, a column per number of frames."""
     places = sorted({cell[3] for cell in answers if cell[0] == "length"}, key=lambda text: int(text[3:-1]))
-    rows = [("clips", *(f"{length} frames" for length in lengths))]
+    rows: list[tuple[str, ...]] = [("clips", *(f"{length} frames" for length in lengths))]
     wanted = [(f"needle {place}", "length", place, None) for place in places]
     wanted += [(name, name, "", {"order": "order", "count": "occurrences"}.get(name)) for name in OTHERS]
     for title, name, place, kind in wanted:
@@ -45,16 +45,11 @@ def table(answers: dict, lengths: list[int]) -> str:
             low, high = clustered_interval(list(own.values()))
             cells.append(f"{share(own):.1f} [{low:.0f}, {high:.0f}]")
         rows.append((title, *cells))
-    return markdown(rows)
+    return rows
 
 
 def plot(answers: dict, lengths: list[int], path: Path) -> None:
     """The heat map over number of frames and place of the needle."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     places = sorted({cell[3] for cell in answers if cell[0] == "length"}, key=lambda text: int(text[3:-1]))
     shares = np.array(
         [
@@ -62,23 +57,23 @@ def plot(answers: dict, lengths: list[int], path: Path) -> None:
             for place in places
         ]
     )
-    figure, axis = pyplot.subplots(figsize=(1.2 * len(lengths) + 2, 0.7 * len(places) + 1.5))
+    figure, axis = load_pyplot().subplots(figsize=(8, 0.5 * len(places) + 1.2), layout="constrained")
     image = axis.imshow(shares, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(lengths)), lengths)
     axis.set_yticks(range(len(places)), places)
     axis.set(xlabel="frames", ylabel="place of the needle")
     for row, column in np.ndindex(*shares.shape):
-        axis.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color="white")
+        dark = shares[row, column] < 60
+        text = f"{shares[row, column]:.0f}"
+        axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     figure.colorbar(image, label="right answers, %")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main() -> None:
     """Run what is missing, and make table and plot."""
     parser = parser_of(__doc__.split("\n\n")[0], clips=50)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 160, 1024])
-    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     checkpoint, lengths = arguments.checkpoint or embedded_model_path(), tuple(arguments.lengths)
     reports = []
@@ -90,9 +85,8 @@ def main() -> None:
         asked = None if arguments.table else lambda: Answerer.from_pretrained(checkpoint, **options)  # noqa: B023
         reports.append(kept(arguments.folder / f"length_{seed}.json", settings, asked, f"length, seed {seed}"))
     answers = answers_of(reports)
-    finish(arguments, "length", table(answers, list(lengths)))
-    if arguments.plot:
-        plot(answers, list(lengths), arguments.plot)
+    draw = lambda path: plot(answers, list(lengths), path)  # noqa: E731
+    finish(arguments, "length", Result(table(answers, list(lengths)), draw=draw))
 
 
 if __name__ == "__main__":

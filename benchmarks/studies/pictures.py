@@ -10,10 +10,23 @@ and called again it goes on.
 
 from pathlib import Path
 
-from shared import NAMES, SCRIPTS, answers_of, difference, finish, kept, parser_of, share, told
+from shared import (
+    NAMES,
+    SCRIPTS,
+    Figure,
+    Result,
+    answers_of,
+    difference,
+    figure_of,
+    finish,
+    kept,
+    parser_of,
+    share,
+    told,
+)
 
 from transformers_linvt import embedded_model_path
-from transformers_linvt.evaluation import Answerer, EvaluationSettings, markdown
+from transformers_linvt.evaluation import Answerer, EvaluationSettings
 
 
 CONDITIONS = ("base", "adapters off", "adapters on")
@@ -33,15 +46,19 @@ def make(checkpoint: str, condition: str, arm: str | None, arguments) -> Answere
     return answerer
 
 
-def table(pictures: dict, clips: dict) -> str:
+def table(pictures: dict, clips: dict) -> Result:
     """Percent of right answers, and what differs."""
-    rows = [
+    panels: dict[str, dict[str, Figure]] = {}
+    rows: list[tuple[str, ...]] = [
         ("question", *CONDITIONS, "off less base", "on less base", "still clip", "its picture", "clip less picture")
     ]
     base, off, on = (answers_of(pictures[condition]) for condition in CONDITIONS)
     through, beside = (answers_of(clips[arm]) for arm in ("linvt", "middle"))
     for cell in base:
         still = next(one for one in through if one[4] == cell[4])
+        shown = (base[cell], off[cell], on[cell], through[still], beside[still])
+        names = (*CONDITIONS, "still clip", "its picture")
+        panels[NAMES.get(cell[4], cell[4])] = dict(zip(names, map(figure_of, shown), strict=True))
         rows.append(
             (
                 NAMES.get(cell[4], cell[4]),
@@ -53,7 +70,7 @@ def table(pictures: dict, clips: dict) -> str:
                 told(difference(beside[still], through[still])),
             )
         )
-    return markdown(rows)
+    return Result(rows, panels)
 
 
 def main() -> None:

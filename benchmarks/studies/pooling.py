@@ -8,9 +8,8 @@ and with the same LoRA; arms other than LinVT have a residual adapter with as ma
 tokens. "all" is the upper reference: it shows every token, and its cost stands beside it.
 """
 
-from pathlib import Path
-
-from trained import finish, parser_of, plot, run_all, table
+from shared import finish
+from trained import parser_of, result_of, run_all
 
 
 ARMS = {
@@ -25,14 +24,10 @@ ARMS = {
 
 
 def main() -> None:
-    """Run what is missing, and make table and plot."""
+    """Run what is missing, and make the table."""
     parser = parser_of(__doc__.split("\n\n")[0], seeds=(101, 102, 103), steps=200, questions=24, frames=32)
-    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    runs = run_all(ARMS, arguments)
-    finish(arguments, "pooling", table(runs, "LinVT"))
-    if arguments.plot:
-        plot(runs, arguments.plot)
+    finish(arguments, "pooling", result_of(run_all(ARMS, arguments), "LinVT"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ With and without the question, at a budget where it must matter: four tokens, fo
     python benchmarks/studies/question.py --tokens TOKENS --folder FOLDER [--page docs/results.md]
 """
 
-from trained import finish, parser_of, run_all, table
+from shared import finish
+from trained import parser_of, result_of, run_all
 
 
 ARMS = {"with the question": {}, "without": {"text_conditioned": False}}
@@ -22,7 +23,7 @@ def main() -> None:
     parser = parser_of(__doc__.split("\n\n")[0], seeds=(101, 102, 103), steps=300, questions=32, frames=32)
     parser.set_defaults(kinds=["needle", "needles"])
     arguments = parser.parse_args()
-    finish(arguments, "question", table(run_all(ARMS, arguments, FEW_TOKENS), "with the question"))
+    finish(arguments, "question", result_of(run_all(ARMS, arguments, FEW_TOKENS), "with the question"))
 
 
 if __name__ == "__main__":

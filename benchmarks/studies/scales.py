@@ -8,7 +8,8 @@ queries. Columns stand in the order of what is new in a clip: a needle, several,
 whole scenes.
 """
 
-from trained import finish, parser_of, run_all, table
+from shared import finish
+from trained import parser_of, result_of, run_all
 
 
 SCALES = (1, 2, 4)
@@ -23,7 +24,7 @@ def main() -> None:
     """Run what is missing, and make the table."""
     parser = parser_of(__doc__.split("\n\n")[0], seeds=(101, 102, 103), steps=200, questions=24, frames=32)
     arguments = parser.parse_args()
-    finish(arguments, "scales", table(run_all(ARMS, arguments), "LinVT"))
+    finish(arguments, "scales", result_of(run_all(ARMS, arguments), "LinVT"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ What decides the weights at the start and which tokens are kept: every start and
 Where tokens are kept by rank (every start but key frames), k shrinks from all tokens in the first half of the steps.
 """
 
-from trained import finish, parser_of, run_all, table
+from shared import finish
+from trained import parser_of, result_of, run_all
 
 
 ARMS = {
@@ -24,7 +25,7 @@ def main() -> None:
     """Run what is missing, and make the table."""
     parser = parser_of(__doc__.split("\n\n")[0], seeds=(101, 102, 103), steps=200, questions=24, frames=32)
     arguments = parser.parse_args()
-    finish(arguments, "starts", table(run_all(ARMS, arguments), "LinVT"))
+    finish(arguments, "starts", result_of(run_all(ARMS, arguments), "LinVT"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from recipe_data import evaluated_clips, load_training, stored_clips, stored_pic
 from training_recipe import Evaluator, Recipe, SmallModel, Trainer, variants
 
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.evaluation import clustered_interval, markdown, paired_difference
+from transformers_linvt.evaluation import PairedDifference, paired_difference
 from transformers_linvt.files import replacing
 
 
@@ -49,8 +49,7 @@ def parser_of(
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--page", type=Path, help="a page to write the table into, between the marks of the study")
-    parser.add_argument("--table", action="store_true", help="only make the table of what is there")
+    shared.add_output_arguments(parser)
     return parser
 
 
@@ -102,54 +101,50 @@ def answers_of(runs: Sequence[Mapping]) -> Answers:
     return {column: dict(by_clip) for column, by_clip in found.items()}
 
 
-def table(runs: Mapping[str, Sequence[Mapping]], reference: str) -> str:
-    """Right answers with intervals, tokens and seconds; below each other arm how much the reference has more."""
+def result_of(
+    runs: Mapping[str, Sequence[Mapping]], reference: str, more: Mapping[str, Mapping[str, str]] | None = None
+) -> shared.Result:
+    """
+    Right answers with intervals, tokens and seconds; below each other arm how much the reference has more.
+
+    Args:
+        runs: by arm.
+        reference: the arm that others are compared with.
+        more: further columns before the right answers: a heading, and a cell for every arm.
+    """
     own = {name: answers_of(of_arm) for name, of_arm in runs.items()}
-    columns = [column for column in COLUMNS if column in own[reference]]
-    rows: list[tuple] = [("", "tokens of a clip", "ms per step", *columns)]
+    columns, more = columns_of(runs, reference), more or {}
+    panels = {column: {name: shared.figure_of(own[name][column]) for name in runs} for column in columns}
+    rows: list[tuple] = [("", "tokens of a clip", "ms per step", *more, *columns)]
     for name, of_arm in runs.items():
         tokens, seconds = (np.mean([run[key] for run in of_arm]) for key in ("tokens", "cpu_seconds_per_step"))
-        rows.append(
-            (name, f"{tokens:.0f}", f"{1000 * seconds:.0f}", *(_cell(own[name][column]) for column in columns))
-        )
+        cost = f"{tokens:.0f}", f"{1000 * seconds:.0f}", *(cells[name] for cells in more.values())
+        cells = ("{:.1f} [{:.0f}, {:.0f}]".format(*panels[column][name]) for column in columns)
+        rows.append((name, *cost, *cells))
     for name in runs:
         if name != reference:
-            gains = (_difference(own[name][column], own[reference][column]) for column in columns)
-            rows.append((f"{reference} less {name}", "", "", *gains))
-    return markdown(rows)
+            gains = (shared.told(_difference(own[name][column], own[reference][column])) for column in columns)
+            rows.append((f"{reference} less {name}", "", "", *("" for _ in more), *gains))
+    return shared.Result(rows, panels)
 
 
-def plot(runs: Mapping[str, Sequence[Mapping]], path: Path) -> None:
-    """Right answers over tokens of a clip, one line per column."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 4.5))
-    names = list(runs)
-    columns = [column for column in COLUMNS if column in answers_of(runs[names[0]])]
-    for number, column in enumerate(columns):
-        shares = [shared.share(answers_of(runs[name])[column]) for name in names]
-        axis.bar(
-            np.arange(len(names)) + (number + 0.5) / (len(columns) + 1) - 0.5,
-            shares,
-            1 / (len(columns) + 1),
-            label=column,
-        )
-    axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axis.set(ylabel="right answers, %", ylim=(0, 105))
-    axis.legend(ncol=4, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+def columns_of(runs: Mapping[str, Sequence[Mapping]], reference: str) -> list[str]:
+    """What was asked, in the order of the table."""
+    asked = answers_of(runs[reference])
+    return [column for column in COLUMNS if column in asked]
 
 
-def finish(arguments: argparse.Namespace, study: str, text: str) -> None:
-    """Print the table, and write it where it belongs."""
-    print(text)
-    if arguments.page:
-        shared.write_into(arguments.page, study, text)
+def best_of(runs: Mapping[str, Sequence[Mapping]], columns: Sequence[str]) -> str:
+    """Which arm is the best of each column, and which are nowhere worse than it by more than the interval."""
+    own = {name: answers_of(of_arm) for name, of_arm in runs.items()}
+    good, told = list(runs), []
+    for column in columns:
+        shares = {name: shared.share(own[name][column]) for name in runs}
+        best = [name for name in runs if shares[name] == max(shares.values())]
+        told.append(f"{column}: {', '.join(best)}")
+        good = [name for name in good if _difference(own[name][column], own[best[0]][column]).low <= 0]
+    which = f"Within the interval of the best in every column: {', '.join(good)}." if good else ""
+    return f"Best in {'; '.join(told)}. {which or 'No setting is within the interval of the best in every column.'}"
 
 
 def _run(recipe: Recipe, seed: int, arguments: argparse.Namespace, data: dict) -> dict:
@@ -225,10 +220,5 @@ def _told(run: Mapping) -> str:
     return ", ".join(f"{column} {percent:.1f}" for column, percent in shares.items())
 
 
-def _cell(by_clip: Mapping[int, list[bool]]) -> str:
-    low, high = clustered_interval(list(by_clip.values()))
-    return f"{shared.share(by_clip):.1f} [{low:.0f}, {high:.0f}]"
-
-
-def _difference(first: Mapping[int, list[bool]], second: Mapping[int, list[bool]]) -> str:
-    return shared.told(paired_difference([first[clip] for clip in first], [second[clip] for clip in first]))
+def _difference(first: Mapping[int, list[bool]], second: Mapping[int, list[bool]]) -> PairedDifference:
+    return paired_difference([first[clip] for clip in first], [second[clip] for clip in first])

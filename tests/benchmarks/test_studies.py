@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 
 STUDIES = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
@@ -22,6 +23,7 @@ def studies():
     import page
     import pictures
     import pooling
+    import pretrained
     import question
     import scales
     import shared
@@ -30,7 +32,7 @@ def studies():
     import trained
 
     every = (aggregation, alignment, camera, length, page, pictures, pooling, question, scales, shared, sizes, starts)
-    every += (trained,)
+    every += (trained, pretrained)
     yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
 
@@ -78,10 +80,10 @@ def test_the_heat_map_has_a_row_per_place_and_a_column_per_length(studies):
             ]
         }
     ] * 2
-    lines = study.table(answers(reports), [16, 64]).splitlines()
-    assert lines[0] == "| clips | 16 frames | 64 frames |"
-    assert [line.split(" | ")[1].split()[0] for line in lines[2:]] == ["100.0", "50.0", "100.0", "100.0", "100.0"]
-    assert lines[3].startswith("| needle at 100% | 50.0 [")
+    rows = study.table(answers(reports), [16, 64])
+    assert rows[0] == ("clips", "16 frames", "64 frames")
+    assert [row[1].split()[0] for row in rows[1:]] == ["100.0", "50.0", "100.0", "100.0", "100.0"]
+    assert rows[2][0] == "needle at 100%" and rows[2][1].startswith("50.0 [")
 
 
 def test_pictures_before_and_after_are_paired(studies):
@@ -92,10 +94,12 @@ def test_pictures_before_and_after_are_paired(studies):
         for condition in study.CONDITIONS
     }
     clips = {arm: [report("static", 16, "", "colour", before)] for arm in ("linvt", "middle")}
-    (row,) = study.table(pictures, clips).splitlines()[2:]
-    cells = row.strip("| ").split(" | ")
-    assert cells[:4] == ["colour", "100.0", "100.0", "75.0"]
+    found = study.table(pictures, clips)
+    _, cells = found.rows
+    assert list(cells[:4]) == ["colour", "100.0", "100.0", "75.0"]
     assert cells[4].startswith("+0.0") and cells[5].startswith("-25.0") and cells[-1].startswith("+0.0")
+    drawn = {name: value for name, (value, low, high) in found.panels["colour"].items() if low <= value <= high}
+    assert drawn == {"base": 100, "adapters off": 100, "adapters on": 75, "still clip": 100, "its picture": 100}
 
 
 def test_a_table_is_written_between_its_marks_and_nowhere_else(studies, tmp_path):
@@ -119,7 +123,7 @@ def test_an_untrained_model_is_measured_and_its_averages_stay_near_pictures(stud
     assert found["linear"]["hull"] < found["nonlinear"]["hull"]
     assert found["linear"]["outside"] < found["nonlinear"]["outside"]
     assert found["linear"]["shift"] == pytest.approx(0, abs=1e-4)  # a still clip is its picture, untrained too
-    assert alignment.table({"linear": [found["linear"]]}).count("\n") == 3
+    assert len(alignment.table({"linear": [found["linear"]]}).rows) == 3
 
 
 def test_a_study_that_is_there_is_not_run_again_and_other_settings_are_refused(studies, tmp_path, monkeypatch):
@@ -150,15 +154,63 @@ def run(seed, right, tokens=32):
 def test_arms_are_paired_by_clip_over_all_seeds(studies, tmp_path):
     right, wrong = [True] * 4, [True, True, False, False]
     runs = {"LinVT": [run(1, right), run(2, right)], "mean": [run(1, wrong), run(2, wrong)]}
-    heading, _, own, mean, gain = studies["trained"].table(runs, "LinVT").splitlines()
-    assert heading.strip("| ").split(" | ")[1:] == ["ms per step", "needle", "which came first", "pictures"]
-    assert own.split(" | ")[1:4] == ["32", "250", "100.0 [51, 100]"]  # four clips, not eight answers
-    assert mean.split(" | ")[3].startswith("50.0 [")
-    assert gain.startswith("| LinVT less mean |") and gain.split(" | ")[3].startswith("+50.0 [+")
-    assert gain.split(" | ")[4] == "+0.0 [+0.0, +0.0]"  # of order clips only which came first is counted
+    result = studies["trained"].result_of(runs, "LinVT")
+    heading, own, mean, gain = result.rows
+    assert heading == ("", "tokens of a clip", "ms per step", "needle", "which came first", "pictures")
+    assert own[1:4] == ("32", "250", "100.0 [51, 100]")  # four clips, not eight answers
+    assert mean[3].startswith("50.0 [")
+    assert gain[0] == "LinVT less mean" and gain[3].startswith("+50.0 [+")
+    assert gain[4] == "+0.0 [-79.3, +79.3]"  # one clip; of order clips only which came first is counted
+    assert result.panels["needle"]["mean"][0] == 50
+
+
+def test_the_best_setting_is_named_and_so_is_what_it_does_not_beat(studies):
+    right, wrong = [True] * 40, [True] * 20 + [False] * 20
+    almost = [*right[:-1], False]
+    runs = {name: [run(1, found)] for name, found in (("LinVT", almost), ("M=8", wrong), ("M=64", right))}
+    best = studies["trained"].best_of
+    assert (
+        best(runs, ["needle"]) == "Best in needle: M=64. Within the interval of the best in every column: LinVT, M=64."
+    )
+    runs["M=64"][0]["answers"] = [[*row[:4], row[0] == "needle"] for row in runs["M=64"][0]["answers"]]
+    runs["LinVT"] = runs.pop("M=8")
+    assert best(runs, ["needle", "pictures"]).startswith("Best in needle: M=64; pictures: LinVT. ")
+    many = {"LinVT": [run(1, wrong)], "M=64": [run(1, right)]}
+    for row in many["M=64"][0]["answers"]:
+        row[4] = row[4] if row[0] == "needle" else False
+    many = {name: [{**of[0], "answers": of[0]["answers"] * 9}] for name, of in many.items()}
+    assert best(many, ["needle", "pictures"]).endswith(
+        "No setting is within the interval of the best in every column."
+    )
+
+
+def test_more_video_tokens_and_a_scorer_are_more_work(studies):
+    sizes = studies["sizes"]
+    tokens = torch.randn(6, 16, 128, generator=torch.Generator().manual_seed(5))
+    question = SimpleNamespace(question="What colour is the circle?", answer="red")
+    work = {name: sizes.work_of(sizes.ARMS[name], tokens, question) for name in ("LinVT", "M=8", "no scorer")}
+    assert work["M=8"] < work["LinVT"] > work["no scorer"]
+    model = sizes.SmallModel(sizes.Recipe(), 0)
+    by_weights = 2e-6 * sum(one.numel() for one in model.base.model.language_model.layers[0].parameters())
+    assert work["LinVT"] > 32 * by_weights  # every video token goes through every matrix of a layer at least once
+
+
+def test_a_study_writes_table_figures_and_plot_beside_the_page(studies, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    studies["trained"].plot(runs, tmp_path / "bars.png")
-    assert (tmp_path / "bars.png").stat().st_size > 1000
+    shared, page = studies["shared"], tmp_path / "page.md"
+    page.write_text("<!-- study: sizes -->\n<!-- end of sizes -->\n")
+    panels = {title: {"LinVT": (90.0, 80.0, 95.0), "M=8": (70.0, 65.0, 75.0)} for title in ("a", "b", "c", "d", "e")}
+    result = shared.Result([("", "needle"), ("LinVT", "90")], panels, note="Best in needle: LinVT.")
+    given = SimpleNamespace(page=page, plot=tmp_path / "own.png")
+    shared.finish(given, "sizes", result)
+    table = "|  | needle |\n| --- | --- |\n| LinVT | 90 |\n\nBest in needle: LinVT."
+    assert capsys.readouterr().out == f"{table}\n"
+    shown = f"{table}\n\n![The same figures, drawn](page/sizes.png)"
+    assert page.read_text() == f"<!-- study: sizes -->\n\n{shown}\n\n<!-- end of sizes -->\n"
+    for path in (tmp_path / "own.png", tmp_path / "page" / "sizes.png"):
+        with Image.open(path) as picture:
+            assert picture.width == 800
+    assert shared.block(tmp_path / "page", "sizes") == shown
 
 
 @pytest.fixture(scope="module")
@@ -227,14 +279,15 @@ def test_a_camera_is_off_by_what_the_base_is_asked_at(studies, monkeypatch):
     assert [row[1] for row in named] == [0, 0, 1, 1]
     ways = {row[0] for row in rows if not row[0].startswith("the base")}
     assert len(ways) == 4 and all(sum(row[0] == way for row in rows) == 8 for way in ways)
-    line = camera.table([(0, ["the checkpoint", 0, kind, True]) for kind in camera.KINDS]).splitlines()[2]
-    assert line.startswith("| the checkpoint | 100 [")
+    row = camera.table([(0, ["the checkpoint", 0, kind, True]) for kind in camera.KINDS]).rows[1]
+    assert row[0] == "the checkpoint" and row[1].startswith("100 [")
 
 
 def test_one_command_makes_every_table_of_the_page_again(studies, tmp_path, monkeypatch):
-    text = (STUDIES.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    page = STUDIES.parents[1] / "docs" / "results.md"
+    text = page.read_text(encoding="utf-8")
     marked = re.findall(r"<!-- study: (\w+) -->", text)
-    asked = studies["page"].commands(tmp_path, tmp_path / "tokens", tmp_path / "page.md")
+    asked = studies["page"].commands(tmp_path, tmp_path / "tokens", page)
     assert sorted(Path(command[1]).stem for command in asked) == sorted(marked)
     for command in asked:  # each is one that its script understands, with the settings that stand on the page
         study = studies[Path(command[1]).stem]
@@ -242,3 +295,8 @@ def test_one_command_makes_every_table_of_the_page_again(studies, tmp_path, monk
         with pytest.raises(ValueError, match="There is no"):
             study.main()
         assert command.count("--clips") == 0 or f"--clips {command[command.index('--clips') + 1]}" in text
+    (only,) = studies["page"].commands(tmp_path, None, page, ["camera"])
+    assert Path(only[1]).stem == "camera"
+    assert "pooling" not in str(studies["page"].commands(tmp_path, None, page))  # it trains, and there are no tokens
+    with pytest.raises(ValueError, match="Did you mean 'camera'"):
+        studies["page"].commands(tmp_path, None, page, ["camra"])

@@ -122,7 +122,7 @@ def test_a_judge_that_goes_away_costs_only_what_is_still_open(server, tmp_path):
     behaviour.answers_left, before = 100, behaviour.asked
     found = judge(predictions, tmp_path / "verdicts.jsonl", url, "some-judge")
     assert behaviour.asked == before + 1  # the empty one is wrong without being judged
-    assert found == {"judge": "some-judge", "asked": 4, "accuracy": 50, "score": 2.75, "empty": 1}
+    assert found == {"judge": "some-judge", "asked": 4, "accuracy": 50, "score": 2.75, "empty": 1, "unjudged": 0}
 
 
 def test_a_judge_without_a_verdict_is_an_error_and_not_a_no(server, tmp_path):
@@ -130,6 +130,46 @@ def test_a_judge_without_a_verdict_is_an_error_and_not_a_no(server, tmp_path):
     behaviour.words = '{"pred": "maybe", "score": 9}'
     with pytest.raises(JudgeError, match="gave no verdict"):
         judge(samples(tmp_path, ["red"]), tmp_path / "verdicts.jsonl", url, "some-judge")
+
+
+def test_one_reply_that_is_no_verdict_costs_its_own_question(server, tmp_path):
+    url, behaviour = server
+    predictions, verdicts = samples(tmp_path, ["red", "blue"]), tmp_path / "verdicts.jsonl"
+    behaviour.words = "{'pred': 'yes', 'score': 4.5}"  # as judges of this protocol write it
+    judge(samples(tmp_path, ["red"]), verdicts, url, "some-judge")
+    behaviour.words = "I cannot say"
+    found = judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")
+    assert (found["accuracy"], found["score"], found["unjudged"]) == (100, 4.5, 1)
+    behaviour.words, before = '{"pred": "no", "score": 0}', behaviour.asked
+    assert judge(predictions, verdicts, url, "some-judge")["unjudged"] == 0
+    assert behaviour.asked == before + 1
+
+
+def test_a_verdict_is_not_taken_for_another_prediction_with_the_same_id(server, tmp_path):
+    url, behaviour = server
+    verdicts = tmp_path / "verdicts.jsonl"
+    assert judge(samples(tmp_path, ["red", "red"]), verdicts, url, "some-judge")["accuracy"] == 100
+    with verdicts.open("a") as file:
+        file.write('{"id": "1", "jud')  # killed in the middle of a line
+    assert judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")["accuracy"] == 50
+    assert behaviour.asked == 3
+    assert judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")["accuracy"] == 50
+    assert behaviour.asked == 3
+
+
+def test_two_predictions_with_one_id_are_refused(tmp_path):
+    predictions = samples(tmp_path, ["red"])
+    predictions.write_text(predictions.read_text() * 2)
+    with pytest.raises(LinVTInputError, match="rows 0 and 1 have the same id '0'"):
+        judge(predictions, tmp_path / "verdicts.jsonl", "http://127.0.0.1:1/v1", "some-judge")
+
+
+@pytest.mark.parametrize(("doc", "name"), [({"id": 5}, "5"), ({"question_id": "v_1_0"}, "v_1_0"), ({}, "17")])
+def test_predictions_are_called_as_their_set_calls_them(tmp_path, doc, name):
+    entry = {"doc_id": 17, "doc": {**doc, "question": "What?", "answer": "red"}, "filtered_resps": ["red"]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(entry) + "\n")
+    (row,) = map(json.loads, predictions_of(tmp_path / "log.jsonl", tmp_path / "out.jsonl").read_text().splitlines())
+    assert row == {"id": name, "question": "What?", "answer": "red", "prediction": "red"}
 
 
 def test_a_log_without_answers_is_refused_by_row(tmp_path):

@@ -5,6 +5,8 @@ Who knows is a table of right answers by pixels and question; the embedded model
 """
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,14 @@ from transformers_linvt.evaluation import (
     Answerer,
     EvaluationSettings,
     compare,
+    comparison_card,
+    differences_of,
     evaluate,
     make_clips,
     parse_answer,
     read_report,
     table_of_results,
+    told_of,
 )
 from transformers_linvt.evaluation.answering import Reply, Shown
 
@@ -131,6 +136,38 @@ def test_two_evaluations_are_compared_question_by_question(tmp_path):
     assert compare(knows, knows)["needle", 8, "", "", "all"].points == 0
 
 
+def test_a_card_says_who_was_compared_and_counts_clips_that_are_right_both_ways(tmp_path):
+    knows = evaluate(Table(), SETTINGS, tmp_path / "knows.json", "one that knows")
+    weaker = evaluate(Table(every=WEAKER), SETTINGS, tmp_path / "weaker.json", "a weaker one")
+    card = comparison_card(weaker, {**knows, "versions": {**knows["versions"], "torch": "9.9"}})
+    found = differences_of(json.loads(json.dumps(card)))
+    assert found == compare(weaker, knows)
+    both = found["order", 8, "with its reverse", "", "order"]
+    right = {}
+    for diagnostic, _, number, variant, _, kind, *_, is_right in weaker["answers"]:
+        if diagnostic == kind == "order" and variant in ("", "backwards"):
+            right.setdefault(number, []).append(is_right)
+    assert both.asked == len(right) == 5 and {len(of_clip) for of_clip in right.values()} == {2}
+    assert both.first == pytest.approx(100 * np.mean([all(of_clip) for of_clip in right.values()]))
+    assert both.second == 100
+    variants = [cell[2] for cell in found if cell[0] == "order"]
+    assert list(dict.fromkeys(variants)) == ["", "backwards", "with its reverse", "shuffled"]
+    told = told_of(card).splitlines()
+    assert told[0].startswith("first:  a weaker one (Table, arm linvt), 7 visual tokens a question, ")
+    unparsed = sum(row[7] == "" for row in weaker["answers"])
+    assert told[0].endswith(f"{unparsed} of {len(weaker['answers'])} unparsed")
+    assert told[2] == "asked:  5 clips of each kind and length, seed 0, 16 pixels"
+    assert told[3] == f"The two were made with different versions: torch {knows['versions']['torch']} and 9.9."
+
+
+def test_what_was_answered_the_same_way_before_is_not_asked_again(tmp_path):
+    output, again = tmp_path / "knows.json", Table()
+    report = evaluate(Table(), SETTINGS, output)
+    assert evaluate(again, SETTINGS, output, reuse=True) == report and again.asked == 0
+    with pytest.raises(LinVTInputError, match="given with settings num_scripts=60, and now num_scripts=70"):
+        evaluate(again, EvaluationSettings(**{**vars(SETTINGS), "num_scripts": 70}), output, reuse=True)
+
+
 def test_evaluations_with_different_settings_are_not_compared(tmp_path):
     one = evaluate(Table(), SETTINGS, tmp_path / "one.json")
     other = {**one, "settings": {**one["settings"], "seed": 9, "size": 64}}
@@ -215,11 +252,36 @@ def test_the_command_asks_writes_and_compares(tmp_path, capsys, monkeypatch):
     report = read_report("a.json")
     assert report["model"]["name"] == "embedded" and report["versions"]["torch"]
     assert cli.main(["eval", *asked, "--output", "b.json", "--arm", "text"]) == 0
-    assert cli.main(["eval", "--compare", "a.json", "b.json"]) == 0
-    assert "points" in capsys.readouterr().out
+    assert cli.main(["eval", "--compare", "a.json", "b.json", "--output", "card.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "arm text), 0 visual tokens" in printed and "needle with" not in printed
+    assert len(json.loads((tmp_path / "card.json").read_text())["differences"]) == 5
+    for refused, why in (
+        (("a.json", "a.json"), "was given a.json twice"),
+        (("a.json", "b.json", "--frames", "8"), "--frames says what is asked"),
+        (("a.json", "b.json", "--output", "card.json"), "card.json exists already"),
+        (("a.json", "c.json"), "c.json cannot be read as an evaluation"),
+    ):
+        assert cli.main(["eval", "--compare", *refused]) == 1
+        assert why in capsys.readouterr().err
     assert cli.main(["eval", *asked, "--output", "a.json"]) == 1
     assert "a.json exists already" in capsys.readouterr().err
     assert cli.main(["eval", "--diagnostics", "needel", "--output", "c.json"]) == 1
     assert "Did you mean 'needle'" in capsys.readouterr().err
     assert cli.main(["eval", "--diagnostics", "pictures", "--clips", "1", "--write-clips", "clips"]) == 0
     assert len(list((tmp_path / "clips").glob("*.png"))) == 6
+
+
+def test_two_checkpoints_of_one_name_are_asked_once_each(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in ("before", "after"):
+        shutil.copytree(embedded_model_path(), tmp_path / run / "stage_2")
+        shutil.copytree(embedded_base_path(), tmp_path / run / Path(embedded_base_path()).name)  # which it names
+    command = ["eval", "--compare", "before/stage_2", "after/stage_2", "--diagnostics", "needle"]
+    command += ["--frames", "4", "--clips", "1"]
+    assert cli.main(command) == 0
+    assert {path.name for path in tmp_path.glob("*.json")} == {"before-stage_2.json", "after-stage_2.json"}
+    capsys.readouterr()
+    monkeypatch.setattr(Answerer, "answer", lambda *_: pytest.fail("asked again"))
+    assert cli.main(command) == 0
+    assert "+0.0" in capsys.readouterr().out

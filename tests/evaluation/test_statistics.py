@@ -59,6 +59,15 @@ def test_two_models_that_are_as_good_differ_by_nothing():
     assert found.p_value > 0.05
 
 
+def test_no_difference_in_few_clips_is_no_proof_of_none():
+    few, many = (paired_difference([[True, False]] * count, [[True, False]] * count) for count in (12, 1200))
+    assert (few.points, few.first, few.second, few.asked) == (0, 50, 50, 24)
+    assert few.high == pytest.approx(wilson(0, 12)[1]) and few.low == -few.high
+    assert 0 < many.high < 1
+    all_lost = paired_difference([[True]] * 12, [[False]] * 12)
+    assert all_lost.low == all_lost.points == -100 < all_lost.high == pytest.approx(-100 + wilson(0, 12)[1])
+
+
 def test_what_was_not_asked_alike_cannot_be_paired():
     with pytest.raises(LinVTInputError, match="1 clips with 2 answers cannot be paired with 2 clips with 2"):
         paired_difference([[True, True]], [[True], [True]])

@@ -12,6 +12,7 @@ from ..errors import nearest_name
 from ..video.limits import VideoLimits
 from . import asking, benching, demonstration, evaluating, running, serving, web, wrapping
 from .fields import add_fields
+from .output import quiet
 
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -34,7 +35,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         if self.more is not None:
-            self.more(self)
+            with quiet(False, []):  # of what is loaded here, as of what is loaded later
+                self.more(self)
             self.more = None
         return super().parse_known_args(*args, **kwargs)
 
@@ -207,7 +209,9 @@ def _add_eval(commands: Any) -> None:
         metavar=("A", "B"),
         help="two evaluations (.json), or two models, which are asked first: paired differences",
     )
-    parser.add_argument("--output", metavar="OUT.json", default="evaluation.json", help="default: %(default)s")
+    parser.add_argument(
+        "--output", metavar="OUT.json", help="evaluation.json if not given; with --compare the comparison, if given"
+    )
     parser.add_argument(
         "--restart", action="store_true", help="throw away what was answered before, instead of going on with it"
     )

@@ -1,7 +1,9 @@
 """`linvt eval`: diagnostics whose answers are known, and two models compared on them."""
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import transformers_linvt
 
 from .. import evaluation
 from ..errors import LinVTInputError
+from ..files import replacing
 from .loading import check_reachable, trusted
 
 
 _REPORT = ".json"
+_DEFAULT = "evaluation.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +42,62 @@ def run(arguments: argparse.Namespace) -> None:
         _write(arguments)
         return
     if arguments.compare:
-        if arguments.model:
-            raise LinVTInputError("--compare takes two evaluations or models, and no other: linvt eval --compare A B.")
-        reports = [_report_of(name, arguments) for name in arguments.compare]
-        print(f"{arguments.compare[1]} less {arguments.compare[0]}, in points of a percent, on the same questions")
-        print(evaluation.aligned(evaluation.table_of_differences(evaluation.compare(*reports))))
+        _compare(arguments)
         return
-    report = _evaluate(arguments.model or transformers_linvt.embedded_model_path(), Path(arguments.output), arguments)
+    output = Path(arguments.output or _DEFAULT)
+    report = _evaluate(arguments.model or transformers_linvt.embedded_model_path(), output, arguments)
     _print(report)
-    print(f"{arguments.output}: versions, settings, intervals and every single answer")
+    print(f"{output}: versions, settings, intervals and every single answer")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Print the comparison card of two evaluations, and write it where that is wanted."""
+    if arguments.model:
+        raise LinVTInputError("--compare takes two evaluations or models, and no other: linvt eval --compare A B.")
+    one, other = arguments.compare
+    if one == other:
+        raise LinVTInputError(f"--compare was given {one} twice. Name two evaluations or models.")
+    given = [flag for flag, value in _asking(arguments).items() if value is not None]
+    if given and all(name.endswith(_REPORT) for name in arguments.compare):
+        raise LinVTInputError(
+            f"{given[0]} says what is asked, and two evaluations that are there already were asked before. Leave it "
+            "out, or name two models."
+        )
+    output = Path(arguments.output) if arguments.output else None
+    if output:
+        _check_output(output, arguments.restart)
+    files = _report_files(arguments.compare, output.parent if output else Path())
+    card = evaluation.comparison_card(
+        *(_report_of(name, file, arguments) for name, file in zip(arguments.compare, files, strict=True))
+    )
+    print(evaluation.told_of(card))
+    print("Percent of right answers of each, how many points the second has more on the same questions, with 95 %")
+    print("intervals over clips, and how many questions only one of them answered rightly; p is of McNemar's exact")
+    print("test, which takes questions for independent: where nothing differs, one row in twenty has less than 0.05.")
+    print(evaluation.aligned(evaluation.table_of_differences(evaluation.differences_of(card))))
+    if output:
+        with replacing(output) as whole:
+            whole.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        print(f"{output}: the same as JSON")
+
+
+def _asking(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Flags that say what is asked and how, with what was given for them."""
+    names = ("diagnostics", "frames", "lengths", "clips", "size", "seed", "instruction", "max_new_tokens")
+    flags = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
+    return {**flags, "--arm": arguments.arm, "--uniform-frames": arguments.uniform_frames}
+
+
+def _report_files(names: Sequence[str], folder: Path) -> list[Path]:
+    """
+    Where the evaluation of each model goes: its name, with the folder that it is in where both have one name.
+
+    >>> [path.name for path in _report_files(["runs/a/stage_2", "runs/b/stage_2"], Path())]
+    ['a-stage_2.json', 'b-stage_2.json']
+    """
+    parts = [Path(name).absolute().parts for name in names]
+    count = next(n for n in range(1, 99) if parts[0][-n:] != parts[1][-n:])
+    return [folder / f"{'-'.join(of_name[-count:])}{_REPORT}" for of_name in parts]
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
@@ -65,12 +116,9 @@ def _settings(arguments: argparse.Namespace) -> Any:
     return transformers_linvt.EvaluationSettings(**{name: value for name, value in named.items() if value is not None})
 
 
-def _evaluate(name: str, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: bool = False) -> dict[str, Any]:
     settings = _settings(arguments)  # refuses bad numbers before a model is loaded
-    if not output.absolute().parent.is_dir():
-        raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
-    if output.exists() and not arguments.restart:
-        raise LinVTInputError(f"{output} exists already. Name another file with --output, or say --restart.")
+    _check_output(output, arguments.restart or reuse)
     check_reachable(name)
     answerer = transformers_linvt.Answerer.from_pretrained(
         name,
@@ -93,16 +141,22 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace) -> dict[st
 
         # where the package lies says nothing about the model that it carries
         shown = "embedded" if name == transformers_linvt.embedded_model_path() else name
-        return transformers_linvt.evaluate(answerer, settings, output, shown, tell, arguments.restart)
+        return transformers_linvt.evaluate(answerer, settings, output, shown, tell, arguments.restart, reuse)
 
 
-def _report_of(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """An evaluation from its file, or of a checkpoint, which is asked first."""
+def _check_output(output: Path, may_exist: bool) -> None:
+    if not output.absolute().parent.is_dir():
+        raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
+    if output.exists() and not may_exist:
+        raise LinVTInputError(f"{output} exists already. Name another file with --output, or say --restart.")
+
+
+def _report_of(name: str, file: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """An evaluation from its file, or of a checkpoint, which is asked first unless that was done before."""
     if name.endswith(_REPORT):
         return evaluation.read_report(name)
-    output = Path(f"{Path(name).name}{_REPORT}")
-    print(f"{name} is asked; what it answers goes to {output}")
-    return _evaluate(name, output, arguments)
+    print(f"{name}: what it answers goes to {file}", file=sys.stderr)
+    return _evaluate(name, file, arguments, reuse=True)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -22,7 +22,9 @@ _MODULE_OF = {
     "check_comparable": "comparing",
     "clustered_interval": "statistics",
     "compare": "comparing",
+    "comparison_card": "comparing",
     "constant_score": "limits",
+    "differences_of": "comparing",
     "evaluate": "running",
     "make_clips": "diagnostics",
     "markdown": "comparing",
@@ -32,6 +34,7 @@ _MODULE_OF = {
     "read_report": "running",
     "table_of_differences": "comparing",
     "table_of_results": "comparing",
+    "told_of": "comparing",
     "wilson": "statistics",
     "write_clips": "diagnostics",
 }
@@ -41,7 +44,17 @@ __all__ = [*_MODULE_OF]
 
 if TYPE_CHECKING:
     from .answering import ARMS, Answerer, parse_answer
-    from .comparing import aligned, check_comparable, compare, markdown, table_of_differences, table_of_results
+    from .comparing import (
+        aligned,
+        check_comparable,
+        compare,
+        comparison_card,
+        differences_of,
+        markdown,
+        table_of_differences,
+        table_of_results,
+        told_of,
+    )
     from .diagnostics import DIAGNOSTICS, Diagnostic, DiagnosticClip, make_clips, write_clips
     from .limits import ceilings, constant_score, policies_for
     from .running import EvaluationSettings, evaluate, read_report

@@ -36,6 +36,7 @@ from ..files import replacing
 
 FRAMES_PER_SECOND = 8.0
 SPLIT = "clip_diagnose"
+WITH_REVERSE = "with its reverse"  # variant under which a clip counts as right only if its reverse is, too
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the needle in a clip of "length", as a share of the clip
 
 _CANDIDATES = 8  # clips of which the one is taken whose answers were the rarest so far

@@ -7,6 +7,8 @@ every verdict is written down as it comes: a server that goes away costs the que
 of the prompt are ours: figures of other prompts, or of other judges, are not to be put beside these.
 """
 
+import ast
+import hashlib
 import json
 import os
 import re
@@ -26,6 +28,7 @@ PROMPT = (
     "number from 0 (nothing in common) to 5 (the same)."
 )
 _VERDICT = re.compile(r"\{[^{}]*\}")
+_SCORE = re.compile(r"[0-5](\.[0-9]+)?")
 
 
 class JudgeError(LinVTError, RuntimeError):
@@ -43,6 +46,10 @@ def judge(
     """
     Judge every prediction that has no verdict yet.
 
+    A verdict belongs to the question, the right answer and the prediction that it was given for: of another prediction
+    with the same id, as of another model, it is not taken. A reply that is no verdict costs its own question, which is
+    asked about again in the next call; one that does not come ends the call.
+
     Args:
         predictions: lines of JSON with `id`, `question`, `answer` and `prediction`.
         verdicts: the file of verdicts, made or gone on with.
@@ -52,41 +59,62 @@ def judge(
         timeout: seconds to wait for one verdict.
 
     Returns:
-        `judge`, `asked`, `accuracy` in percent, `score` from 0 to 5, and `empty`: predictions without a word, which
-        are wrong without being judged.
+        `judge`, `asked`, `accuracy` in percent, `score` from 0 to 5, `empty`: predictions without a word, which are
+        wrong without being judged; and `unjudged`: those that got no verdict, which accuracy and score leave out.
 
     Raises:
-        LinVTInputError: a row without a field, named.
-        JudgeError: the server does not answer, or not as asked.
+        LinVTInputError: a row without a field, or with the id of another, named.
+        JudgeError: the server does not answer, or gave no verdict on anything.
     """
     rows, path = _read(Path(predictions)), Path(verdicts)
     known: dict[str, dict] = {}
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        known = {one["id"]: one for one in map(_json_or_none, lines) if one and one["judge"] == model}
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    for one in map(_json_or_none, before.splitlines()):
+        if isinstance(one, Mapping) and one.get("judge") == model:
+            known[one["id"]] = dict(one)
+    last: JudgeError | None = None
     with path.open("a", encoding="utf-8") as file:
+        if before and not before.endswith("\n"):
+            file.write("\n")  # killed in the middle of a line
         for row in rows:
-            if row["id"] in known:
+            if known.get(row["id"], {}).get("of") == _digest(row):
                 continue
-            verdict = {"pred": "no", "score": 0}
+            known.pop(row["id"], None)
+            verdict: Mapping[str, Any] = {"pred": "no", "score": 0}
             if str(row["prediction"]).strip():
-                verdict = _ask(url, model, key, timeout, PROMPT.format(**row))
-            known[row["id"]] = {"id": row["id"], "judge": model, **verdict}
+                reply = _ask(url, model, key, timeout, PROMPT.format(**row))
+                try:
+                    verdict = _verdict(reply, model)
+                except JudgeError as error:
+                    last = error
+                    continue
+            known[row["id"]] = {"id": row["id"], "judge": model, "of": _digest(row), **verdict}
             file.write(json.dumps(known[row["id"]]) + "\n")
             file.flush()
-    own = [known[row["id"]] for row in rows]
+    own = [known[row["id"]] for row in rows if row["id"] in known]
+    if last is not None and not own:
+        raise last
     return {
         "judge": model,
-        "asked": len(own),
+        "asked": len(rows),
         "accuracy": 100 * sum(one["pred"] == "yes" for one in own) / len(own),
         "score": sum(one["score"] for one in own) / len(own),
         "empty": sum(not str(row["prediction"]).strip() for row in rows),
+        "unjudged": len(rows) - len(own),
     }
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """What was judged: the same id with another prediction is another question to the judge."""
+    text = json.dumps([str(row[name]) for name in ("question", "answer", "prediction")])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def predictions_of(samples: str | os.PathLike, output: str | os.PathLike) -> Path:
     """
     What lmms-eval logged with `--log_samples` (`*_samples_TASK.jsonl`) as predictions to be judged.
+
+    Ids are those of the set (`id` or `question_id`), or the number that lmms-eval gave to the question.
 
     Raises:
         LinVTInputError: a line without the fields of such a log, named.
@@ -97,22 +125,31 @@ def predictions_of(samples: str | os.PathLike, output: str | os.PathLike) -> Pat
         try:
             doc, answered = entry["doc"], entry["filtered_resps"]
             answered = answered[0] if isinstance(answered, list) else answered
-            row = {"id": str(doc["id"]), "question": doc["question"], "answer": doc["answer"], "prediction": answered}
-        except (KeyError, IndexError) as error:
+            name = next((str(doc[key]) for key in ("id", "question_id") if key in doc), None)
+            row = {
+                "id": name or str(entry["doc_id"]),
+                "question": doc["question"],
+                "answer": doc["answer"],
+                "prediction": answered,
+            }
+        except (KeyError, IndexError, TypeError) as error:
             raise LinVTInputError(
                 f"{samples}: row {number} has no {error}. Run lmms-eval with --log_samples."
             ) from error
-        lines.append(json.dumps(row) + "\n")
+        lines.append(json.dumps({**row, "prediction": answered}) + "\n")
     output.write_text("".join(lines), encoding="utf-8")
     return output
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
+    places: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = _json_or_none(line) or {}
         if missing := [name for name in ("id", "question", "answer", "prediction") if name not in row]:
             raise LinVTInputError(f"{path}: row {number} has no {missing[0]!r}.")
+        if (first := places.setdefault(str(row["id"]), number)) != number:
+            raise LinVTInputError(f"{path}: rows {first} and {number} have the same id {str(row['id'])!r}.")
         rows.append({**row, "id": str(row["id"])})
     if not rows:
         raise LinVTInputError(f"{path} has no predictions.")
@@ -126,7 +163,7 @@ def _json_or_none(line: str) -> Any:
         return None
 
 
-def _ask(url: str, model: str, key: str, timeout: float, prompt: str) -> dict[str, Any]:
+def _ask(url: str, model: str, key: str, timeout: float, prompt: str) -> str:
     body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
     request = urllib.request.Request(
         f"{url.rstrip('/')}/chat/completions",
@@ -135,26 +172,32 @@ def _ask(url: str, model: str, key: str, timeout: float, prompt: str) -> dict[st
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
-            text = json.load(reply)["choices"][0]["message"]["content"]
+            return json.load(reply)["choices"][0]["message"]["content"] or ""
     except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise JudgeError(
             f"The judge {model!r} at {url} did not answer: {error}. What was judged is kept; call again to go on."
         ) from error
-    return _verdict(text, model)
 
 
 def _verdict(text: str, model: str) -> dict[str, Any]:
-    found = [one for one in map(_json_or_none, _VERDICT.findall(text or "")) if isinstance(one, Mapping)]
-    for one in found:
-        if (
-            str(one.get("pred")).lower() in ("yes", "no")
-            and str(one.get("score")).isdigit()
-            and int(one["score"]) <= 5
-        ):
-            return {"pred": str(one["pred"]).lower(), "score": int(one["score"])}
+    """The first verdict in a reply, as JSON or, as judges of this protocol often write it, as a dict of Python."""
+    for one in map(_mapping_or_none, _VERDICT.findall(text)):
+        said, score = str((one or {}).get("pred")).lower(), str((one or {}).get("score"))
+        if said in ("yes", "no") and _SCORE.fullmatch(score) and float(score) <= 5:
+            return {"pred": said, "score": float(score)}
     raise JudgeError(
         f"The judge {model!r} gave no verdict but {text!r}. What was judged is kept; call again to go on."
     )
+
+
+def _mapping_or_none(text: str) -> Mapping[str, Any] | None:
+    found = _json_or_none(text)
+    if found is None:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return None
+    return found if isinstance(found, Mapping) else None
 
 
 __all__: Sequence[str] = ["JudgeError", "PROMPT", "judge", "predictions_of"]

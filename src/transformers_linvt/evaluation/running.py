@@ -18,13 +18,12 @@ from ..demo.world import PICTURE_SIZE
 from ..errors import LinVTInputError, unknown_argument
 from ..files import replacing
 from .answering import Answerer, Shown, parse_answer
-from .diagnostics import DIAGNOSTICS, DiagnosticClip, chance_of, make_clips, options_of
+from .diagnostics import DIAGNOSTICS, WITH_REVERSE, DiagnosticClip, chance_of, make_clips, options_of
 from .limits import NUM_SCRIPTS, Group, ceilings, constant_score, group_of, policies_for
 from .statistics import clustered_interval, wilson
 
 
 FORMAT = "linvt-evaluation-1"
-WITH_REVERSE = "with its reverse"  # variant under which a clip counts as right only if its reverse is, too
 
 _CLIPS_AT_ONCE = 8  # after which what was answered is written down
 
@@ -111,6 +110,7 @@ def evaluate(
     model_name: str = "",
     on_progress: Callable[[int, int, str], None] | None = None,
     restart: bool = False,
+    reuse: bool = False,
 ) -> dict[str, Any]:
     """
     Ask everything, write the JSON, and return what is in it.
@@ -131,15 +131,23 @@ def evaluate(
             Called with the clips done, all clips, and what is being asked.
         restart (`bool`, defaults to `False`):
             Whether answers that are there already, and an output, are to be thrown away.
+        reuse (`bool`, defaults to `False`):
+            Whether an output that is there already is returned as it is, if it was made with the same model, settings
+            and versions.
 
     Raises:
-        LinVTInputError: the output is there, or the answers beside it are of another model or of other settings.
+        LinVTInputError: the output is there, or the answers in it or beside it are of another model or of other
+            settings.
     """
     output = Path(output)
     partial = output.with_name(f"{output.name}.partial.jsonl")
     header = _header(answerer, settings, model_name)
     if restart:
         partial.unlink(missing_ok=True)
+    elif output.exists() and reuse:
+        report = read_report(output)
+        _check_same(output, report, header)
+        return report
     elif output.exists():
         raise LinVTInputError(f"{output} exists already. Name another file, or say restart=True to replace it.")
     rows = _Answers(partial, header)

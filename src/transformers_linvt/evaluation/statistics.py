@@ -55,6 +55,8 @@ class PairedDifference:
 
     Attributes:
         points, low, high (`float`): the difference and its 95 % interval, a bootstrap over clips.
+        first, second (`float`): percent of right answers of each.
+        asked (`int`): questions.
         only_first, only_second (`int`): questions that only one of them answered rightly.
         p_value (`float`): of McNemar's exact test, which takes questions for independent.
     """
@@ -62,6 +64,9 @@ class PairedDifference:
     points: float
     low: float
     high: float
+    first: float
+    second: float
+    asked: int
     only_first: int
     only_second: int
     p_value: float
@@ -72,6 +77,10 @@ def paired_difference(
 ) -> PairedDifference:
     """
     How much more often the second model is right than the first, on the same questions about the same clips.
+
+    Where every clip has the same difference, mostly none, a bootstrap knows no doubt; the interval then reaches as far
+    to both sides as Wilson's does for none of as many questions as there are clips: that 12 clips show no difference
+    rules out one of 25 points, and no smaller one.
 
     Args:
         first, second: for every clip, whether each of its questions was answered rightly; of the same shape.
@@ -94,6 +103,9 @@ def paired_difference(
     gains = others - sums
     drawn = np.random.default_rng(seed).integers(len(gains), size=(NUM_DRAWS, len(gains)))
     low, high = np.percentile(gains[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+    if np.ptp(gains / counts) == 0:
+        reach, every = wilson(0, len(gains))[1] / 100, gains[0] / counts[0]
+        low, high = max(-1.0, every - reach), min(1.0, every + reach)
     pairs = [(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)]
     only_first = sum(bool(a) and not b for a, b in pairs)
     only_second = sum(bool(b) and not a for a, b in pairs)
@@ -101,6 +113,9 @@ def paired_difference(
         points=100 * float(gains.sum() / counts.sum()),
         low=100 * float(low),
         high=100 * float(high),
+        first=100 * float(sums.sum() / counts.sum()),
+        second=100 * float(others.sum() / counts.sum()),
+        asked=len(pairs),
         only_first=only_first,
         only_second=only_second,
         p_value=_mcnemar(only_first, only_second),
