@@ -2,11 +2,13 @@
 What a second question about a video costs through the pipeline, against the first: CPU time, for 8 to 64 frames.
 
     python benchmarks/second_question.py --frames 8 64
+    python benchmarks/second_question.py --model internvl
 
-The base has the shape of a Qwen2-VL, scaled down, with random weights, so nothing is downloaded; the video is an H.264
-file that is drawn here. *First* is a pipeline that remembers nothing (`cache_size=0`), *second* one that was asked
-before, *folder* one that finds the video in `cache_dir`. All three read the file for its digest or its frames, write
-a prompt and generate `--new-tokens` tokens. The figures are the least of `--repeats` runs of CPU time, one thread.
+The base has the shape of a Qwen2-VL or an InternVL, scaled down, with random weights, so nothing is downloaded; the
+video is an H.264 file that is drawn here. *First* is a pipeline that remembers nothing (`cache_size=0`), *second* one
+that was asked before, *folder* one that finds the video in `cache_dir`. All three read the file for its digest or its
+frames, write a prompt and generate `--new-tokens` tokens. The figures are the least of `--repeats` runs of CPU time,
+one thread.
 """
 
 import argparse
@@ -18,15 +20,15 @@ from pathlib import Path
 
 import torch
 import transformers
-from scaled_models import scaled_qwen2_vl
+from scaled_models import SCALED
 
 from transformers_linvt import VideoQuestionAnsweringPipeline
 from transformers_linvt.demo.shapes import make_clip, write_clip
 
 
-def make_pipe(**options: object) -> VideoQuestionAnsweringPipeline:
-    """The pipeline of a scaled Qwen2-VL."""
-    model, processor = scaled_qwen2_vl()
+def make_pipe(name: str, **options: object) -> VideoQuestionAnsweringPipeline:
+    """The pipeline of a scaled model."""
+    model, processor = SCALED[name]()
     return VideoQuestionAnsweringPipeline(model=model, processor=processor, device="cpu", **options)
 
 
@@ -43,17 +45,18 @@ def least(work: Callable[[], object], repeats: int) -> float:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SCALED, default="qwen2-vl", help="whose shape (default: qwen2-vl)")
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 64], help="frames of the video (default: 8 64)")
     parser.add_argument("--new-tokens", type=int, default=4, help="length of an answer (default: 4)")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the fastest counts (default: 3)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
+    print(f"{arguments.model}, {platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
     print(f"{'frames':>6} {'first s':>8} {'second s':>9} {'times':>6} {'folder s':>9} {'times':>6}")
     with tempfile.TemporaryDirectory() as folder:
-        forgets, remembers = make_pipe(cache_size=0), make_pipe()
-        on_disk = make_pipe(cache_size=0, cache_dir=Path(folder) / "cache")
+        forgets, remembers = make_pipe(arguments.model, cache_size=0), make_pipe(arguments.model)
+        on_disk = make_pipe(arguments.model, cache_size=0, cache_dir=Path(folder) / "cache")
         for count in arguments.frames:
             path = str(Path(folder) / f"{count}.mp4")
             write_clip(path, make_clip("scenes", seed=0, num_frames=count)[0])

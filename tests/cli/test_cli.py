@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from transformers.utils import logging
@@ -21,6 +22,7 @@ from transformers_linvt import (
     LinVTError,
     LinVTForVideoQA,
     LinVTProcessor,
+    VideoFeatures,
     cli,
     embedded_base_path,
     embedded_model_path,
@@ -28,6 +30,7 @@ from transformers_linvt import (
 from transformers_linvt.cli.output import in_flags
 from transformers_linvt.demo.shapes import COLOURS, SHAPES, make_clip, write_clip
 from transformers_linvt.pipeline import progress
+from transformers_linvt.video.duplicates import DuplicateFinder
 
 
 SOURCES = Path(transformers_linvt.__file__).parents[1]
@@ -163,6 +166,36 @@ def test_encode_writes_what_ask_takes(linvt, clip, tmp_path):
     assert linvt("wrap", base, "other", "--num-video-tokens", 16, "--num-heads", 2, "--bottleneck-size", 16)[0] == 0
     status, _, err = linvt("ask", "clip.safetensors", question, "--model", "other")
     assert status == 1 and "encoded by another model" in err[0]
+
+
+def test_repeats_are_encoded_once_as_the_command_says(linvt, tmp_path):
+    grey = np.repeat([60, 90, 120, 150, 180], [4, 2, 3, 1, 2]) + np.arange(FRAMES) % 2  # held, but for the last level
+    frames = np.broadcast_to(grey.astype(np.uint8)[:, None, None, None], (FRAMES, 64, 64, 3))
+    write_clip("slides.mp4", np.ascontiguousarray(frames))
+    for given, expected in (("8", 5), ("no", FRAMES)):
+        assert linvt("encode", "slides.mp4", "v.safetensors", "--skip-duplicate-frames", given)[0] == 0
+        assert VideoFeatures.load("v.safetensors").num_encoded_frames == expected
+        # how it was made is in the file: no option of the command that asks
+        assert linvt("ask", "v.safetensors", QUESTION)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ask CLIP Who?", "run rows.jsonl out.jsonl", "inspect CLIP out.png",
+        "eval --diagnostics static --frames 5 --clips 1",
+    ],
+)  # fmt: skip
+def test_which_repeats_are_left_out_reaches_the_frames(linvt, clip, tmp_path, monkeypatch, command):
+    row = {"id": "a", "video": clip[0], "question": QUESTION}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found, make = [], DuplicateFinder.__init__
+    monkeypatch.setattr(
+        DuplicateFinder, "__init__", lambda self, levels: (found.append(levels), make(self, levels))[1]
+    )
+    words = [clip[0] if word == "CLIP" else word for word in command.split()]
+    assert linvt(*words, "--skip-duplicate-frames", 7)[0] == 0
+    assert found and set(found) == {7.0}
 
 
 def test_a_folder_remembers_videos_between_commands(linvt, clip, tmp_path, monkeypatch):
@@ -334,6 +367,18 @@ BAD_COMMANDS = {  # command: exit status, what its line says
     "ask clip.mp4 Who? --limit max_bytes=x": (2, "'x' is not a number above 0"),
     "ask clip.mp4 Who? --limit max_bytes=3": (1, "over the limit of 3"),
     "ask gone.safetensors Who?": (1, "gone.safetensors does not exist"),
+    "ask a.safetensors Who? --skip-duplicate-frames 2 --limit max_bytes=3": (
+        1,
+        "--limit, --skip-duplicate-frames has no effect: a.safetensors was encoded before",
+    ),
+    "ask clip.mp4 Who? --skip-duplicate-frames some": (2, "'some' is not yes, no, or a number of levels"),
+    "run rows.jsonl out.jsonl --skip-duplicate-frames 256": (2, "'256' is not yes, no, or a number of levels"),
+    "eval --arm uniform --skip-duplicate-frames 2": (
+        1,
+        "--skip-duplicate-frames 2.0 has no effect with --arm 'uniform'",
+    ),
+    "eval --write-clips clips --skip-duplicate-frames no": (1, "has no effect where no model is asked"),
+    "eval --compare a.json b.json --skip-duplicate-frames 2": (1, "has no effect where no model is asked"),
     "encode clip.mp4 out.bin": (1, "does not end in .safetensors"),
     "encode clip.mp4 nowhere/out.safetensors": (1, "does not exist. Make it first"),
     "encode page.mp4 out.safetensors": (1, "page.mp4"),

@@ -1,7 +1,5 @@
 """Which parts of a base leave out numbers at random while training: a frozen base would only train LinVT on noise."""
 
-from collections.abc import Iterator
-
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -10,15 +8,28 @@ from transformers import PreTrainedModel
 _OF_ADAPTERS = "lora_"
 
 
-def modules_with_dropout(base: PreTrainedModel) -> Iterator[nn.Module]:
+def rest_what_is_frozen(base: PreTrainedModel) -> None:
     """
-    The modules of a base that drop anything in training mode, by a layer, a rate of their own or their config's.
+    Take out of training mode what would change, or drop, though nothing of it is trained.
 
-    Modules of an adapter (LoRA) are left out. Each is meant without its children.
+    Norms that keep running averages keep them. Where no weight of the base itself has a gradient, modules that drop
+    anything in training mode, by a layer, a rate of their own or their config's, drop nothing; those of an adapter
+    (LoRA) do. Made once a step, so in one walk.
     """
+    dropping, trains = [], False
     for name, module in base.named_modules():
-        if _OF_ADAPTERS not in name and _drops(module):
-            yield module
+        if vars(module).get("track_running_stats"):
+            module.eval()
+        if _OF_ADAPTERS in name:
+            continue
+        weights = module._parameters.items()
+        trains = trains or any(
+            weight is not None and weight.requires_grad and _OF_ADAPTERS not in own for own, weight in weights
+        )
+        if _drops(module):
+            dropping.append(module)
+    for module in () if trains else dropping:
+        module.training = False  # without its children
 
 
 def _drops(module: nn.Module) -> bool:
@@ -37,4 +48,4 @@ def _is_rate(name: str, value: object) -> bool:
     return "drop" in name and isinstance(value, float) and value > 0
 
 
-__all__ = ["modules_with_dropout"]
+__all__ = ["rest_what_is_frozen"]

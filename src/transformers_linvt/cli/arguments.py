@@ -231,6 +231,7 @@ def _add_eval(commands: Any) -> None:
     how = parser.add_argument_group("how it is asked")
     how.add_argument("--uniform-frames", type=_positive_integer, metavar="N", help="pictures of the arm uniform (8)")
     how.add_argument("--batch-size", type=_positive_integer, default=16, metavar="N", help="prompts at once (16)")
+    _add_repeats(how)
     _add_loading(how)
     _add_verbose(parser)
     parser.set_defaults(run=evaluating.run)
@@ -325,8 +326,19 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", type=_natural_number, metavar="S", help="first second of the part to look at")
     group.add_argument("--end", type=_positive_number, metavar="S", help="last second of the part to look at")
     group.add_argument("--video-backend", choices=_BACKENDS, metavar="B", help=", ".join(_BACKENDS))
+    _add_repeats(group)
     _add_limits(group)
     group.add_argument("--allow-urls", action="store_true", default=None, help="VIDEO may be an http or https URL")
+
+
+def _add_repeats(group: Any) -> None:
+    group.add_argument(
+        "--skip-duplicate-frames",
+        type=_levels,
+        metavar="L",
+        help="what is encoded once: frames that differ from the one before by at most L levels of 255 in no square "
+        "of 16x16 pixels; yes for identical ones, no for none (as the checkpoint says, else yes)",
+    )
 
 
 def _add_limits(group: Any) -> None:
@@ -338,6 +350,15 @@ def _add_limits(group: Any) -> None:
         metavar="NAME=N",
         help=f"what a video may cost at most ({', '.join(_LIMITS)}), or none; may be given several times",
     )
+
+
+def _levels(text: str) -> bool | float:
+    if text.lower() in ("yes", "no"):
+        return text.lower() == "yes"
+    number = _number(text, float, "yes, no, or a number of levels from 0 to 255", 0.0)
+    if number > 255:
+        raise argparse.ArgumentTypeError(f"{text!r} is not yes, no, or a number of levels from 0 to 255")
+    return number
 
 
 def _port(text: str) -> int:

@@ -39,6 +39,7 @@ def ask(arguments: argparse.Namespace) -> None:
         read_subtitles(arguments.subtitles)
     elif arguments.max_subtitle_tokens is not None:
         raise LinVTInputError("--max-subtitle-tokens has no effect without --subtitles. Give both, or neither.")
+    _check_has_an_effect(videos, arguments)
     for video in videos:
         _check_video(video, arguments, looks_inside=len(videos) == 1)
         if pictures and video.endswith(ENCODED):
@@ -181,7 +182,10 @@ def _load(arguments: argparse.Namespace) -> Any:
     cache = {"cache_dir": folder} if folder is not None else {}
     # the libraries' own bars are off here
     bars = {"progress_bar": not arguments.quiet}
-    return load(arguments.model, arguments.device, arguments.dtype, **cache, **bars, **trusted(arguments))
+    return load(
+        arguments.model, arguments.device, arguments.dtype, arguments.skip_duplicate_frames,
+        **cache, **bars, **trusted(arguments),
+    )  # fmt: skip
 
 
 def sampling_of_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -190,6 +194,19 @@ def sampling_of_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     if given["limits"] is not None:
         given["limits"] = transformers_linvt.VideoLimits(**dict(given["limits"]))
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_has_an_effect(videos: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Refuse what says how a video is read where every one was read and encoded before."""
+    names = [name for name in (*_SAMPLING, "skip_duplicate_frames") if getattr(arguments, name) is not None]
+    if names and all(video.endswith(ENCODED) for video in videos):
+        options = ", ".join(
+            f"--{name.removesuffix('s') if name == 'limits' else name.replace('_', '-')}" for name in names
+        )
+        raise LinVTInputError(
+            f"{options} has no effect: {', '.join(videos)} was encoded before. Leave it out, or encode the video "
+            "again with it (linvt encode)."
+        )
 
 
 def _check_video(video: str, arguments: argparse.Namespace, looks_inside: bool = True) -> None:

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Ask one model, or compare two."""
+    asks = not arguments.write_clips and not all(name.endswith(_REPORT) for name in arguments.compare or [""])
+    if arguments.skip_duplicate_frames is not None and not asks:
+        raise LinVTInputError("--skip-duplicate-frames has no effect where no model is asked. Leave it out.")
     if arguments.write_clips:
         _write(arguments)
         return
@@ -123,6 +126,7 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: boo
         dtype=arguments.dtype,
         loading=trusted(arguments),
         arm=arguments.arm,
+        skip_duplicate_frames=arguments.skip_duplicate_frames,
         batch_size=arguments.batch_size,
         num_uniform=settings.num_uniform,
         max_new_tokens=settings.max_new_tokens,

@@ -15,7 +15,13 @@ from ..errors import CheckpointError, LinVTError, LinVTInputError, check_folder
 _CONNECT_SECONDS = 10
 
 
-def load(model: str | None, device: str | None, dtype: str, **options: Any) -> Any:
+def load(
+    model: str | None,
+    device: str | None,
+    dtype: str,
+    skip_duplicate_frames: bool | float | None = None,
+    **options: Any,
+) -> Any:
     """The pipeline; what transformers and torch say about a bad name or device becomes an error of ours."""
     name = transformers_linvt.embedded_model_path() if model is None else model
     check_folder(name)
@@ -28,12 +34,15 @@ def load(model: str | None, device: str | None, dtype: str, **options: Any) -> A
         )
     try:
         make: Any = transformers.pipeline  # its types know the tasks of transformers alone
-        return make("video-question-answering", model=name, device=device, dtype=dtype, **options)
+        pipe = make("video-question-answering", model=name, device=device, dtype=dtype, **options)
     except LinVTError:
         raise
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         on = f" on the device {device!r}" if device else ""
         raise CheckpointError(f"The model {name!r} could not be loaded{on}: {error}") from error
+    if skip_duplicate_frames is not None:
+        pipe.processor.skip_duplicate_frames = skip_duplicate_frames
+    return pipe
 
 
 def _kind_of(name: str) -> Any:

@@ -27,13 +27,15 @@ def run(arguments: argparse.Namespace) -> None:
         "max_new_tokens": arguments.max_new_tokens,
         **{name: repr(value) for name, value in sampling.items()},
     }
+    if arguments.skip_duplicate_frames is not None:
+        settings["skip_duplicate_frames"] = repr(arguments.skip_duplicate_frames)
     how: dict[str, Any] = {**sampling, "num_workers": arguments.num_workers, "progress_bar": False}
     if arguments.max_new_tokens:
         how["max_new_tokens"] = arguments.max_new_tokens
     if arguments.video_root is not None:
         how["video_root"] = arguments.video_root
     rows, errors = transformers_linvt.answer_file(
-        lambda: load(arguments.model, device, arguments.dtype, **trusted(arguments)),
+        lambda: load(arguments.model, device, arguments.dtype, arguments.skip_duplicate_frames, **trusted(arguments)),
         arguments.input,
         arguments.output,
         settings,

@@ -16,6 +16,7 @@ from ..model.configuration_linvt import LinVTConfig
 from ..model.modeling_linvt import LinVTForVideoQA
 from ..model.origin import digest_of_model
 from ..model.processing_linvt import LinVTProcessor
+from ..video.duplicates import levels_of
 from .diagnostics import FRAMES_PER_SECOND
 
 
@@ -115,6 +116,7 @@ class Answerer:
         device: str | None = None,
         dtype: str = "auto",
         loading: Mapping[str, Any] | None = None,
+        skip_duplicate_frames: bool | float | None = None,
         **options: Any,
     ) -> "Answerer":
         """
@@ -123,10 +125,13 @@ class Answerer:
         Args:
             name, device, dtype: of the model; the fastest device there is if none is given.
             loading: further arguments of `from_pretrained`, such as `revision`.
+            skip_duplicate_frames (`bool` or `float`, *optional*): instead of the processor's own setting; of the arm
+                `"linvt"` only.
             options: arguments of the class.
 
         Raises:
             CheckpointError: nothing loadable, or the device is not there.
+            LinVTInputError: frames are to be left out that do not go through LinVT.
         """
         check_folder(name)
         loading = dict(loading or {})
@@ -143,7 +148,16 @@ class Answerer:
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (RuntimeError, AssertionError) as error:
             raise CheckpointError(f"{name!r} could not be moved to the device {device!r}: {error}") from error
-        return cls(model, processor, **options)
+        answerer = cls(model, processor, **options)
+        if skip_duplicate_frames is not None:
+            if answerer.arm != "linvt":
+                raise LinVTInputError(
+                    f"skip_duplicate_frames={skip_duplicate_frames} has no effect with arm={answerer.arm!r}, whose "
+                    "frames do not go through LinVT. Leave it out, or use arm='linvt'."
+                )
+            levels_of(skip_duplicate_frames)
+            processor.skip_duplicate_frames = skip_duplicate_frames
+        return answerer
 
     @property
     def policy(self) -> str | None:
@@ -159,6 +173,8 @@ class Answerer:
         if self.is_linvt:
             about["digest"] = digest_of_model(self.model.model)
             about["num_video_tokens"] = self.model.config.num_video_tokens
+            if levels := levels_of(self.processor.skip_duplicate_frames):  # identical ones change no answer
+                about["skip_duplicate_frames"] = levels
         return about
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..bases.base import BaseBridge
 from ..bases.cache import CACHE_NAME, with_cache_named
-from ..bases.dropout import modules_with_dropout
+from ..bases.dropout import rest_what_is_frozen
 from ..bases.fingerprint import Fingerprint
 from ..bases.layouts import FRAME_PREFIX
 from ..bases.positions import check_grid_positions, forget_positions, go_on_from, has_grid_positions
@@ -134,13 +134,7 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         A base whose weights were given their gradient back drops as it always does; LoRA's own dropout stays.
         """
         super().train(mode)
-        for module in self.base_vlm.modules():
-            if getattr(module, "track_running_stats", False):
-                module.eval()
-        weights = (weight for name, weight in self.base_vlm.named_parameters() if "lora_" not in name)
-        if not any(weight.requires_grad for weight in weights):
-            for module in modules_with_dropout(self.base_vlm):
-                module.training = False
+        rest_what_is_frozen(self.base_vlm)
         return self
 
     def prepare(

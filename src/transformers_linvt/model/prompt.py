@@ -159,6 +159,7 @@ class WritesPrompts(HasBaseProcessor):
         template: str | None,
         flags: Mapping[str, Any],
         with_assistant_spans: bool = False,
+        with_question_spans: bool = True,
     ) -> RenderedPrompt:
         """The base's template, with `<|linvt_video|>` where a video stands, and where the question stands in it."""
         template = self._template(template)
@@ -178,7 +179,7 @@ class WritesPrompts(HasBaseProcessor):
 
         text = write(conversation.messages)
         spans: list[Span] = []
-        if is_asked:
+        if is_asked and with_question_spans:
             without_marks, spans = _take_marks_out(write(conversation.marked_messages))
             if without_marks != text or not spans:
                 logger.warning_once("The chat template changes the text of the question, so its tokens are not known.")
@@ -221,10 +222,11 @@ class WritesPrompts(HasBaseProcessor):
                 return ""
             part = messages[:number]
             frames = videos[: len(list(parts_of(part, "video")))] if videos is not None else None
-            return str(self._render(self._rewrite(part, frames), template, {**flags, **more}))
+            conversation = self._rewrite(part, frames)
+            return str(self._render(conversation, template, {**flags, **more}, with_question_spans=False))
 
-        is_answer = messages[turn]["role"] == "assistant"
-        before, behind = render(turn, add_generation_prompt=is_answer), render(turn + 1)
+        is_answer, is_last = messages[turn]["role"] == "assistant", turn + 1 == len(messages)
+        before, behind = render(turn, add_generation_prompt=is_answer), prompt if is_last else render(turn + 1)
         if is_answer and behind.startswith(before + self.added.last):
             before += self.added.last  # which the base's processor would write there
         if is_answer and not behind.startswith(before):

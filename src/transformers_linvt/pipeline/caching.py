@@ -220,15 +220,15 @@ class Keys:
         """The key of frames, wherever they are from."""
         return digest_of(digest_of_frames(video), self.of_encoder(), VERSIONS)
 
-    def of_encoder(self) -> str:
-        """What frames go through: how they are prepared, and the weights."""
+    def of_encoder(self, counts_repeats: bool = True) -> str:
+        """What frames go through: how they are prepared, and the weights; and which are left out as repeats."""
         weights = weights_of_frames(self.model)
         state = state_of_weights(weights)
         if self._weights is None or self._weights[0] != state:
             self._weights = state, digest_of_weights(weights) if self.for_files else digest_of(state)
         config = self.model.config
         settings = sorted(config.tokenizer_kwargs.items()), digest_of_settings(config)
-        return digest_of(self._weights[1], settings, digest_of_processor(self.processor))
+        return digest_of(self._weights[1], settings, digest_of_processor(self.processor, counts_repeats))
 
 
 __all__ = ["FeatureCache", "Keys", "SeenVideo"]

@@ -72,7 +72,7 @@ class SeesVideos:
 
     def _check_encoder(self, features: VideoFeatures) -> None:
         made_by = features.about.get("encoder")
-        if made_by is not None and made_by != Keys(self._linvt, self.processor, for_files=True).of_encoder():
+        if made_by is not None and made_by != Keys(self._linvt, self.processor, for_files=True).of_encoder(False):
             raise LinVTInputError(
                 "The video was encoded by another model, or prepared by another processor, than this pipeline has. "
                 "Encode it again with this one: pipe.encode(video)."

@@ -228,7 +228,7 @@ class VideoQuestionAnsweringPipeline(SeesVideos, Pipeline):
         with frames_bar(self._postprocess_params.get("progress_bar")):
             seen = self._see(video, **{**self._preprocess_params, **sampling})
             features = self._answerer.features_of(seen)
-        encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder()
+        encoder = Keys(self._linvt, self.processor, for_files=True).of_encoder(counts_repeats=False)
         return with_about(features, seen.video, encoder=encoder)
 
     # -- what is asked --

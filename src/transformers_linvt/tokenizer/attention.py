@@ -157,23 +157,26 @@ class SpatioTemporalBlock(nn.Module):
         return attended.view_as(states)
 
     def _attend_over_time(self, states: torch.Tensor, mask: torch.Tensor | None, offset: int) -> torch.Tensor:
-        batch, num_frames, tokens_per_frame, _ = states.shape
-        before, window, after = self._windows(num_frames, offset)
-        if mask is None and before + after:
-            mask = states.new_ones(states.shape[:-1], dtype=torch.bool)
+        batch, num_frames, tokens_per_frame, dim = states.shape
         # (batch, frames, places, dim) -> (batch, places, frames, dim) -> one row per window of one place
-        windows = F.pad(states.transpose(1, 2), (0, 0, before, after)).reshape(-1, window, states.shape[-1])
-        if mask is not None:
-            mask = F.pad(mask.transpose(1, 2), (before, after)).reshape(-1, window)
-        attended = self.temporal_attention(windows, windows, mask)
-        attended = attended.reshape(batch, tokens_per_frame, before + num_frames + after, -1)
-        return attended[:, :, before : before + num_frames].transpose(1, 2)
+        states, mask = states.transpose(1, 2), None if mask is None else mask.transpose(1, 2)
+        attended, start = [], 0
+        for length, count in self._windows(num_frames, offset):
+            inside = slice(start, start := start + length * count)
+            windows = states[:, :, inside].reshape(-1, length, dim)
+            own = None if mask is None else mask[:, :, inside].reshape(-1, length)
+            attended.append(
+                self.temporal_attention(windows, windows, own).reshape(batch, tokens_per_frame, length * count, dim)
+            )
+        return torch.cat(attended, dim=2).transpose(1, 2)
 
-    def _windows(self, num_frames: int, offset: int) -> tuple[int, int, int]:
-        """Empty frames before, window length, empty frames after; a video inside the first window needs none."""
-        if num_frames <= self.temporal_window - offset:
-            return 0, num_frames, 0
-        return offset, self.temporal_window, -(offset + num_frames) % self.temporal_window
+    def _windows(self, num_frames: int, offset: int) -> list[tuple[int, int]]:
+        """Lengths of the windows in order, each with how many of them follow each other; none has an empty frame."""
+        first = min(self.temporal_window - offset, num_frames) if offset else 0
+        num_whole, last = divmod(num_frames - first, self.temporal_window)
+        if first == last and not num_whole:
+            return [(first, 2)]
+        return [(length, n) for length, n in ((first, 1), (self.temporal_window, num_whole), (last, 1)) if length * n]
 
     def num_finished(self, first: int, num_frames: int) -> int:
         """How many of `num_frames` frames, from frame `first` of a video on, have complete windows."""

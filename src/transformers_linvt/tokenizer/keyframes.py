@@ -147,9 +147,17 @@ class NoveltyScan:
         is_new = self._decide(is_far, novelty, mask, allowance) | ~self.seen.unsqueeze(-1)
         is_new = is_new & mask.unsqueeze(-1)
         self.seen = self.seen | mask
-        self.references = torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), self.references)
+        self._remember(tokens, is_new)
         self.squares = torch.where(is_new, squares.unsqueeze(-1), self.squares)
         return novelty, is_new
+
+    def _remember(self, tokens: torch.Tensor, is_new: torch.Tensor) -> None:
+        """Put the tokens that are new in the place of their references."""
+        if tokens.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would wait to know how many are new
+            self.references = torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), self.references)
+            return
+        video, place, level = is_new.nonzero(as_tuple=True)  # few, and all references would be copied
+        self.references[video, place, level] = tokens[video, place]
 
     def _decide(
         self, is_far: torch.Tensor, novelty: torch.Tensor, mask: torch.Tensor, allowance: torch.Tensor | None

@@ -1,7 +1,7 @@
 """Frames of a video in pieces, decoded ahead in a thread: however long it is, only a few are held at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .reading import read_into
 from .record import UnseenFrames
 
 
-AHEAD_BYTES, AHEAD_FRAMES = 16 << 20, 64  # decoded frames that wait for whoever takes them
+AHEAD_BYTES, AHEAD_FRAMES = 8 << 20, 32  # decoded frames that wait for whoever takes them
 
 _SAMPLING = ("num_frames", "fps", "start", "end", "max_frames")
 
@@ -102,25 +102,23 @@ def in_chunks(
         max_bytes (`int`): most memory of its pixels, where that is more than one frame.
         multiple (`int`): what the frames of every chunk but the last are a multiple of.
     """
-    waiting: list[FrameChunk] = []
+    chunk, num_filled = None, 0
     for item in items:
         if isinstance(item, VideoFrames):
-            if waiting:
-                yield _joined(waiting)
+            if chunk is not None:
+                yield replace(chunk, frames=chunk.frames[:num_filled])
             yield item
             return
-        if item.start == 0:  # what was read before is void
-            waiting = []
-        waiting.append(item)
-        fitting = max(1, min(max_frames, max_bytes // max(item.frames.nbytes, 1)) // multiple) * multiple
-        if len(waiting) >= fitting:
-            yield _joined(waiting)
-            waiting = []
-
-
-def _joined(chunks: list[FrameChunk]) -> FrameChunk:
-    first = chunks[0]
-    return FrameChunk(np.concatenate([one.frames for one in chunks]), first.start, first.timestamps, first.source)
+        if chunk is None or item.start == 0:  # what was read before is void
+            fitting = max(1, min(max_frames, max_bytes // max(item.frames.nbytes, 1)) // multiple) * multiple
+            fitting = min(fitting, len(item.timestamps) - item.start)
+            # one piece of memory, and each frame is free again when it was copied there
+            chunk, num_filled = replace(item, frames=np.empty((fitting, *item.frames.shape[1:]), np.uint8)), 0
+        chunk.frames[num_filled] = item.frames[0]
+        num_filled += 1
+        if num_filled == len(chunk.frames):
+            yield chunk
+            chunk = None
 
 
 __all__ = ["FrameChunk", "in_chunks", "start_reading"]
