@@ -261,7 +261,7 @@ def test_sampling_and_generation_options_reach_the_pipeline(linvt, clip, monkeyp
     words = "--fps 2 --max-frames 9 --start 0.5 --end 1 --video-backend pyav --max-new-tokens 3 --model m --device cpu"
     assert linvt("ask", clip[0], "Who?", *words.split(), "--dtype", "bfloat16")[0] == 0
     assert seen == {
-        "model": ("m", "cpu", "bfloat16"), "video": clip[0], "question": ["Who?"], "return_evidence": False,
+        "model": ("m", "cpu", "bfloat16", None), "video": clip[0], "question": ["Who?"], "return_evidence": False,
         "fps": 2.0, "max_frames": 9, "start": 0.5, "end": 1.0, "video_backend": "pyav", "max_new_tokens": 3,
     }  # fmt: skip
 
