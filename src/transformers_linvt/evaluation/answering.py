@@ -156,7 +156,7 @@ class Answerer:
                     "frames do not go through LinVT. Leave it out, or use arm='linvt'."
                 )
             levels_of(skip_duplicate_frames)
-            processor.skip_duplicate_frames = skip_duplicate_frames
+            answerer.processor.skip_duplicate_frames = skip_duplicate_frames
         return answerer
 
     @property

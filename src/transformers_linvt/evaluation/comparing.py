@@ -78,10 +78,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[Cell, P
 def _together_with_reverse(pairs: Mapping[Cell, Mapping[int, list]]) -> dict[Cell, dict[int, list]]:
     """For clips that were shown in both orders, whether each model answered both rightly."""
     found = {}
-    for (diagnostic, num_frames, variant, *question), backwards in pairs.items():
-        if variant == "backwards" and question[-1] != "all":
-            forwards = pairs[diagnostic, num_frames, "", *question]
-            found[diagnostic, num_frames, WITH_REVERSE, *question] = {
+    for (diagnostic, num_frames, variant, subject, kind), backwards in pairs.items():
+        if variant == "backwards" and kind != "all":
+            forwards = pairs[diagnostic, num_frames, "", subject, kind]
+            found[diagnostic, num_frames, WITH_REVERSE, subject, kind] = {
                 number: [tuple(map(all, zip(*forwards[number], *backwards[number], strict=True)))]
                 for number in backwards
             }
@@ -178,7 +178,7 @@ def table_of_results(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def table_of_differences(differences: Mapping[Cell, PairedDifference]) -> list[tuple[str, ...]]:
     """Rows for a terminal or a page, headings first."""
     columns = ("clips", "T", "question", "asked", "first", "second", "points", "95 %")
-    rows = [(*columns, "only first", "only second", "p")]
+    rows: list[tuple[str, ...]] = [(*columns, "only first", "only second", "p")]
     for (diagnostic, num_frames, variant, subject, kind), one in differences.items():
         rows.append(
             (

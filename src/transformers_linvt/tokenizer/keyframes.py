@@ -78,6 +78,15 @@ def _distance(products: torch.Tensor, squares: torch.Tensor, other_squares: torc
     return (2 - 4 * products / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp(min=0).sqrt() * (total > 0)
 
 
+def _with_new(references: torch.Tensor, tokens: torch.Tensor, is_new: torch.Tensor) -> torch.Tensor:
+    """References with the tokens that are new in their places; on a CPU they are written into, as they are few."""
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would wait to know how many are new
+        return torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), references)
+    video, place, level = is_new.nonzero(as_tuple=True)
+    references[video, place, level] = tokens[video, place]
+    return references
+
+
 class NoveltyScan:
     """
     The state of looking at a video frame after frame: for every place, the token that last was new.
@@ -147,17 +156,9 @@ class NoveltyScan:
         is_new = self._decide(is_far, novelty, mask, allowance) | ~self.seen.unsqueeze(-1)
         is_new = is_new & mask.unsqueeze(-1)
         self.seen = self.seen | mask
-        self._remember(tokens, is_new)
+        self.references = _with_new(self.references, tokens, is_new)
         self.squares = torch.where(is_new, squares.unsqueeze(-1), self.squares)
         return novelty, is_new
-
-    def _remember(self, tokens: torch.Tensor, is_new: torch.Tensor) -> None:
-        """Put the tokens that are new in the place of their references."""
-        if tokens.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would wait to know how many are new
-            self.references = torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), self.references)
-            return
-        video, place, level = is_new.nonzero(as_tuple=True)  # few, and all references would be copied
-        self.references[video, place, level] = tokens[video, place]
 
     def _decide(
         self, is_far: torch.Tensor, novelty: torch.Tensor, mask: torch.Tensor, allowance: torch.Tensor | None
