@@ -28,8 +28,8 @@ COMMANDS = {
 TRAINED = {
     "pooling": ("--clips", "60", "--arms", "LinVT", "mean over time", "uniform frames", "all"),
     "question": (),
-    "aggregation": (),
-    "scales": (),
+    "aggregation": ("--clips", "60"),
+    "scales": ("--clips", "60"),
     "starts": (),
     "sizes": (),
     "pretrained": ("--clips", "50"),
