@@ -159,7 +159,7 @@ def plot(result: Result, path: Path) -> None:
                 value, low, high = rows[name]
                 axis.plot((low, high), (number, number), color=f"C{number % 10}", linewidth=3, alpha=0.4)
                 axis.plot(value, number, "o", color=f"C{number % 10}", markersize=5)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title.replace(", ", ",\n"), fontsize=9)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.tick_params(axis="x", labelsize=8, labelbottom=True)
         axis.grid(axis="x", alpha=0.3)
