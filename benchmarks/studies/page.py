@@ -26,7 +26,7 @@ COMMANDS = {
     "camera": (),
 }
 TRAINED = {
-    "pooling": ("--clips", "60", "--arms", "LinVT", "mean over time", "uniform frames", "all"),
+    "pooling": ("--clips", "60"),
     "question": (),
     "aggregation": ("--clips", "60"),
     "scales": ("--clips", "60"),
