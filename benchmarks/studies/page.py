@@ -31,7 +31,7 @@ TRAINED = {
     "aggregation": ("--clips", "60"),
     "scales": ("--clips", "60"),
     "starts": (),
-    "sizes": (),
+    "sizes": ("--clips", "60", "--arms", "LinVT", "M=8", "M=16", "M=64", "one layer"),
     "pretrained": ("--clips", "50"),
 }
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
