@@ -136,7 +136,7 @@ def predictions_of(samples: str | os.PathLike, output: str | os.PathLike) -> Pat
             raise LinVTInputError(
                 f"{samples}: row {number} has no {error}. Run lmms-eval with --log_samples."
             ) from error
-        lines.append(json.dumps({**row, "prediction": answered}) + "\n")
+        lines.append(json.dumps(row) + "\n")
     output.write_text("".join(lines), encoding="utf-8")
     return output
 

@@ -89,9 +89,8 @@ def digest_of_processor(processor: Any, counts_repeats: bool = True) -> str:
     settings = prepares.to_dict() if hasattr(prepares, "to_dict") else vars(prepares)
     names = sorted((name, repr(value)) for name, value in settings.items())
     sizes = processor.max_frame_tokens, processor.max_total_frame_tokens
-    levels = (
-        counts_repeats and levels_of(processor.skip_duplicate_frames)
-    ) or 0.0  # frames that are identical give the same either way
+    levels = levels_of(processor.skip_duplicate_frames) if counts_repeats else None
+    levels = levels or 0.0  # frames that are identical give the same either way
     steps, kind = processor.frames_per_step, processor.base_model_type
     return digest_of(type(prepares).__name__, names, sizes, steps, kind, levels)
 
