@@ -121,7 +121,6 @@ train-shapes-vlm: .venv/installed-dev
 # One thread each: what is in the wheel was trained so, and other numbers of threads add in another order
 train-linvt-shapes: THREADS = 1
 train-linvt-shapes: .venv/installed-dev
-	$(PIP_INSTALL) matplotlib
 	$(RUN)/python examples/shapes_clips.py draw --output $(SHAPES)/clips
 	$(RUN)/python examples/train_alignment.py --config examples/configs/shapes_alignment.yaml --use_cpu --seed $(SEED) \
 	    --model_name_or_path src/transformers_linvt/demo/assets/shapes_vlm \

