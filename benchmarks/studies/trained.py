@@ -21,7 +21,6 @@ from recipe_data import evaluated_clips, load_training, stored_clips, stored_pic
 from training_recipe import Evaluator, Recipe, SmallModel, Trainer, variants
 
 from transformers_linvt.errors import LinVTInputError
-from transformers_linvt.evaluation import PairedDifference, paired_difference
 from transformers_linvt.files import replacing
 
 
@@ -34,15 +33,16 @@ Answers = dict[str, dict[int, list[bool]]]  # column -> clip -> right or wrong, 
 
 
 def parser_of(
-    description: str, seeds: Sequence[int], steps: int, questions: int, frames: int
+    description: str, seeds: Sequence[int], steps: int | Sequence[int], questions: int, frames: int
 ) -> argparse.ArgumentParser:
-    """The arguments that every study with training has."""
+    """The arguments that every study with training has; several numbers of steps where a study compares them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tokens", type=Path, required=True, help="frame tokens, made by recipe_data.py if missing")
     parser.add_argument("--folder", type=Path, required=True, help="for runs, which are made once and kept")
     parser.add_argument("--arms", nargs="+", help="some of the arms only")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
-    parser.add_argument("--steps", type=int, default=steps, help="of every run (%(default)s)")
+    nargs = None if isinstance(steps, int) else "+"
+    parser.add_argument("--steps", type=int, nargs=nargs, default=steps, help="of every run (%(default)s)")
     parser.add_argument("--questions", type=int, default=questions, help="of every step (%(default)s)")
     parser.add_argument("--frames", type=int, default=frames, help="of the clips asked about (%(default)s)")
     parser.add_argument("--clips", type=int, default=100, help="of every kind (%(default)s)")
@@ -123,7 +123,7 @@ def result_of(
         rows.append((name, *cost, *cells))
     for name in runs:
         if name != reference:
-            gains = (shared.told(_difference(own[name][column], own[reference][column])) for column in columns)
+            gains = (shared.told(shared.difference(own[name][column], own[reference][column])) for column in columns)
             rows.append((f"{reference} less {name}", "", "", *("" for _ in more), *gains))
     return shared.Result(rows, panels)
 
@@ -142,7 +142,7 @@ def best_of(runs: Mapping[str, Sequence[Mapping]], columns: Sequence[str]) -> st
         shares = {name: shared.share(own[name][column]) for name in runs}
         best = [name for name in runs if shares[name] == max(shares.values())]
         told.append(f"{column}: {', '.join(best)}")
-        good = [name for name in good if _difference(own[name][column], own[best[0]][column]).low <= 0]
+        good = [name for name in good if shared.difference(own[name][column], own[best[0]][column]).low <= 0]
     which = f"Within the interval of the best in every column: {', '.join(good)}." if good else ""
     return f"Best in {'; '.join(told)}. {which or 'No setting is within the interval of the best in every column.'}"
 
@@ -218,7 +218,3 @@ def _keep(run: dict, path: Path) -> None:
 def _told(run: Mapping) -> str:
     shares = {column: shared.share(by_clip) for column, by_clip in answers_of([run]).items()}
     return ", ".join(f"{column} {percent:.1f}" for column, percent in shares.items())
-
-
-def _difference(first: Mapping[int, list[bool]], second: Mapping[int, list[bool]]) -> PairedDifference:
-    return paired_difference([first[clip] for clip in first], [second[clip] for clip in first])

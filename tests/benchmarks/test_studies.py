@@ -20,6 +20,7 @@ def studies():
     import alignment
     import camera
     import length
+    import order
     import page
     import pictures
     import pooling
@@ -31,7 +32,21 @@ def studies():
     import starts
     import trained
 
-    every = (aggregation, alignment, camera, length, page, pictures, pooling, question, scales, shared, sizes, starts)
+    every = (
+        aggregation,
+        alignment,
+        camera,
+        length,
+        order,
+        page,
+        pictures,
+        pooling,
+        question,
+        scales,
+        shared,
+        sizes,
+        starts,
+    )
     every += (trained, pretrained)
     yield {module.__name__: module for module in every}
     sys.path.remove(str(STUDIES))
@@ -162,6 +177,26 @@ def test_arms_are_paired_by_clip_over_all_seeds(studies, tmp_path):
     assert gain[0] == "LinVT less mean" and gain[3].startswith("+50.0 [+")
     assert gain[4] == "+0.0 [-79.3, +79.3]"  # one clip; of order clips only which came first is counted
     assert result.panels["needle"]["mean"][0] == 50
+
+
+def test_the_study_of_order_compares_arms_after_the_same_steps(studies):
+    right = [True] * 4
+    first = {"LinVT": [run(1, right)], "all": [run(1, right)]}
+    later = {name: [{**of[0], "answers": [list(row) for row in of[0]["answers"]]}] for name, of in first.items()}
+    for row in first["LinVT"][0]["answers"]:
+        row[4] = row[4] and row[3] != "order"  # which came first is wrong after the fewest steps only
+    result = studies["order"].result_of({200: first, 400: later})
+    assert result.rows[0] == ("", "200 steps", "400 steps")
+    assert [[cell.split(" ")[0] for cell in row[1:]] for row in result.rows[1:]] == [
+        ["0.0", "100.0"],
+        ["100.0", "100.0"],
+        ["-100.0", "+0.0"],
+    ]
+    parser = studies["trained"].parser_of("", (1,), studies["order"].STEPS, 24, 32)
+    given = ["--tokens", "t", "--folder", "f"]
+    assert parser.parse_args(given).steps == studies["order"].STEPS
+    assert parser.parse_args([*given, "--steps", "2", "3"]).steps == [2, 3]
+    assert studies["trained"].parser_of("", (1,), 200, 24, 32).parse_args([*given, "--steps", "9"]).steps == 9
 
 
 def test_the_best_setting_is_named_and_so_is_what_it_does_not_beat(studies):
