@@ -22,7 +22,7 @@ STUDIES = Path(__file__).resolve().parent
 COMMANDS = {
     "alignment": ("--clips", "10", "--models", "linear=", "nonlinear=", "linear, the embedded model={embedded}"),
     "pictures": ("--clips", "50"),
-    "length": ("--clips", "5", "--lengths", "16", "160"),
+    "length": ("--clips", "20"),
     "camera": (),
 }
 TRAINED = {
@@ -30,8 +30,9 @@ TRAINED = {
     "question": (),
     "aggregation": ("--clips", "60"),
     "scales": ("--clips", "60"),
-    "starts": (),
-    "sizes": ("--clips", "60", "--arms", "LinVT", "M=8", "M=16", "M=64", "one layer"),
+    "starts": ("--clips", "60"),
+    "sizes": ("--clips", "60"),
+    "order": ("--clips", "60"),
     "pretrained": ("--clips", "50"),
 }
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
