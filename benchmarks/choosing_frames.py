@@ -1,7 +1,7 @@
 """
 Whether frames that are chosen cheaply, before the vision tower, are better than evenly spaced ones at equal cost.
 
-    python benchmarks/choosing_frames.py diagnostics --clips 60
+    python benchmarks/choosing_frames.py diagnostics --folder FOLDER --clips 60
     python benchmarks/choosing_frames.py coverage FOLDER
 
 Every way gives the tower the same number of frames of the same video (`--chosen` of `--pool`), and the language model
@@ -13,17 +13,21 @@ the same number of video tokens:
 - *key frames of the file*: those that its encoder made, filled up with frames as far from them in time as can be.
 
 `diagnostics` asks the embedded model about clips of `linvt eval`, written as H.264 and read back, and says what share
-of the answers is right. `coverage` (an ImageNet network of the extra `coverage`, as benchmarks/coverage.py) says what
-share of the variance of the tokens of *all* frames of the pool the nearest video token leaves unexplained, on average
-and in the frame that is covered worst. Both say the CPU time of choosing. One thread.
+of the answers is right. What was answered is kept in `--folder`, clip by clip: killed and started again it goes on
+where it was, and `--table` makes the table of the kinds that are done. `coverage` (an ImageNet network of the extra
+`coverage`, as benchmarks/coverage.py) says what share of the variance of the tokens of *all* frames of the pool the
+nearest video token leaves unexplained, on average and in the frame that is covered worst. Both say the CPU time of
+choosing. One thread.
 """
 
 import argparse
+import json
 import platform
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -37,14 +41,17 @@ import transformers
 
 from transformers_linvt import (
     LinVTForVideoQA,
+    LinVTInputError,
     LinVTProcessor,
     VideoFrames,
     embedded_model_path,
     read_video,
 )
 from transformers_linvt.demo.clips import write_clip
-from transformers_linvt.evaluation.diagnostics import make_clips
+from transformers_linvt.evaluation.diagnostics import DiagnosticClip, make_clips
 from transformers_linvt.evaluation.statistics import paired_difference
+from transformers_linvt.files import replacing
+from transformers_linvt.model.origin import digest_of_model
 
 
 KINDS = ("static", "needle", "needles", "moment", "camera", "drift", "scenes", "order", "traverse", "count")
@@ -148,45 +155,121 @@ def only(video: VideoFrames, places: list[int]) -> VideoFrames:
     return replace(video, frames=video.frames[places], timestamps=video.timestamps[places])
 
 
+class Answered:
+    """
+    What was answered about every clip, in a file that begins with what was asked and of which model.
+
+    Args:
+        path: of the file, a JSON a line.
+        asked: what the answers depend on, and what times are compared on.
+
+    Raises:
+        LinVTInputError: the answers that are there are to something else.
+    """
+
+    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
+        self.path, self.rows = path, {}
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines:
+            self._compare(json.loads(lines[0]), asked)
+        for line in lines[1:]:
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut off when the process was killed; this clip is asked again
+                break
+            self.rows[row["kind"], row["number"]] = row
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as whole:  # without what was cut off
+            kept = "".join(f"{json.dumps(row)}\n" for row in (asked, *self.rows.values()))
+            whole.write_text(kept, encoding="utf-8")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep the answers about one clip."""
+        self.rows[row["kind"], row["number"]] = row
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """The clips of a kind that are answered."""
+        return [row for (own, _), row in self.rows.items() if own == kind]
+
+    def _compare(self, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        for name, value in asked.items():
+            if found.get(name) != value:
+                raise LinVTInputError(
+                    f"{self.path} has answers with {name}={found.get(name)!r}, and now {name}={value!r} is asked for. "
+                    "Ask the same way, name another folder, or remove that file."
+                )
+
+
 def measure_diagnostics(arguments: argparse.Namespace) -> None:
     """A row per kind of clip, a column per way."""
     path = embedded_model_path()
     model, processor = LinVTForVideoQA.from_pretrained(path).eval(), LinVTProcessor.from_pretrained(path)
-    right: dict[tuple[str, str], list[list[bool]]] = defaultdict(list)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
+    asked = {name: getattr(arguments, name) for name in ("clips", "chosen", "pool", "seed")}
+    asked |= {"model": digest_of_model(model.model), "machine": told_machine()}
+    answered = Answered(arguments.folder / "choosing_frames.jsonl", asked)
+    if not arguments.table:
         for kind in arguments.kinds:
-            for clip in make_clips(kind, arguments.clips, arguments.pool, arguments.seed, with_variants=False):
-                file = str(Path(folder) / "clip.mp4")
-                write_clip(file, clip.frames())
-                video = read_video(file, num_frames=arguments.pool)
-                questions = [one.question for one in clip.questions]
-                for way, choose in WAYS.items():
-                    began = time.process_time()
-                    places = choose(video, file, arguments.chosen)
-                    seconds[way].append(time.process_time() - began)
-                    features = model.encode_video(only(video, places), processor)
-                    answers = model.answer(features, questions, processor, max_new_tokens=8, do_sample=False)
-                    told = [answer == one.answer for answer, one in zip(answers, clip.questions, strict=True)]
-                    right[kind, way].append(told)
-            print(f"{kind} done", flush=True)
+            clips = make_clips(kind, arguments.clips, arguments.pool, arguments.seed, with_variants=False)
+            for done, clip in enumerate(clips):
+                if (kind, clip.number) not in answered.rows:
+                    print(f"{kind}: {done} of {len(clips)} clips", file=sys.stderr, flush=True)
+                    answered.add({"kind": kind, "number": clip.number, **ask(model, processor, clip, arguments)})
+            print("\n".join(table_of(answered, [kind])), file=sys.stderr, flush=True)
+    kinds = [kind for kind in arguments.kinds if len(answered.of_kind(kind)) >= arguments.clips]
+    if missing := [kind for kind in arguments.kinds if kind not in kinds]:
+        print(f"Not done, and not in the table: {', '.join(missing)}. Leave --table out to ask.", file=sys.stderr)
     print(f"\n{arguments.clips} clips of each kind, {arguments.chosen} of {arguments.pool} frames, M = "
           f"{model.config.num_video_tokens}, {told_machine()}\n")  # fmt: skip
-    print(f"| right answers, % | {' | '.join(WAYS)} |\n|---|{'---:|' * len(WAYS)}")
-    for kind in arguments.kinds:
-        print(f"| {kind} | {' | '.join(percent(right[kind, way]) for way in WAYS)} |")
-    together = {way: [one for kind in arguments.kinds for one in right[kind, way]] for way in WAYS}
-    print(f"| all | {' | '.join(percent(together[way]) for way in WAYS)} |")
-    print(f"| choosing, ms of CPU a clip | {' | '.join(f'{1000 * mean(seconds[way]):.1f}' for way in WAYS)} |\n")
-    base = together["evenly spaced"]
-    for way in list(WAYS)[1:]:
-        found = paired_difference(base, together[way])
-        print(f"{way} against evenly spaced: {found.points:+.1f} points ({found.low:+.1f} to {found.high:+.1f})")
+    print("\n".join([*table_of(answered, kinds), "", *differences(answered, kinds)]))
 
 
-def percent(right: list[list[bool]]) -> str:
+def ask(
+    model: LinVTForVideoQA, processor: LinVTProcessor, clip: DiagnosticClip, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Right or wrong by way and question about one clip, and the CPU seconds of choosing its frames."""
+    right: dict[str, list[bool]] = {}
+    seconds: dict[str, float] = {}
+    questions = [one.question for one in clip.questions]
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "clip.mp4")
+        write_clip(file, clip.frames())
+        video = read_video(file, num_frames=arguments.pool)
+        for way, choose in WAYS.items():
+            began = time.process_time()
+            places = choose(video, file, arguments.chosen)
+            seconds[way] = time.process_time() - began
+            features = model.encode_video(only(video, places), processor)
+            answers = model.answer(features, questions, processor, max_new_tokens=8, do_sample=False)
+            right[way] = [answer == one.answer for answer, one in zip(answers, clip.questions, strict=True)]
+    return {"right": right, "seconds": seconds}
+
+
+def table_of(answered: Answered, kinds: list[str]) -> Iterator[str]:
+    """The lines of the table of some kinds."""
+    yield f"| right answers, % | {' | '.join(WAYS)} |\n|---|{'---:|' * len(WAYS)}"
+    together = [row for kind in kinds for row in answered.of_kind(kind)]
+    for kind in kinds:
+        yield f"| {kind} | {' | '.join(percent(answered.of_kind(kind), way) for way in WAYS)} |"
+    if len(kinds) > 1:
+        yield f"| all | {' | '.join(percent(together, way) for way in WAYS)} |"
+    if kinds:
+        took = [1000 * mean(row["seconds"][way] for row in together) for way in WAYS]
+        yield f"| choosing, ms of CPU a clip | {' | '.join(f'{one:.1f}' for one in took)} |"
+
+
+def differences(answered: Answered, kinds: list[str]) -> Iterator[str]:
+    """How every other way compares with evenly spaced frames, over all clips of some kinds."""
+    rows = [row["right"] for kind in kinds for row in answered.of_kind(kind)]
+    for way in list(WAYS)[1:] if rows else []:
+        found = paired_difference([row["evenly spaced"] for row in rows], [row[way] for row in rows])
+        yield f"{way} against evenly spaced: {found.points:+.1f} points ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def percent(rows: list[dict[str, Any]], way: str) -> str:
     """The share of right answers."""
-    flat = [one for row in right for one in row]
+    flat = [one for row in rows for one in row["right"][way]]
     return f"{100 * sum(flat) / len(flat):.1f}"
 
 
@@ -235,7 +318,7 @@ def told_machine() -> str:
     return f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread"
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -243,6 +326,8 @@ def main() -> None:
     diagnostics.add_argument("--clips", type=int, default=60, help="of every kind (default: 60)")
     diagnostics.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     diagnostics.add_argument("--seed", type=int, default=0)
+    diagnostics.add_argument("--folder", type=Path, required=True, help="for answers, which are given once and kept")
+    diagnostics.add_argument("--table", action="store_true", help="only make the table of what is there")
     diagnostics.set_defaults(run=measure_diagnostics)
     coverage = parts.add_parser("coverage")
     coverage.add_argument("folder", type=Path, help="of the clips of benchmarks/coverage.py")
@@ -251,11 +336,14 @@ def main() -> None:
     for part in (diagnostics, coverage):
         part.add_argument("--pool", type=int, default=64, help="frames that are read (default: 64)")
         part.add_argument("--chosen", type=int, default=16, help="frames that are encoded (default: 16)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    with torch.no_grad():
-        arguments.run(arguments)
+    try:
+        with torch.no_grad():
+            arguments.run(arguments)
+    except LinVTInputError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
