@@ -16,6 +16,8 @@ from trained import answers_of, parser_of, run_all
 
 ARMS = {
     "LinVT": {},
+    "every query used": {"uses_all_queries": True},  # also where less is new than there are video tokens
+    "every token kept": {"selection": "none"},
     "k-means": {"condenser": "k-means"},
     "all": {"condenser": "all"},
 }
