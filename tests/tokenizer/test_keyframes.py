@@ -7,6 +7,7 @@ before, no averaging of runs, a cut by rank, strips of rows in place of cells), 
 
 import doctest
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -101,10 +102,14 @@ class ScanOfTheFrameBefore(NoveltyScan):
     """Novelty against the frame before, which the first product and the trial had."""
 
     def feed(self, tokens, mask=None, allowance=None):
-        found = super().feed(tokens, mask, allowance)
-        self.references = tokens.unsqueeze(2).expand_as(self.references).clone()
-        self.squares = tokens.square().sum(-1, keepdim=True).expand_as(self.squares).clone()
-        return found
+        found = []
+        for number, frame in enumerate(tokens.unbind(1)):
+            now = slice(number, number + 1)
+            of_frame = (None if values is None else values[:, now] for values in (mask, allowance))
+            found.append(super().feed(tokens[:, now], *of_frame))
+            self.references = frame.unsqueeze(2).expand_as(self.references).clone()
+            self.squares = frame.square().sum(-1, keepdim=True).expand_as(self.squares).clone()
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
 
 
 def against_the_frame_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,13 +247,48 @@ def test_a_scan_measures_in_units_and_each_video_has_its_own():
     """Turned by 0.5 rad, 0.495 away: less than half a unit of 1, and 1.24 of 0.4; the first is 2, or 5, away."""
     video = turned(torch.tensor([0.0, 0.5])).expand(2, -1, -1, -1)
     scan = NoveltyScan(torch.tensor([1.0, 0.4]), levels=(0.5, 1.2, 1.3))
-    first, is_new = scan.feed(video[:, 0])
+    first, is_new = (values.squeeze(1) for values in scan.feed(video[:, :1]))
     torch.testing.assert_close(first[:, 0], torch.tensor([[2.0] * 3, [5.0] * 3]))
     assert is_new.all()
-    novelty, is_new = scan.feed(video[:, 1])
+    novelty, is_new = (values.squeeze(1) for values in scan.feed(video[:, 1:2]))
     by_hand = 2 * math.sin(0.25) / torch.tensor([[1.0], [0.4]])
     torch.testing.assert_close(novelty[:, 0], by_hand.expand(2, 3), atol=1e-4, rtol=0)
     assert is_new[:, 0].tolist() == [[False] * 3, [True, True, False]]
+
+
+def scan_by_definition(video, mask, allowance, unit, levels):
+    """Token by token: the distance to the last token of the place that was new, at every threshold by itself."""
+    batch, num_frames, places, _ = video.shape
+    novelty = torch.full((batch, num_frames, places, len(levels)), 2.0)
+    is_new = torch.zeros(novelty.shape, dtype=torch.bool)
+    for row, place, number in itertools.product(range(batch), range(places), range(len(levels))):
+        reference = None
+        for frame in range(num_frames):
+            token = video[row, frame, place]
+            at = row, frame, place, number
+            if reference is not None:
+                novelty[at] = relative_distance(token, reference)
+            novelty[at] /= unit[row]
+            is_far = novelty[at] > levels[number] + allowance[row, frame, place]
+            is_new[at] = mask[row, frame, place] and (reference is None or is_far)
+            reference = token if is_new[at] else reference
+    return novelty, is_new
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 37, (37,), (5, 32), (16, 16, 5), (1, 30, 6)])
+def test_frames_that_come_at_once_are_scanned_as_one_by_one(pieces: tuple[int, ...]):
+    """More than are compared at once, with tokens that are missing and thresholds that differ by token."""
+    video = random(2, 37, 3, 5, seed=3).cumsum(1)
+    mask = random(2, 37, 3, seed=4) < 0.8
+    allowance, unit, levels = 0.2 * random(2, 37, 3, seed=5), torch.tensor([0.9, 0.6]), (0.3, 0.5, 0.8, 1.2)
+    scan, found = NoveltyScan(unit, levels), []
+    for part in zip(*(values.split(pieces, dim=1) for values in (video, mask, allowance)), strict=True):
+        found.append(scan.feed(*part))
+    novelty, is_new = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    by_hand, new_by_hand = scan_by_definition(video, mask, allowance, unit, levels)
+    torch.testing.assert_close(novelty, by_hand, atol=2e-3, rtol=0)
+    assert torch.equal(is_new, new_by_hand)
+    assert 0.1 < is_new.float().mean() < 0.7 and not mask[:, 0].all()
 
 
 # ---- what the unit is
@@ -341,11 +381,12 @@ def test_a_scan_goes_on_where_it_was_left():
     """A state per video and place: fed frame after frame, with pauses, in parts of the batch, it finds the same."""
     video, mask = random(3, 9, 5, 4), uniform(3, 9, 5) > 0.2
     together = NoveltyScan()
-    found = [together.feed(video[:, frame], mask[:, frame]) for frame in range(9)]
+    found = [together.feed(*frame) for frame in zip(video.split(1, dim=1), mask.split(1, dim=1), strict=True)]
     for row in range(3):
         alone = NoveltyScan()
         for frame in range(9):
-            novelty, is_new = alone.feed(video[row : row + 1, frame], mask[row : row + 1, frame])
+            at = slice(row, row + 1), slice(frame, frame + 1)
+            novelty, is_new = alone.feed(video[at], mask[at])
             torch.testing.assert_close(novelty[0], found[frame][0][row])
             assert torch.equal(is_new[0], found[frame][1][row])
     assert not together.references.requires_grad
@@ -354,7 +395,7 @@ def test_a_scan_goes_on_where_it_was_left():
 def test_every_level_has_references_of_its_own():
     """Turned by 0.6 and 1.2 rad: new twice at 0.5; at 0.7 the second time only, against the first token."""
     scan, video = NoveltyScan(levels=(0.5, 0.7)), turned(torch.tensor([0.0, 0.6, 1.2]))
-    found = torch.stack([scan.feed(video[:, frame])[1][0, 0] for frame in range(3)])
+    found = scan.feed(video)[1][0, :, 0]
     assert found.tolist() == [[True, True], [True, False], [True, True]]
 
 
@@ -1056,10 +1097,10 @@ def elements(num_frames: int) -> int:
 class ScanOfAllFramesBefore(NoveltyScan):
     """Novelty against every frame before, which is quadratic."""
 
-    def feed(self, tokens, mask=None, allowance=None):
+    def _feed(self, tokens, mask, allowance):
         self.before = [*getattr(self, "before", []), tokens]
         torch.stack(self.before)
-        return super().feed(tokens, mask, allowance)
+        return super()._feed(tokens, mask, allowance)
 
 
 def test_the_work_is_linear_in_the_number_of_frames(monkeypatch):

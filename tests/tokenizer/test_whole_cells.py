@@ -89,9 +89,8 @@ def test_a_cell_is_new_by_the_fourth_powers_of_the_novelty_of_its_tokens(distanc
     """One cell of all places, at a threshold of 0.5: new in it are the tokens that moved and no others."""
     video = turned(2 * torch.tensor(distance / 2).asin().item(), share, places)
     scan = CellScan(torch.ones(1), torch.zeros(1, 1, places, dtype=torch.long), torch.tensor([[0.5]]))
-    for frame in video:
-        _, found = scan.feed(frame[None])
-    assert found[0, :, 0].tolist() == [is_new and place < share for place in range(places)]
+    _, found = scan.feed(video[None])
+    assert found[0, -1, :, 0].tolist() == [is_new and place < share for place in range(places)]
     assert scan.num_new.tolist() == [[1 + is_new]]
 
 
@@ -101,15 +100,15 @@ def test_tokens_that_are_missing_make_a_cell_neither_new_nor_old():
     cells = torch.zeros(1, 1, 3, dtype=torch.long)
     for there, is_new in (([True, True, True], False), ([True, True, False], True), ([False, True, True], False)):
         scan = CellScan(torch.ones(1), cells, torch.tensor([[0.5]]))
-        scan.feed(video[:1])
-        _, found = scan.feed(video[1:], torch.tensor([there]))
+        scan.feed(video[None, :1])
+        _, found = scan.feed(video[None, 1:], torch.tensor([[there]]))
         assert found.any().item() is is_new
 
 
 def test_the_first_token_of_a_place_is_new_whenever_it_comes():
     scan = CellScan(torch.ones(1), torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[1.3]]))
-    frame = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    found = [scan.feed(frame, torch.tensor([[True, late]]))[1][0, :, 0].tolist() for late in (False, True, True)]
+    frames = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(1, 3, 2, 2)
+    found = scan.feed(frames, torch.tensor([[[True, late] for late in (False, True, True)]]))[1][0, :, :, 0].tolist()
     assert found == [[True, False], [False, True], [False, False]]
     assert scan.num_new.tolist() == [[2]]
 
@@ -119,9 +118,9 @@ def test_what_is_allowed_for_a_token_counts_in_its_cell():
     video = turned(2 * torch.tensor(0.3).asin().item(), 1, 3)
     for allowance, is_new in ((0.0, False), (-0.2, True), (0.2, False)):
         scan = CellScan(torch.ones(1), torch.zeros(1, 1, 3, dtype=torch.long), torch.tensor([[0.5]]))
-        scan.feed(video[:1])
-        found = scan.feed(video[1:], allowance=torch.tensor([[allowance, 0.0, 0.0]]))[1]
-        assert found[0, :, 0].tolist() == [is_new, False, False]
+        scan.feed(video[None, :1])
+        found = scan.feed(video[None, 1:], allowance=torch.tensor([[[allowance, 0.0, 0.0]]]))[1]
+        assert found[0, 0, :, 0].tolist() == [is_new, False, False]
 
 
 def test_every_division_has_cells_and_references_of_its_own():
@@ -129,12 +128,10 @@ def test_every_division_has_cells_and_references_of_its_own():
     cells = torch.stack([torch.zeros(12), torch.arange(12) // 3 * 3, torch.arange(12)]).long()[None]
     levels = torch.tensor([[0.7, 0.5, 0.9]])
     together = CellScan(torch.ones(1), cells, levels)
-    found = torch.stack([together.feed(frame)[1] for frame in video.unbind(1)])
+    found = together.feed(video)[1]
     for division in range(3):
         alone = CellScan(torch.ones(1), cells[:, division, None], levels[:, division, None])
-        assert torch.equal(
-            torch.stack([alone.feed(frame)[1] for frame in video.unbind(1)])[..., 0], found[..., division]
-        )
+        assert torch.equal(alone.feed(video)[1][..., 0], found[..., division])
         assert alone.num_new[0, 0] == together.num_new[0, division]
 
 
@@ -295,10 +292,10 @@ class CountElements(TorchDispatchMode):
 class ScanOfAllFramesBefore(CellScan):
     """Novelty against every frame before, which is quadratic."""
 
-    def feed(self, tokens, mask=None, allowance=None):
+    def _feed(self, tokens, mask, allowance):
         self.before = [*getattr(self, "before", []), tokens]
         torch.stack(self.before)
-        return super().feed(tokens, mask, allowance)
+        return super()._feed(tokens, mask, allowance)
 
 
 def elements(num_frames: int) -> int:
@@ -321,5 +318,4 @@ def test_the_work_is_linear_in_the_number_of_frames(monkeypatch):
 def test_a_scan_of_cells_of_one_place_is_a_scan_of_tokens():
     video, cells = random(1, 12, 7, 5).cumsum(1), torch.arange(7).expand(1, 1, 7)
     by_cell, by_token = CellScan(torch.ones(1), cells, torch.tensor([[0.6]])), NoveltyScan(levels=(0.6,))
-    for frame in video.unbind(1):
-        assert torch.equal(by_cell.feed(frame)[1], by_token.feed(frame)[1])
+    assert torch.equal(by_cell.feed(video)[1], by_token.feed(video)[1])

@@ -236,20 +236,26 @@ class LinVTModel(CondensesVideos, PlacesVideos):
             )
         return self.get_input_embeddings()(input_ids[rows]), caption_mask[rows]
 
-    @with_named_inputs()
-    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
+    @with_named_inputs("states_to_keep")
+    def forward(
+        self, input_ids: torch.Tensor | None = None, states_to_keep: torch.Tensor | None = None, **inputs: Any
+    ) -> ModelOutput:
         """
         Hidden states of the base's backbone, with videos condensed.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): with M image placeholders per video.
+            states_to_keep (`torch.LongTensor` of shape `(batch, count)`, *optional*): places that are wanted; all.
             inputs: the rest of what [`LinVTProcessor`] returned, and any argument of the base's backbone.
 
         Returns:
-            The base's backbone output; `last_hidden_state` has shape `(batch, length, D)`.
+            The base's backbone output; `last_hidden_state` has shape `(batch, length or count, D)`.
         """
         prepared, condensed = self.prepare(input_ids, **inputs)
         outputs = self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
+        if states_to_keep is not None:
+            states = outputs.last_hidden_state
+            outputs.last_hidden_state = states.take_along_dim(states_to_keep.to(states.device).unsqueeze(-1), dim=1)
         return self.remember_seen(outputs, prepared, condensed)
 
     def remember_seen(

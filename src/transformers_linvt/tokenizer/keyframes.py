@@ -45,6 +45,7 @@ LARGEST_SHARE_OF_ONE_FRAME = 2 / 3  # the rest is for what changes; where a fram
 KEPT_PER_VIDEO_TOKEN = 4  # k where nobody sets it
 
 FRAMES_PER_CHUNK = 32  # frames that are averaged at once: the products are as large as the frames
+FRAMES_COMPARED_AT_ONCE = 16  # each with all others and with the references, in one product of matrices
 
 
 def relative_distance(tokens: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -78,21 +79,12 @@ def _distance(products: torch.Tensor, squares: torch.Tensor, other_squares: torc
     return (2 - 4 * products / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp(min=0).sqrt() * (total > 0)
 
 
-def _with_new(references: torch.Tensor, tokens: torch.Tensor, is_new: torch.Tensor) -> torch.Tensor:
-    """References with the tokens that are new in their places; on a CPU they are written into, as they are few."""
-    if tokens.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would wait to know how many are new
-        return torch.where(is_new.unsqueeze(-1), tokens.unsqueeze(2), references)
-    video, place, level = is_new.nonzero(as_tuple=True)
-    references[video, place, level] = tokens[video, place]
-    return references
-
-
 class NoveltyScan:
     """
     The state of looking at a video frame after frame: for every place, the token that last was new.
 
-    Frames come one by one; a video may be left and gone on with. The references are kept for several thresholds at
-    once, because the right one is known only when the video has been seen.
+    Frames come one by one or several at once; a video may be left and gone on with. The references are kept for
+    several thresholds at once, because the right one is known only when the video has been seen.
 
     Args:
         unit (`torch.Tensor` of shape `(batch,)`, *optional*):
@@ -104,8 +96,8 @@ class NoveltyScan:
 
     >>> scan = NoveltyScan(levels=(0.5,))
     >>> frames = torch.tensor([[[1.0, 0.0]], [[1.0, 0.1]], [[0.0, 1.0]]])  # 3 frames of one token
-    >>> [scan.feed(frame[None])[1].flatten().tolist() for frame in frames]
-    [[True], [False], [True]]
+    >>> scan.feed(frames[None])[1].flatten().tolist()
+    [True, False, True]
     """
 
     def __init__(
@@ -122,48 +114,87 @@ class NoveltyScan:
         self, tokens: torch.Tensor, mask: torch.Tensor | None = None, allowance: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The next frame.
+        The next frames.
 
         Args:
-            tokens (`torch.Tensor` of shape `(batch, places, dim)`):
-                Its tokens.
-            mask (`torch.Tensor` of shape `(batch, places)`, *optional*):
+            tokens (`torch.Tensor` of shape `(batch, num_frames, places, dim)`):
+                Their tokens.
+            mask (`torch.Tensor` of shape `(batch, num_frames, places)`, *optional*):
                 True where there is a token.
-            allowance (`torch.Tensor` of shape `(batch, places)`, *optional*):
+            allowance (`torch.Tensor` of shape `(batch, num_frames, places)`, *optional*):
                 What to add to every threshold; negative makes a token new more easily.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, places, levels)`: the distance to the reference, in
-            units (the largest there is for the first token of a place), and whether the token is new.
+            `tuple[torch.Tensor, torch.Tensor]`, both `(batch, num_frames, places, levels)`: the distance to the
+            reference, in units (the largest there is for the first token of a place), and whether the token is new.
         """
-        dtype = accumulation_dtype(tokens.dtype)
-        tokens = tokens.to(dtype)
-        squares = tokens.square().sum(-1)
-        if self.references is None:
-            self.levels = self.levels.to(tokens.device, dtype)  # once: a copy to a GPU waits for what runs there
-            batch, places, dim = tokens.shape
-            self.references = tokens.new_zeros(batch, places, self.levels.shape[-1], dim)
-            self.squares = tokens.new_zeros(batch, places, self.levels.shape[-1])
-            self.seen = torch.zeros(batch, places, dtype=torch.bool, device=tokens.device)
-        with without_autocast(tokens.device):  # in bfloat16 equal tokens would be a tenth of their length apart
-            products = (self.references @ tokens.unsqueeze(-1)).squeeze(-1)
-        novelty = _distance(products, squares.unsqueeze(-1), self.squares)
-        novelty = torch.where(self.seen.unsqueeze(-1), novelty, 2.0)
-        if self.unit is not None:
-            novelty = novelty / self.unit.view(-1, 1, 1)
-        mask = torch.ones_like(self.seen) if mask is None else mask
-        is_far = novelty > (self.levels if allowance is None else self.levels + allowance.unsqueeze(-1).to(dtype))
-        is_new = self._decide(is_far, novelty, mask, allowance) | ~self.seen.unsqueeze(-1)
-        is_new = is_new & mask.unsqueeze(-1)
-        self.seen = self.seen | mask
-        self.references = _with_new(self.references, tokens, is_new)
-        self.squares = torch.where(is_new, squares.unsqueeze(-1), self.squares)
+        size = FRAMES_COMPARED_AT_ONCE
+        masks, allowances = (
+            [None] * -(-tokens.shape[1] // size) if values is None else values.split(size, dim=1)
+            for values in (mask, allowance)
+        )
+        pieces = zip(tokens.split(size, dim=1), masks, allowances, strict=True)
+        novelty, is_new = zip(*(self._feed(*piece) for piece in pieces), strict=True)
+        return torch.cat(novelty, dim=1), torch.cat(is_new, dim=1)
+
+    def _feed(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None, allowance: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`feed` for a few frames: all that one of them may be compared with is a reference or another of them."""
+        tokens = tokens.transpose(1, 2).to(accumulation_dtype(tokens.dtype)).contiguous()  # places before frames
+        distances, squares = self._distances(tokens)
+        num_levels, found = self.levels.shape[-1], []
+        reference = torch.arange(num_levels, device=tokens.device).expand_as(self.squares)  # where in `distances`
+        for frame in range(tokens.shape[2]):
+            there = torch.ones_like(self.seen) if mask is None else mask[:, frame]
+            allowed = None if allowance is None else allowance[:, frame]
+            novelty = distances[:, :, frame].gather(2, reference)
+            levels = self.levels if allowed is None else self.levels + allowed.unsqueeze(-1).to(novelty.dtype)
+            is_new = self._decide(novelty > levels, novelty, there, allowed) | ~self.seen.unsqueeze(-1)
+            is_new = is_new & there.unsqueeze(-1)
+            self.seen = self.seen | there
+            reference = torch.where(is_new, num_levels + frame, reference)
+            found.append((novelty, is_new))
+        is_other = reference >= num_levels
+        other = (reference - num_levels).clamp(min=0)
+        theirs = tokens.gather(2, other.unsqueeze(-1).expand(-1, -1, -1, tokens.shape[-1]))
+        self.references = torch.where(is_other.unsqueeze(-1), theirs, self.references)
+        self.squares = torch.where(is_other, squares.gather(2, other), self.squares)
+        novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         return novelty, is_new
+
+    def _distances(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        How far tokens `(batch, places, frames, dim)` are from the references and from each other, in units.
+
+        Returns:
+            The distances, `(batch, places, frames, levels + frames)`, the largest there is to a reference that does
+            not exist yet; and the squares of the tokens' lengths, `(batch, places, frames)`.
+        """
+        squares = tokens.square().sum(-1)
+        with without_autocast(tokens.device):  # in bfloat16 equal tokens would be a tenth of their length apart
+            distances = _distance(tokens @ tokens.mT, squares.unsqueeze(-1), squares.unsqueeze(2))
+            if self.references is None:
+                batch, places, num_frames, dim = tokens.shape
+                self.levels = self.levels.to(tokens.device, tokens.dtype)  # once: a copy to a GPU waits for what runs
+                self.references = tokens.new_zeros(batch, places, self.levels.shape[-1], dim)
+                self.squares = tokens.new_zeros(batch, places, self.levels.shape[-1])
+                self.seen = torch.zeros(batch, places, dtype=torch.bool, device=tokens.device)
+                old = tokens.new_full((batch, places, num_frames, self.levels.shape[-1]), 2.0)
+            else:
+                old = _distance(tokens @ self.references.mT, squares.unsqueeze(-1), self.squares.unsqueeze(2))
+                old = torch.where(self.seen[:, :, None, None], old, 2.0)
+        distances = torch.cat([old, distances], dim=-1)
+        return distances if self.unit is None else distances / self.unit.view(-1, 1, 1, 1), squares
 
     def _decide(
         self, is_far: torch.Tensor, novelty: torch.Tensor, mask: torch.Tensor, allowance: torch.Tensor | None
     ) -> torch.Tensor:
-        """Which tokens are new of those that are far from their references: all of them, each for itself."""
+        """
+        Which tokens of a frame are new of those that are far from their references: all of them, each for itself.
+
+        Shapes are `(batch, places, levels)`, and `(batch, places)` of mask and allowance.
+        """
         return is_far
 
 
@@ -294,12 +325,7 @@ def find_new_tokens(
     Returns:
         [`NewTokens`]
     """
-    scan, found = NoveltyScan(contrast(frame_tokens, mask)), []
-    for frame in range(frame_tokens.shape[1]):
-        allowed = None if allowance is None else allowance[:, frame]
-        found.append(scan.feed(frame_tokens[:, frame], mask[:, frame], allowed))
-    novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, T, N, levels)
-
+    novelty, is_new = NoveltyScan(contrast(frame_tokens, mask)).feed(frame_tokens, mask, allowance)
     level, lattices = choose_level(is_new.sum(1), mask.any(dim=1), grid_sizes, num_video_tokens, num_kept_tokens)
     video = torch.arange(len(level), device=level.device)
     return NewTokens(

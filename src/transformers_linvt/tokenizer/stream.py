@@ -300,14 +300,12 @@ class _LongVideo:
         num_frames, places = self.num_seen, self.places.shape[1]
         num_new = torch.zeros(1, places, len(NOVELTY_LEVELS), dtype=torch.long, device=unit.device)
         for _, is_new in self._scan(NoveltyScan(unit), allowance):
-            num_new += is_new
+            num_new += is_new.sum(1)
         whole = torch.ones(1, places, dtype=torch.bool, device=unit.device)
         level, lattices = choose_level(num_new, whole, [self.grid_size], *self.sizes)
         threshold = NOVELTY_LEVELS[int(level)]
-        novelty = unit.new_empty(1, num_frames, places)
-        is_new = torch.empty_like(novelty, dtype=torch.bool)
-        for frame, found in enumerate(self._scan(NoveltyScan(unit, (threshold,)), allowance)):
-            novelty[:, frame], is_new[:, frame] = (values.squeeze(-1) for values in found)
+        found = zip(*self._scan(NoveltyScan(unit, (threshold,)), allowance), strict=True)
+        novelty, is_new = (torch.cat(parts, dim=1).squeeze(-1) for parts in found)
         new = NewTokens(novelty, is_new, novelty.new_tensor([threshold]), lattices)
         if places <= self.tokenizer.num_video_tokens:
             return new, scores
@@ -324,11 +322,10 @@ class _LongVideo:
         return with_whole_cells(new, torch.zeros_like(level), search.search()), scores
 
     def _scan(self, scan: NoveltyScan, allowance: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        frame = 0
+        start = 0
         for tokens in self.spools[0]:
-            for one in tokens.unbind(1):
-                yield scan.feed(one, None, None if allowance is None else allowance[:, frame])
-                frame += 1
+            now = slice(start, start := start + tokens.shape[1])
+            yield scan.feed(tokens, None, None if allowance is None else allowance[:, now])
 
     @staticmethod
     def _average(spool: TensorSpool, runs: Runs) -> torch.Tensor:

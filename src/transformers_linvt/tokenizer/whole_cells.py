@@ -19,7 +19,14 @@ import torch
 
 from .cell_tree import CellTree, grow_cell_tree
 from .cells import Cells, cell_shares, count_cells
-from .keyframes import NOVELTY_LEVELS, NewTokens, NoveltyScan, contrast, find_new_tokens
+from .keyframes import (
+    FRAMES_COMPARED_AT_ONCE,
+    NOVELTY_LEVELS,
+    NewTokens,
+    NoveltyScan,
+    contrast,
+    find_new_tokens,
+)
 from .precision import accumulation_dtype
 
 
@@ -59,8 +66,8 @@ class CellScan(NoveltyScan):
 
     >>> scan = CellScan(torch.ones(1), torch.tensor([[[0, 0], [0, 1]]]), torch.tensor([[1.3, 1.3]]))
     >>> frames = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])  # the second token turns
-    >>> [scan.feed(frame[None])[1].tolist() for frame in frames]
-    [[[[True, True], [True, True]]], [[[False, False], [False, True]]]]
+    >>> scan.feed(frames[None])[1].tolist()
+    [[[[True, True], [True, True]], [[False, False], [False, True]]]]
     >>> scan.num_new.tolist()
     [[1, 3]]
     """
@@ -73,10 +80,11 @@ class CellScan(NoveltyScan):
     def feed(
         self, tokens: torch.Tensor, mask: torch.Tensor | None = None, allowance: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next frame, as [`NoveltyScan.feed`]; `levels` are divisions."""
+        """The next frames, as [`NoveltyScan.feed`]; `levels` are divisions."""
         novelty, is_new = super().feed(tokens, mask, allowance)
-        hits = torch.zeros_like(self.cells).scatter_add_(2, self.cells, is_new.transpose(1, 2).to(self.cells.dtype))
-        self.num_new = self.num_new + (hits > 0).sum(2)
+        for found in is_new.unbind(1):
+            hits = torch.zeros_like(self.cells).scatter_add_(2, self.cells, found.transpose(1, 2).to(self.cells.dtype))
+            self.num_new = self.num_new + (hits > 0).sum(2)
         return novelty, is_new
 
     def _decide(
@@ -123,7 +131,7 @@ class CellSearch:
 
     Args:
         scan_videos (callable):
-            Feeds a scan all frames of the videos and yields what it returns for each.
+            Feeds a scan all frames of the videos, some at once, and yields what it returns for those.
         unit (`torch.Tensor` of shape `(batch,)`):
             Their contrast.
         trees (sequence of [`CellTree`]):
@@ -201,7 +209,7 @@ class CellSearch:
         """What is new in this number of cells at this threshold, both `(batch, 1)`."""
         cell = self._cells(number)
         found = zip(*self.scan_videos(CellScan(self.unit, cell, level)), strict=True)
-        novelty, is_new = (torch.stack(parts, dim=1).squeeze(-1) for parts in found)
+        novelty, is_new = (torch.cat(parts, dim=1).squeeze(-1) for parts in found)
         cell = part = cell.squeeze(1)
         num_places = torch.tensor([len(tree.corners) for tree in self.trees], device=cell.device).unsqueeze(1)
         share = torch.linspace(0.0, 1.0, 2 * STEPS_BETWEEN_NUMBERS, device=cell.device)
@@ -246,9 +254,10 @@ def find_what_is_new(
         return new
 
     def scan_videos(scan: NoveltyScan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for frame in range(frame_tokens.shape[1]):
-            allowed = None if allowance is None else allowance[rows, frame]
-            yield scan.feed(frame_tokens[rows, frame], mask[rows, frame], allowed)
+        for start in range(0, frame_tokens.shape[1], FRAMES_COMPARED_AT_ONCE):
+            now = slice(start, start + FRAMES_COMPARED_AT_ONCE)
+            allowed = None if allowance is None else allowance[rows, now]
+            yield scan.feed(frame_tokens[rows, now], mask[rows, now], allowed)
 
     search = CellSearch.of_videos(
         scan_videos,

@@ -63,6 +63,35 @@ class ThroughTheHead:
         )
 
 
+class WhereThereIsATarget:
+    """
+    A model that TRL's log-probabilities are computed of where there is a target, and not of the whole prompt.
+
+    TRL does that itself where it has Triton. Elsewhere it multiplies the states of every token, those of videos
+    included, with the whole vocabulary.
+
+    Args:
+        model: LinVT with whatever is around it, as the trainer calls it, with TRL's fused head.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(
+        self, *args: Any, fused_lm_head: bool = False, labels: torch.Tensor | None = None, **inputs: Any
+    ) -> Any:
+        """With `fused_lm_head` TRL's output, `(batch, most targets of a row)`, zero behind them; else the model's."""
+        if not fused_lm_head or labels is None or inputs.get("shift_labels") is not None:
+            inputs |= {} if labels is None else {"labels": labels}
+            return self.model(*args, **inputs, **({"fused_lm_head": True} if fused_lm_head else {}))
+        targets = labels[:, 1:]
+        has_target = targets != IGNORED
+        count = max(1, int(has_target.sum(1).max()))
+        places = has_target.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        more = {"shift_labels": targets.gather(1, places), "states_to_keep": places}
+        return self.model(*args, **inputs, **more, fused_lm_head=True)
+
+
 @torch.no_grad()
 def does_more(model: nn.Module, through_head: ThroughTheHead, inputs: dict[str, Any], dtype: torch.dtype) -> bool:
     """

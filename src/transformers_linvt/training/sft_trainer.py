@@ -29,7 +29,7 @@ from .checks import check_agreement, check_has_figures, check_has_steps, named_d
 from .collator import BOOKKEEPING_KEYS, LinVTDataCollator
 from .data import check_dataset, lengths_of, undecoded
 from .frame_tokens import FRAME_TOKENS, FrameTokenCache
-from .head import ThroughTheHead, does_more
+from .head import ThroughTheHead, WhereThereIsATarget, does_more
 from .lora import save_instructed, unwrap, with_linvt
 from .resume import find_checkpoint
 from .sft_config import LinVTSFTConfig
@@ -233,6 +233,8 @@ class LinVTSFTTrainer(SFTTrainer):
 
     def _with_its_head(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """What TRL is to call; see [`training.head`]."""
+        if self._head_does_more is False:  # where TRL has Triton it looks at targets alone itself
+            return model if inputs["input_ids"].device.type == "cuda" else WhereThereIsATarget(model)
         base = unwrap(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)).base_vlm
         through_head = ThroughTheHead(model, "logits_to_keep" in inspect.signature(base.forward).parameters)
         if self._head_does_more is None:
@@ -245,7 +247,7 @@ class LinVTSFTTrainer(SFTTrainer):
                     f"The head of {type(base).__name__} does more than TRL computes of it, so the loss goes through "
                     "the model's own logits."
                 )
-        return through_head if self._head_does_more else model
+        return through_head if self._head_does_more else self._with_its_head(model, inputs)
 
     def _take_bookkeeping_out(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Remove and return what is not for the model; count videos, and stop when too many are unreadable."""
