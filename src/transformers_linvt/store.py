@@ -113,8 +113,9 @@ class FolderStore:
         except (LinVTInputError, OSError) as error:  # a full disk costs the file, not the answer
             if not self._has_warned:
                 logger.warning(
-                    f"An encoded video was not kept in {self.option}={str(self.folder)!r}: {error} Further ones that "
-                    "cannot be kept are not named."
+                    f"An encoded video was not kept in {self.option}={str(self.folder)!r}: "
+                    f"{error.__cause__ or error}. Make room there, or name another folder. Further ones that cannot "
+                    "be kept are not named."
                 )
             self._has_warned = True
         finally:

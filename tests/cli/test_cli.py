@@ -459,6 +459,21 @@ def test_interrupting_is_one_line(linvt, files, monkeypatch):
     assert linvt("ask", "clip.mp4", "Who?") == (130, "", ["linvt: interrupted"])
 
 
+def test_interrupting_while_it_is_imported_is_one_line_too():
+    """Torch and transformers take seconds."""
+    code = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'transformers_linvt.cli.asking': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "import transformers_linvt.cli\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "linvt: interrupted\n")
+
+
 # --- in a process of its own -----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """An encoded video: what a file keeps of it, what may be stacked, and what is refused."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,43 @@ def test_a_file_that_is_none_of_ours_is_refused(features: VideoFeatures, tmp_pat
     path.write_bytes(path.read_bytes()[:-7])
     check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path))
     check_refused(lambda: VideoFeatures.load(tmp_path), LinVTInputError, str(tmp_path))
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.99])
+def test_a_file_in_which_a_byte_has_changed_is_refused(features: VideoFeatures, tmp_path: Path, place: float):
+    """Also where all numbers are still such as a video could have: their answers would be another video's."""
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")  # behind the header
+    data[int(start + place * (len(data) - start))] ^= 1
+    path.write_bytes(data)
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), "Encode the video again")
+
+
+def test_what_is_said_of_the_video_cannot_change_either(features: VideoFeatures, tmp_path: Path):
+    path = tmp_path / "clip.safetensors"
+    features.save(path)
+    data = path.read_bytes()
+    assert data.count(b'"3x5"') == 1
+    path.write_bytes(data.replace(b'"3x5"', b'"5x3"'))
+    check_refused(lambda: VideoFeatures.load(path), LinVTInputError, str(path), "damaged")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="there is no limit of a file's size here")
+def test_no_room_is_said_and_leaves_nothing(features: VideoFeatures, tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    before, path = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "clip.safetensors"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        check_refused(lambda: features.save(path), LinVTInputError, repr(str(path)), "File too large", "Make room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    nowhere = tmp_path / "nowhere" / "clip.safetensors"
+    check_refused(lambda: features.save(nowhere), LinVTInputError, "folder does not exist")
 
 
 def test_a_file_that_lacks_a_tensor_is_refused(features: VideoFeatures, tmp_path: Path):

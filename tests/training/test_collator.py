@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from promises import FAMILIES, NUM_VIDEO_TOKENS, Wrapped, check_refused, wrapped
 from transformers_linvt import LinVTInputError, VideoReadError
 from transformers_linvt.demo.shapes import make_clip, write_clip
+from transformers_linvt.model.messages import parts_of
+from transformers_linvt.model.prompt import WritesPrompts
 from transformers_linvt.training.collator import BOOKKEEPING_KEYS, IGNORED, LinVTDataCollator
 
 
@@ -355,6 +357,46 @@ LEARNED = {  # words and end of turn, as each family's template writes them behi
     "smolvlm": f" {ANSWER}<end_of_utterance>\n",
     "gemma3": f"{ANSWER}<end_of_turn>\n",
 }
+
+
+def answer_span_by_whole_renderings(self, messages, turn, videos, template, flags, prompt):
+    """Where an answer stands, with everything rendered for it alone, questions marked."""
+
+    def render(number, **more):
+        part = messages[:number]
+        frames = None if videos is None else videos[: len(list(parts_of(part, "video")))]
+        rewritten = self._rewrite(part, frames)
+        return str(self._render(rewritten, template, {**flags, **more})) if number else ""
+
+    is_answer = messages[turn]["role"] == "assistant"
+    before, behind = render(turn, add_generation_prompt=is_answer), render(turn + 1)
+    if is_answer and behind.startswith(before + self.added.last):
+        before += self.added.last
+    return len(before), len(behind)
+
+
+@pytest.mark.parametrize("name", ["llava_phi", "qwen2_vl", "idefics3"])
+def test_an_answer_is_found_with_fewer_renderings_as_with_all(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Two of a conversation, and one more for its last answer: what was rendered before is not rendered again."""
+    family = wrapped(name)
+    video = {"type": "video", "video": family.clip(4)}
+    question, answer = turn("user", video, QUESTION), turn("assistant", ANSWER)
+    several = [question, answer, turn("user", "Where?"), turn("assistant", "up")]
+    rows = [row(family.clip(5)), row(), {"messages": several}, {"messages": several[:2]}]
+    make = LinVTDataCollator(family.processor, add_timestamps=name == "qwen2_vl")
+    processor, own, count = type(family.processor), WritesPrompts._render, 0
+
+    def counted(self, *args, **kwargs):
+        nonlocal count
+        count += 1 + (kwargs.get("with_question_spans", True) and bool(args[0].questions))
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(processor, "_render", counted)
+    found, few = make(rows), count
+    monkeypatch.setattr(processor, "_answer_span", answer_span_by_whole_renderings)
+    count = 0
+    assert_same(found, make(rows))
+    assert (few, count) == (14, 28)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -11,8 +11,14 @@ import traceback
 from collections.abc import Sequence
 
 from ..errors import LinVTError
-from .arguments import make_parser
-from .output import complain, in_flags, quiet
+
+
+try:
+    from .arguments import make_parser
+    from .output import complain, in_flags, quiet
+except KeyboardInterrupt:  # it takes seconds until torch and transformers are there, and who waits may change his mind
+    print("linvt: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 # What may go wrong with a user's files and models; anything else is a mistake of ours and keeps its traceback.

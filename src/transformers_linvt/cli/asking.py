@@ -96,12 +96,7 @@ def encode(arguments: argparse.Namespace) -> None:
         raise LinVTInputError(f"The folder {output.absolute().parent} does not exist. Make it first.")
     _check_video(arguments.video, arguments)
     features = _load(arguments).encode(arguments.video, **sampling_of_arguments(arguments))
-    partial = output.absolute().with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        features.save(partial)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    features.save(output)
     refined = features.refined
     total, kept = features.num_frames * refined.tokens_per_frame, int(refined.kept_mask.sum())
     print(f"{output}: {features.num_frames} frames, {total} frame tokens in {kept}; ask with: linvt ask {output} ...")

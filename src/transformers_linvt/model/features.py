@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,13 +17,14 @@ from ..evidence.notebook import html_of, png_of, strip_of_maps
 from ..files import replacing
 from ..summaries import short_repr
 from ..tokenizer.selection import RefinedVideo
+from .digests import digest_of, digest_of_weights
 
 
 FEATURES_SUFFIX = ".safetensors"
 
 _FORMAT = "linvt-video-features-3"
 _CONTAINERS = ("tensor", "list", "tuple")
-_ABOUT = "about."
+_ABOUT, _DIGEST = "about.", "digest"
 _SLACK = 1e-3  # by which a number may leave its range in half precision
 
 
@@ -161,11 +163,15 @@ class VideoFeatures:
         if self.origin is not None:
             metadata |= {"video": self.origin.video} | ({"model": self.origin.model} if self.origin.model else {})
         metadata |= {_ABOUT + name: value for name, value in self.about.items()}
+        metadata[_DIGEST] = digest_of(digest_of_weights(tensors), sorted(metadata.items()))
         try:
             with replacing(path) as partial:
                 save_file(tensors, partial, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise LinVTInputError(f"{os.fspath(path)!r} cannot be written: {error}. Does its folder exist?") from error
+            advice = "Make room there, or name another file."
+            if not Path(path).absolute().parent.is_dir():
+                advice = "Its folder does not exist: make it first."
+            raise LinVTInputError(f"{os.fspath(path)!r} cannot be written: {error}. {advice}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "VideoFeatures":
@@ -173,7 +179,8 @@ class VideoFeatures:
         Read a file that `save` wrote.
 
         Raises:
-            LinVTInputError: no such file, not one of ours, or one whose numbers no encoded video has.
+            LinVTInputError: no such file, not one of ours, one that is damaged, or one whose numbers no encoded
+                video has.
         """
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
@@ -185,6 +192,11 @@ class VideoFeatures:
             raise LinVTInputError(
                 f"{os.fspath(path)!r} holds no video features of this version (format {metadata.get('format')!r}, "
                 f"expected {_FORMAT!r}). Encode the video again with model.encode_video."
+            )
+        digest = metadata.pop(_DIGEST, None)
+        if digest not in (None, digest_of(digest_of_weights(tensors), sorted(metadata.items()))):
+            raise LinVTInputError(
+                f"{os.fspath(path)!r} is damaged: it is not what was written there. Encode the video again."
             )
         layers = sum(name.startswith("deepstack.") for name in tensors)
         grid = re.fullmatch(r"(\d{1,6})x(\d{1,6})", metadata.get("grid_size", ""))

@@ -12,6 +12,7 @@ Nothing here has parameters, and nothing is transformed: a run is an average of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +159,7 @@ class NoveltyScan:
         is_other = reference >= num_levels
         other = (reference - num_levels).clamp(min=0)
         theirs = tokens.gather(2, other.unsqueeze(-1).expand(-1, -1, -1, tokens.shape[-1]))
-        self.references = torch.where(is_other.unsqueeze(-1), theirs, self.references)
+        self.references = torch.where(is_other.unsqueeze(-1), theirs, cast(torch.Tensor, self.references))
         self.squares = torch.where(is_other, squares.gather(2, other), self.squares)
         novelty, is_new = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         return novelty, is_new
