@@ -377,8 +377,26 @@ BAD_COMMANDS = {  # command: exit status, what its line says
         1,
         "--skip-duplicate-frames 2.0 has no effect with --arm 'uniform'",
     ),
-    "eval --write-clips clips --skip-duplicate-frames no": (1, "has no effect where no model is asked"),
-    "eval --compare a.json b.json --skip-duplicate-frames 2": (1, "has no effect where no model is asked"),
+    **{
+        f"eval --write-clips clips {given}": (1, f"{given.split()[0]} has no effect: --write-clips DIR asks no model")
+        for given in (
+            "--skip-duplicate-frames no",
+            "--arm text",
+            "--compare a.json b.json",
+            "--output e.json",
+            "--instruction Briefly.",
+            "--batch-size 16",
+            "--device cpu",
+            "--trust-remote-code",
+        )
+    },
+    "eval --diagnostics needle --lengths 64": (1, "--lengths has no effect with --diagnostics needle: it is of the"),
+    "eval --diagnostics pictures length --frames 8": (1, "--frames has no effect with --diagnostics pictures length"),
+    "eval slides --write-clips clips": (1, "MODEL has no effect: --write-clips DIR asks no model"),
+    **{
+        f"eval --compare a.json b.json {given}": (1, f"{given.split()[0]} has no effect: two evaluations that are")
+        for given in ("--skip-duplicate-frames 2", "--arm all", "--uniform-frames 3", "--restart", "--dtype float32")
+    },
     "encode clip.mp4 out.bin": (1, "does not end in .safetensors"),
     "encode clip.mp4 nowhere/out.safetensors": (1, "does not exist. Make it first"),
     "encode page.mp4 out.safetensors": (1, "page.mp4"),

@@ -4,14 +4,14 @@ Published annotations become tasks, whichever layout they come in, and what is w
 The miniatures are made here in the layout of each set; `test_harness.py` runs the tasks where lmms-eval is installed.
 """
 
-import http.server
 import json
 import re
-import threading
+import socket
 from pathlib import Path
 
 import pytest
 
+from judge_server import judge_server
 from miniature_benchmarks import make, write_miniature
 from stock_benchmarks import STOCK, asked_of
 from transformers_linvt.errors import LinVTInputError
@@ -60,6 +60,39 @@ def test_what_is_wrong_with_a_file_is_named_by_row(change, message, tmp_path, ca
     assert not (tmp_path / "tasks" / "linvt_msvd_qa" / "questions.jsonl").exists()
 
 
+def test_what_is_wrong_with_the_other_files_of_a_set_is_named(tmp_path, capsys):
+    annotations, _ = write_miniature(tmp_path / "msvd", "msvd_qa")
+    mapping = tmp_path / "youtube_mapping.txt"
+    assert make(tmp_path / "msvd", "msvd_qa", "--mapping", mapping) == 1
+    assert "youtube_mapping.txt cannot be read as a mapping" in capsys.readouterr().err
+    mapping.write_text("clip_abc vid9\nclip_def\n")
+    assert make(tmp_path / "msvd", "msvd_qa", "--mapping", mapping) == 1
+    assert "row 1 is no pair" in capsys.readouterr().err
+    annotations.write_text("{")
+    assert make(tmp_path / "msvd", "msvd_qa") == 1
+    assert "cannot be read as annotations" in capsys.readouterr().err
+    table, _ = write_miniature(tmp_path / "tgif", "tgif_qa")
+    heading, first, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([heading, first, rest[0].replace("\tred\t", "\t\t") + "\tone too many", *rest[1:]]))
+    assert make(tmp_path / "tgif", "tgif_qa") == 1
+    assert "row 1 has no field 'answer'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choices", ["['blue', 'red']", '["blue", "red"]', "blue or red", "3"])
+def test_choices_are_a_list_in_whichever_way_it_is_written(choices, tmp_path, capsys):
+    annotations, _ = write_miniature(tmp_path, "videovista")
+    rows = json.loads(annotations.read_text())
+    rows[1]["Answer_Choices"] = choices
+    annotations.write_text(json.dumps(rows))
+    is_list = choices.startswith("[")
+    assert make(tmp_path, "videovista") == (0 if is_list else 1)
+    if is_list:
+        made = (tmp_path / "tasks" / "linvt_videovista" / "questions.jsonl").read_text().splitlines()
+        assert "A. blue\nB. red\n" in json.loads(made[1])["question"]
+    else:
+        assert "the choices of row 1 are no list" in capsys.readouterr().err
+
+
 VIDEO_SETS = ["MVBench", "NExT-QA", "EgoSchema", "TempCompass", "VideoVista", "Video-MME", "MLVU", "LongVideoBench"]
 VIDEO_SETS += ["MSVD-QA", "MSRVTT-QA", "ActivityNet-QA", "TGIF-QA"]
 PICTURE_SETS = ["MME", "MMBench", "POPE", "SEED", "ScienceQA"]
@@ -99,33 +132,17 @@ def test_a_letter_is_read_where_it_is_one():
 
 
 @pytest.fixture
-def server():
-    """A judge on this machine that says yes to "red", until it is told to be silent."""
+def judge_of_red():
+    """A judge on this machine that says yes to "red"."""
 
-    class Judge(http.server.BaseHTTPRequestHandler):
-        asked, answers_left, words = 0, 100, '{"pred": "%s", "score": %d}'
+    def reply(asked):
+        return 'Verdict: {"pred": "yes", "score": 5}' if "Predicted answer: red" in asked else NO
 
-        def do_POST(self):
-            prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            type(self).asked += 1
-            if self.asked > self.answers_left:
-                self.send_error(503)
-                return
-            is_right = "Predicted answer: red" in prompt
-            text = self.words if "%" not in self.words else self.words % (("yes", 5) if is_right else ("no", 1))
-            body = json.dumps({"choices": [{"message": {"content": f"Verdict: {text}"}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    with judge_server(reply) as server:
+        yield server
 
-        def log_message(self, *args):
-            """Nothing is to be printed."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1", Judge
-        running.shutdown()
+NO = 'Verdict: {"pred": "no", "score": 1}'
 
 
 def samples(tmp_path, answers):
@@ -136,48 +153,75 @@ def samples(tmp_path, answers):
     return predictions_of(log, tmp_path / "predictions.jsonl")
 
 
-def test_a_judge_that_goes_away_costs_only_what_is_still_open(server, tmp_path):
-    url, behaviour = server
-    predictions = samples(tmp_path, ["red", "blue", "", "red"])
-    behaviour.answers_left = 2
+def test_a_judge_that_goes_away_costs_only_what_is_still_open(judge_of_red, tmp_path):
+    predictions, verdicts = samples(tmp_path, ["red", "blue", "", "red"]), tmp_path / "verdicts.jsonl"
+    judge_of_red.answers_left = 2
     with pytest.raises(JudgeError, match="did not answer.*503"):
-        judge(predictions, tmp_path / "verdicts.jsonl", url, "some-judge")
-    behaviour.answers_left, before = 100, behaviour.asked
-    found = judge(predictions, tmp_path / "verdicts.jsonl", url, "some-judge")
-    assert behaviour.asked == before + 1  # the empty one is wrong without being judged
+        judge(predictions, verdicts, judge_of_red.address, "some-judge")
+    judge_of_red.answers_left, before = 100, len(judge_of_red.asked)
+    found = judge(predictions, verdicts, judge_of_red.address, "some-judge")
+    assert len(judge_of_red.asked) == before + 1  # the empty one is wrong without being judged
     assert found == {"judge": "some-judge", "asked": 4, "accuracy": 50, "score": 2.75, "empty": 1, "unjudged": 0}
 
 
-def test_a_judge_without_a_verdict_is_an_error_and_not_a_no(server, tmp_path):
-    url, behaviour = server
-    behaviour.words = '{"pred": "maybe", "score": 9}'
+@pytest.mark.parametrize("address", ["{closed}", "localhost/v1", "ftp://127.0.0.1:1/v1", "", "http://["])
+def test_a_judge_that_was_never_there_is_an_error_in_words(address, judge_of_red, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = address.format(closed=f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+    predictions = samples(tmp_path, ["red"])
+    with pytest.raises(JudgeError, match="'some-judge' at .* did not answer: .*call again to go on"):
+        judge(predictions, tmp_path / "verdicts.jsonl", address, "some-judge")
+    assert json.loads(predictions.read_text())["prediction"] == "red"
+
+
+def test_a_judge_that_leaves_within_a_word_is_asked_again(judge_of_red, tmp_path):
+    predictions, verdicts = samples(tmp_path, ["red", "red"]), tmp_path / "verdicts.jsonl"
+    judge(samples(tmp_path, ["red"]), verdicts, judge_of_red.address, "some-judge")
+    judge_of_red.cut = True
+    with pytest.raises(JudgeError, match="did not answer: IncompleteRead"):
+        judge(samples(tmp_path, ["red", "red"]), verdicts, judge_of_red.address, "some-judge")
+    judge_of_red.cut, before = False, len(judge_of_red.asked)
+    assert judge(predictions, verdicts, judge_of_red.address, "some-judge")["accuracy"] == 100
+    assert len(judge_of_red.asked) == before + 1
+
+
+def test_a_judge_without_a_verdict_is_an_error_and_not_a_no(judge_of_red, tmp_path):
+    judge_of_red.reply = lambda asked: '{"pred": "maybe", "score": 9}'
     with pytest.raises(JudgeError, match="gave no verdict"):
-        judge(samples(tmp_path, ["red"]), tmp_path / "verdicts.jsonl", url, "some-judge")
+        judge(samples(tmp_path, ["red"]), tmp_path / "verdicts.jsonl", judge_of_red.address, "some-judge")
 
 
-def test_one_reply_that_is_no_verdict_costs_its_own_question(server, tmp_path):
-    url, behaviour = server
-    predictions, verdicts = samples(tmp_path, ["red", "blue"]), tmp_path / "verdicts.jsonl"
-    behaviour.words = "{'pred': 'yes', 'score': 4.5}"  # as judges of this protocol write it
+def test_one_reply_that_is_no_verdict_costs_its_own_question(judge_of_red, tmp_path):
+    verdicts, url = tmp_path / "verdicts.jsonl", judge_of_red.address
+    judge_of_red.reply = lambda asked: "{'pred': 'yes', 'score': 4.5}"  # as judges of this protocol write it
     judge(samples(tmp_path, ["red"]), verdicts, url, "some-judge")
-    behaviour.words = "I cannot say"
+    judge_of_red.reply = lambda asked: "I cannot say"
     found = judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")
     assert (found["accuracy"], found["score"], found["unjudged"]) == (100, 4.5, 1)
-    behaviour.words, before = '{"pred": "no", "score": 0}', behaviour.asked
-    assert judge(predictions, verdicts, url, "some-judge")["unjudged"] == 0
-    assert behaviour.asked == before + 1
+    judge_of_red.reply, before = lambda asked: NO, len(judge_of_red.asked)
+    assert judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")["unjudged"] == 0
+    assert len(judge_of_red.asked) == before + 1
 
 
-def test_a_verdict_is_not_taken_for_another_prediction_with_the_same_id(server, tmp_path):
-    url, behaviour = server
-    verdicts = tmp_path / "verdicts.jsonl"
+def test_a_verdict_is_not_taken_for_another_prediction_with_the_same_id(judge_of_red, tmp_path):
+    verdicts, url = tmp_path / "verdicts.jsonl", judge_of_red.address
     assert judge(samples(tmp_path, ["red", "red"]), verdicts, url, "some-judge")["accuracy"] == 100
     with verdicts.open("a") as file:
         file.write('{"id": "1", "jud')  # killed in the middle of a line
     assert judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")["accuracy"] == 50
-    assert behaviour.asked == 3
+    assert len(judge_of_red.asked) == 3
     assert judge(samples(tmp_path, ["red", "blue"]), verdicts, url, "some-judge")["accuracy"] == 50
-    assert behaviour.asked == 3
+    assert len(judge_of_red.asked) == 3
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    nowhere, address = tmp_path / "nowhere" / "file.jsonl", "http://127.0.0.1:1/v1"
+    with pytest.raises(LinVTInputError, match="nowhere/file.jsonl cannot be read"):
+        judge(nowhere, tmp_path / "verdicts.jsonl", address, "some-judge")
+    with pytest.raises(LinVTInputError, match="nowhere/file.jsonl cannot be read"):
+        predictions_of(nowhere, tmp_path / "predictions.jsonl")
+    with pytest.raises(LinVTInputError, match="folder .*nowhere for verdicts does not exist"):
+        judge(samples(tmp_path, ["red"]), nowhere, address, "some-judge")
 
 
 def test_two_predictions_with_one_id_are_refused(tmp_path):

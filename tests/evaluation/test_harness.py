@@ -5,16 +5,15 @@ The exit status of lmms-eval says nothing (it is 0 after a crash), so results ar
 an environment of its own: `make test-harness`.
 """
 
-import http.server
 import json
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
+from judge_server import judge_server
 from miniature_benchmarks import make, write_miniature
 from stock_benchmarks import MVBENCH, STOCK, asked_of, right_answer, write_stock
 from transformers_linvt import embedded_model_path
@@ -165,28 +164,16 @@ class StockReader(Reader):
 def judge():
     """The address of a judge on this machine, in whose eyes two answers are the same if their words are."""
 
-    class Judge(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-            (right,) = re.findall(r"(?:Correct|Ground-Truth) Answer: (.*)", asked)
-            (said,) = re.findall(r"(?:Predicted Answer|Model Prediction): (.*)", asked)
-            is_right = right.strip().lower() == said.strip().lower()
-            words = ("Incorrect", "Correct") if "Ground-Truth" in asked else ("{'pred': 'no', 'score': 0}",) * 2
-            if is_right and "Ground-Truth" not in asked:
-                words = ("", "{'pred': 'yes', 'score': 5}")
-            body = json.dumps({"model": "words", "choices": [{"message": {"content": words[is_right]}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def reply(asked):
+        (right,) = re.findall(r"(?:Correct|Ground-Truth) Answer: (.*)", asked)
+        (said,) = re.findall(r"(?:Predicted Answer|Model Prediction): (.*)", asked)
+        is_right = right.strip().lower() == said.strip().lower()
+        if "Ground-Truth" in asked:  # TempCompass
+            return "Correct" if is_right else "Incorrect"
+        return "{'pred': 'yes', 'score': 5}" if is_right else "{'pred': 'no', 'score': 0}"
 
-        def log_message(self, *args):
-            """Nothing is to be printed."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1/chat/completions"
-        running.shutdown()
+    with judge_server(reply) as server:
+        yield f"{server.address}/chat/completions"
 
 
 @pytest.fixture

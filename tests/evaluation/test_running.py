@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from transformers_linvt import cli, embedded_base_path, embedded_model_path
+from transformers_linvt import LinVTProcessor, cli, embedded_base_path, embedded_model_path
 from transformers_linvt.errors import LinVTInputError
 from transformers_linvt.evaluation import (
     Answerer,
@@ -29,6 +30,7 @@ from transformers_linvt.evaluation import (
     told_of,
 )
 from transformers_linvt.evaluation.answering import Reply, Shown
+from transformers_linvt.evaluation.diagnostics import FRAMES_PER_SECOND
 
 
 SETTINGS = EvaluationSettings(
@@ -231,6 +233,23 @@ def test_answers_do_not_depend_on_the_size_of_a_batch(answerer):
     _, given = shown("needles", 9)
     one_by_one = Answerer(answerer.model, answerer.processor, batch_size=1)
     assert one_by_one.answer(given) == answerer.answer(given)
+
+
+def test_a_processor_that_writes_times_is_asked_with_them(answerer, monkeypatch):
+    timed = LinVTProcessor.from_pretrained(embedded_model_path(), add_timestamps=True)
+    one, prompts, generate = Answerer(answerer.model, timed, batch_size=1), [], answerer.model.generate
+    monkeypatch.setattr(
+        answerer.model, "generate", lambda **given: prompts.append(given["input_ids"]) or generate(**given)
+    )
+    given = [Shown(shown("needle", count, 1)[1][0].frames, ["What colour is it?"]) for count in (6, 9)]
+    one.answer(given)
+    for prompt, count in zip(prompts, (6, 9), strict=True):
+        seconds = [frame / FRAMES_PER_SECOND for frame in range(count)]
+        assert torch.equal(prompt, timed.question_inputs(["What colour is it?"], seconds)["input_ids"])
+    assert prompts[0].shape[1] < prompts[1].shape[1]
+    together = Answerer(answerer.model, timed, batch_size=7)
+    assert together.answer(given) == one.answer(given)
+    assert one.identity() == answerer.identity() | {"add_timestamps": True}
 
 
 def test_a_bare_base_is_shown_pictures():

@@ -1,5 +1,6 @@
 """Times among the video tokens: where they stand, that the base reads them as text, and who refuses them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,29 @@ def test_times_of_other_videos_are_refused(family: Wrapped):
         family.model(**{**inputs, "video_time_ids": ids[:, :1]})
     with pytest.raises(LinVTInputError, match="video placeholders"):
         family.model(**{name: value for name, value in inputs.items() if name != "video_time_ids"})
+
+
+def test_an_encoded_video_has_its_times_behind_it_as_in_a_chat(family: Wrapped, monkeypatch: pytest.MonkeyPatch):
+    processor = LinVTProcessor.from_base(
+        family.processor.base_processor, num_video_tokens=NUM_VIDEO_TOKENS, num_frames=7, add_timestamps=True
+    )
+    clip, prompts, prepare = family.clip(7), [], family.model.model.prepare
+
+    def spy(**given: Any) -> Any:
+        prompts.append(given["input_ids"])
+        return prepare(**given)
+
+    monkeypatch.setattr(family.model.model, "prepare", spy)
+    even = replace(clip, timestamps=np.arange(7) / 2, duration=3.5)
+    chat = processor.apply_chat_template(user(even, QUESTION), **CHAT)
+    features = family.model.encode_video(**processor.video_inputs(even))
+    family.model.answer(features, QUESTION, processor, max_new_tokens=1)
+    assert torch.equal(prompts[0], chat["input_ids"])
+    pipe = VideoQuestionAnsweringPipeline(model=family.model, processor=processor, device="cpu")
+    family.model.answer(pipe.encode(clip, start=1.0, end=4.0), QUESTION, processor, max_new_tokens=1)
+    part = processor.apply_chat_template(user(clip, QUESTION), start=1.0, end=4.0, **CHAT)
+    assert torch.equal(prompts[1], part["input_ids"]) and not torch.equal(prompts[1], prompts[0])
+    for kind in (True, "tokens"):
+        processor.add_timestamps = kind
+        with pytest.raises(LinVTInputError, match=f"add_timestamps={kind!r}.*without any"):
+            family.model.answer(replace(features, timestamps=None), QUESTION, processor)

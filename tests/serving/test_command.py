@@ -31,6 +31,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "words"),
     [
         (["--media-root", "no/such"], "--media-root 'no/such' is no folder"),
+        (["--media-root", "/"], "--media-root '/' is the root of the file system"),
         (["--limit", "max_frames=-1"], "is not a number above 0"),
         (["--port", "65536"], "is not a port"),
         (["--max-waiting", "0"], "is not a whole number of 1 or more"),

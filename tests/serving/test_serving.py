@@ -486,3 +486,11 @@ def test_settings_are_whole_numbers(wrong: dict):
     with pytest.raises(LinVTInputError, match="give a whole number"):
         ServerSettings(NAME, **wrong)
     assert replace(ServerSettings(NAME), max_new_tokens=5).default_new_tokens == 5
+
+
+def test_a_root_that_would_show_clients_everything_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path.anchor, target_is_directory=True)
+    for everything in (tmp_path.anchor, str(tmp_path / "link")):
+        with pytest.raises(LinVTInputError, match="is the root of the file system: clients could name every file"):
+            ServerSettings(NAME, media_root=everything)
+    assert ServerSettings(NAME, media_root=str(tmp_path)).media_root == str(tmp_path)

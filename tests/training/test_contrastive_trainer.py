@@ -164,6 +164,8 @@ def test_accumulation_is_exact_for_tokens_and_has_fewer_negatives(family: Wrappe
         ({"contrastive_mini_batch_size": 0}, ("contrastive_mini_batch_size=0",)),
         ({"temperature": 0.0}, ("temperature=0.0",)),
         ({"stage": "second"}, ("'second'", "'align'")),
+        ({"loss_type": "dft"}, ("loss_type='dft'", "contrastive_weight=0")),
+        ({"label_smoothing_factor": 0.1}, ("label_smoothing_factor=0.1", "contrastive_weight=0")),
     ],
 )
 def test_arguments_without_a_contrast_are_refused(tmp_path: Path, arguments: dict, words: tuple[str, ...]):
@@ -208,6 +210,12 @@ def test_wrong_arguments_and_models_are_named(family: Wrapped, tmp_path: Path):
         lambda: LinVTContrastiveTrainer(family.model, args={"lr": 1}), LinVTInputError, "LinVTContrastiveConfig"
     )
     check_refused(lambda: LinVTContrastiveTrainer("a/name", args=config(tmp_path)), LinVTInputError, "'a/name'")
+    check_refused(
+        lambda: LinVTContrastiveTrainer(family.model, config(tmp_path), compute_loss_func=lambda *_, **__: 0.0),
+        LinVTInputError,
+        "compute_loss_func",
+        "contrastive_weight",
+    )
 
 
 def test_the_caption_is_what_has_labels(family: Wrapped, tmp_path: Path):

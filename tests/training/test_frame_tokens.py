@@ -20,6 +20,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from promises import Wrapped, wrapped
@@ -35,6 +36,7 @@ from transformers_linvt import (
 from transformers_linvt.demo.shapes import make_clip, write_clip
 from transformers_linvt.model import video_inputs
 from transformers_linvt.training.collator import LinVTDataCollator
+from transformers_linvt.training.frame_tokens import FrameTokens
 
 
 # peft 0.21 asks whether checkpointing is on by the old name.
@@ -301,6 +303,23 @@ def test_a_collator_of_ones_own_is_refused(folder: Path, tmp_path: Path):
     family = wrapped("llava_phi")
     with pytest.raises(LinVTInputError, match="data_collator of your own"):
         collated(folder, tmp_path, family, data_collator=LinVTDataCollator(family.processor))
+
+
+def test_frame_tokens_of_another_trainers_cache_are_refused(folder: Path, tmp_path: Path):
+    cached, _ = collated(folder, tmp_path)
+    without = trainer_of(wrapped("llava_phi"), folder, tmp_path / "other", data_collator=cached.data_collator)
+    with pytest.raises(LinVTInputError, match="frame tokens of another trainer's cache_frame_tokens"):
+        without.train()
+
+
+def test_a_file_that_holds_none_is_refused(tmp_path: Path):
+    path = tmp_path / "clip.safetensors"
+    with pytest.raises(LinVTInputError, match="clip.safetensors is not encoded yet"):
+        FrameTokens("key", "{}").save(path)
+    assert not path.exists()
+    save_file({"tokens": torch.zeros(2, 3)}, path, {"format": "something else"})
+    with pytest.raises(LinVTInputError, match="clip.safetensors holds no frame tokens of this version"):
+        FrameTokens.load(path, "key")
 
 
 def test_settings_that_cannot_be_are_refused(folder: Path, tmp_path: Path):

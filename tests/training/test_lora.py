@@ -363,3 +363,30 @@ def test_contrastive_heads_of_the_first_stage_are_frozen_and_come_along_unchange
     assert again.config.contrastive_size == 5 and head and found.keys() == head.keys()
     assert all(torch.equal(found[name], head[name]) for name in head)
     assert not torch.equal(again.linvt.aggregator.queries, family.model.linvt.original_module.aggregator.queries)
+
+
+class OwnLayer(nn.Module):
+    """A layer of somebody's own, which PEFT does not know."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.weight.T
+
+
+def test_a_language_model_without_linear_layers_is_refused_with_the_way_out():
+    family = wrapped("llava")
+    decoder = family.model.get_decoder()
+    for module in list(decoder.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(module, name, OwnLayer(layer.weight))
+    check_refused(
+        lambda: lora_config(family.model),
+        LinVTInputError,
+        type(decoder).__name__,
+        "no torch.nn.Linear",
+        "target_modules",
+    )

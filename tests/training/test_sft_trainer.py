@@ -504,6 +504,8 @@ def test_a_processor_of_another_model_is_refused(family: Wrapped, tmp_path: Path
     check(LinVTProcessor(family.processor.base_processor, num_video_tokens=7), "num_video_tokens=7", "has 6")
     check(wrapped("qwen2_vl").processor, "another base", "309", "306")
     check(family.processor.tokenizer, "LinVTProcessor")
+    assert not family.model.config.name_or_path
+    check(None, "was not loaded from a checkpoint", "processing_class=")
     without = wrapped("llava_phi").processor
     without.base_processor.chat_template = without.base_processor.tokenizer.chat_template = None
     check(without, "no chat template", "processor.chat_template")

@@ -230,7 +230,7 @@ def _add_eval(commands: Any) -> None:
     )
     how = parser.add_argument_group("how it is asked")
     how.add_argument("--uniform-frames", type=_positive_integer, metavar="N", help="pictures of the arm uniform (8)")
-    how.add_argument("--batch-size", type=_positive_integer, default=16, metavar="N", help="prompts at once (16)")
+    how.add_argument("--batch-size", type=_positive_integer, metavar="N", help="prompts at once (16)")
     _add_repeats(how)
     _add_loading(how)
     _add_verbose(parser)

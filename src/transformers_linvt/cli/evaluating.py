@@ -35,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Ask one model, or compare two."""
-    asks = not arguments.write_clips and not all(name.endswith(_REPORT) for name in arguments.compare or [""])
-    if arguments.skip_duplicate_frames is not None and not asks:
-        raise LinVTInputError("--skip-duplicate-frames has no effect where no model is asked. Leave it out.")
     if arguments.write_clips:
+        _check_unused(arguments, "--write-clips DIR asks no model")
         _write(arguments)
         return
     if arguments.compare:
@@ -57,12 +55,15 @@ def _compare(arguments: argparse.Namespace) -> None:
     one, other = arguments.compare
     if one == other:
         raise LinVTInputError(f"--compare was given {one} twice. Name two evaluations or models.")
-    given = [flag for flag, value in _asking(arguments).items() if value is not None]
-    if given and all(name.endswith(_REPORT) for name in arguments.compare):
-        raise LinVTInputError(
-            f"{given[0]} says what is asked, and two evaluations that are there already were asked before. Leave it "
-            "out, or name two models."
-        )
+    if all(name.endswith(_REPORT) for name in arguments.compare):
+        given = [flag for flag, value in _of_clips(arguments).items() if value is not None]
+        if given:
+            raise LinVTInputError(
+                f"{given[0]} says what is asked, and two evaluations that are there already were asked before. Leave "
+                "it out, or name two models."
+            )
+        but = ("--compare", "--output", "--restart")[: 3 if arguments.output else 2]
+        _check_unused(arguments, "two evaluations that are there already ask no model", but)
     output = Path(arguments.output) if arguments.output else None
     if output:
         _check_output(output, arguments.restart)
@@ -81,11 +82,26 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(f"{output}: the same as JSON")
 
 
-def _asking(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Flags that say what is asked and how, with what was given for them."""
-    names = ("diagnostics", "frames", "lengths", "clips", "size", "seed", "instruction", "max_new_tokens")
+def _of_clips(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Flags that say what clips there are, with what was given for them."""
+    names = ("diagnostics", "frames", "lengths", "clips", "size", "seed")
+    return {f"--{name}": getattr(arguments, name) for name in names}
+
+
+def _check_unused(arguments: argparse.Namespace, why: str, but: Sequence[str] = ()) -> None:
+    """
+    Refuse what says which model is asked, and how, where none is.
+
+    Raises:
+        LinVTInputError: an argument that would have no effect.
+    """
+    asking = ("instruction", "max_new_tokens", "arm", "uniform_frames", "batch_size", "skip_duplicate_frames")
+    names = ("compare", "output", "restart", *asking, "device", "dtype", "trust_remote_code")
     flags = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
-    return {**flags, "--arm": arguments.arm, "--uniform-frames": arguments.uniform_frames}
+    unset = {"--dtype": "auto", "--restart": False, "--trust-remote-code": False}
+    for flag, value in {"MODEL": arguments.model, **flags}.items():
+        if value != unset.get(flag) and flag not in but:
+            raise LinVTInputError(f"{flag} has no effect: {why}. Leave it out.")
 
 
 def _report_files(names: Sequence[str], folder: Path) -> list[Path]:
@@ -113,7 +129,23 @@ def _settings(arguments: argparse.Namespace) -> Any:
         "num_uniform": arguments.uniform_frames,
     }
     named: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return transformers_linvt.EvaluationSettings(**{name: value for name, value in named.items() if value is not None})
+    settings = transformers_linvt.EvaluationSettings(
+        **{name: value for name, value in named.items() if value is not None}
+    )
+    asked = set(settings.diagnostics)
+    for flag, value, is_used, whose in (
+        (
+            "--frames",
+            arguments.frames,
+            asked - {"pictures", "length"},
+            "pictures have one frame, length has --lengths",
+        ),
+        ("--lengths", arguments.lengths, "length" in asked, "it is of the clips of length"),
+    ):
+        if value is not None and not is_used:
+            told = " ".join(settings.diagnostics)
+            raise LinVTInputError(f"{flag} has no effect with --diagnostics {told}: {whose}. Leave it out.")
+    return settings
 
 
 def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: bool = False) -> dict[str, Any]:
@@ -127,7 +159,7 @@ def _evaluate(name: str, output: Path, arguments: argparse.Namespace, reuse: boo
         loading=trusted(arguments),
         arm=arguments.arm,
         skip_duplicate_frames=arguments.skip_duplicate_frames,
-        batch_size=arguments.batch_size,
+        **({} if arguments.batch_size is None else {"batch_size": arguments.batch_size}),
         num_uniform=settings.num_uniform,
         max_new_tokens=settings.max_new_tokens,
         instruction=settings.instruction,

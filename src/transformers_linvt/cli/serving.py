@@ -7,7 +7,6 @@ from typing import Any
 import transformers_linvt
 
 from .. import serving
-from ..errors import LinVTInputError
 from ..lazy import required
 from .loading import load, trusted
 from .output import complain
@@ -20,13 +19,10 @@ def serve(arguments: argparse.Namespace) -> None:
     """Answer chat completions until the process is asked to stop."""
     for name in ("uvicorn", "starlette"):  # before a model is loaded
         required(name, "serving")
-    root = arguments.media_root
-    if root is not None and not os.path.isdir(root):
-        raise LinVTInputError(f"media_root={root!r} is no folder. Name the folder that clients may name files of.")
     model = arguments.model
     settings = serving.ServerSettings(
         name=arguments.served_name or ("embedded" if model is None else os.path.basename(model.rstrip("/")) or model),
-        media_root=root,
+        media_root=arguments.media_root,
         allowed_domains=tuple(arguments.allow_domain or ()),
         limits=transformers_linvt.VideoLimits(**dict(arguments.limits or ())),
         api_key=os.environ.get("LINVT_API_KEY") or None,

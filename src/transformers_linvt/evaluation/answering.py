@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,6 +176,8 @@ class Answerer:
             about["num_video_tokens"] = self.model.config.num_video_tokens
             if levels := levels_of(self.processor.skip_duplicate_frames):  # identical ones change no answer
                 about["skip_duplicate_frames"] = levels
+            if self.arm == "linvt" and self.processor.add_timestamps:
+                about["add_timestamps"] = self.processor.add_timestamps
         return about
 
     @torch.no_grad()
@@ -191,13 +194,14 @@ class Answerer:
 
     def _ask_linvt(self, clips: Sequence[Shown], rows: Sequence[tuple[int, str]]) -> Iterator[Reply]:
         features: dict[int, Any] = {}
-        for part in self._batches(rows):
+        by_length = groupby(rows, lambda row: len(clips[row[0]].frames))  # clips of one length have the same times
+        for part in (part for _, own in by_length for part in self._batches(list(own))):
             wanted = dict.fromkeys(index for index, _ in part)
             features = {index: features.get(index) or self._encode(clips[index].frames) for index in wanted}
-            inputs = self.processor.question_inputs([self._worded(question) for _, question in part])
-            inputs = inputs.to(self.model.working_device)
-            tokens = inputs["video_mask"].sum(1).tolist()
             videos = [features[index] for index, _ in part]
+            worded = [self._worded(question) for _, question in part]
+            inputs = self.processor.question_inputs(worded, videos[0].timestamps).to(self.model.working_device)
+            tokens = inputs["video_mask"].sum(1).tolist()
             output = self.model.generate(**inputs, video_features=videos, **self._how)
             yield from self._replies(output, inputs, tokens)
 

@@ -9,6 +9,7 @@ no judge; letters by the letter. Nothing is downloaded.
 """
 
 import argparse
+import ast
 import csv
 import json
 import os
@@ -224,8 +225,17 @@ def _joined(rows: list[dict], answers: list[dict], path: Path) -> list[dict]:
 
 def _mapped(path: Path) -> dict[str, str]:
     """`youtube_mapping.txt`: a name of a file and the name in the annotations on every line."""
-    pairs = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LinVTInputError(f"{path} cannot be read as a mapping of names: {error}") from error
+    found = {}
+    for number, line in enumerate(lines):
+        pair = line.split()
+        if len(pair) not in (0, 2):
+            raise LinVTInputError(f"{path}: row {number} is no pair of a file's name and the set's: {line!r}.")
+        found |= {pair[1]: pair[0]} if pair else {}
+    return found
 
 
 def _checked(
@@ -241,7 +251,8 @@ def _checked(
         value = next((row[name] for name in theirs if row.get(name) not in (None, "")), None)
         if value is None and own != "id":
             raise LinVTInputError(
-                f"{path}: row {number} has no field {' or '.join(map(repr, theirs))}; it has {', '.join(row)}."
+                f"{path}: row {number} has no field {' or '.join(map(repr, theirs))}; it has "
+                f"{', '.join(map(str, row))}."
             )
         found[own] = number if value is None else value
     candidates = [names.get(name, name) for name in benchmark.video_names(found)]
@@ -256,8 +267,9 @@ def _checked(
         "answer": str(found["answer"]).strip().lower(),
     }
     if benchmark.kind == "letter":
-        choices = found["choices"]
-        choices = json.loads(choices) if isinstance(choices, str) else choices
+        choices = _choices_of(found["choices"])
+        if choices is None:
+            raise LinVTInputError(f"{path}: the choices of row {number} are no list: {found['choices']!r}.")
         index = _index_of(found["answer"], choices)
         if index is None:
             raise LinVTInputError(f"{path}: the answer of row {number}, {found['answer']!r}, is none of {choices}.")
@@ -268,6 +280,16 @@ def _checked(
         **made,
         "question": f"{question}\n{benchmark.tail}" if benchmark.kind == "letter" else f"{question} {benchmark.tail}",
     }
+
+
+def _choices_of(given: Any) -> list[Any] | None:
+    """A list, also where it is written as JSON or as Python writes it."""
+    if isinstance(given, str):
+        try:
+            given = ast.literal_eval(given)
+        except (ValueError, SyntaxError):
+            return None
+    return list(given) if isinstance(given, list | tuple) else None
 
 
 def _index_of(answer: Any, choices: Sequence[Any]) -> int | None:

@@ -9,10 +9,10 @@ of the prompt are ours: figures of other prompts, or of other judges, are not to
 
 import ast
 import hashlib
+import http.client
 import json
 import os
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +67,8 @@ def judge(
         JudgeError: the server does not answer, or gave no verdict on anything.
     """
     rows, path = _read(Path(predictions)), Path(verdicts)
+    if not path.absolute().parent.is_dir():
+        raise LinVTInputError(f"The folder {path.absolute().parent} for verdicts does not exist. Make it first.")
     known: dict[str, dict] = {}
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     for one in map(_json_or_none, before.splitlines()):
@@ -120,7 +122,7 @@ def predictions_of(samples: str | os.PathLike, output: str | os.PathLike) -> Pat
         LinVTInputError: a line without the fields of such a log, named.
     """
     output, lines = Path(output), []
-    for number, line in enumerate(Path(samples).read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(_lines_of(Path(samples))):
         entry = _json_or_none(line) or {}
         try:
             doc, answered = entry["doc"], entry["filtered_resps"]
@@ -144,8 +146,9 @@ def predictions_of(samples: str | os.PathLike, output: str | os.PathLike) -> Pat
 def _read(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     places: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        row = _json_or_none(line) or {}
+    for number, line in enumerate(_lines_of(path)):
+        found = _json_or_none(line)
+        row = dict(found) if isinstance(found, Mapping) else {}
         if missing := [name for name in ("id", "question", "answer", "prediction") if name not in row]:
             raise LinVTInputError(f"{path}: row {number} has no {missing[0]!r}.")
         if (first := places.setdefault(str(row["id"]), number)) != number:
@@ -154,6 +157,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise LinVTInputError(f"{path} has no predictions.")
     return rows
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LinVTInputError(f"{path} cannot be read as lines of JSON: {error}.") from error
 
 
 def _json_or_none(line: str) -> Any:
@@ -165,17 +175,15 @@ def _json_or_none(line: str) -> Any:
 
 def _ask(url: str, model: str, key: str, timeout: float, prompt: str) -> str:
     body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}/chat/completions",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
-    )
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     try:
+        address = f"{url.rstrip('/')}/chat/completions"
+        request = urllib.request.Request(address, data=json.dumps(body).encode(), headers=headers)
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             return json.load(reply)["choices"][0]["message"]["content"] or ""
-    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
         raise JudgeError(
-            f"The judge {model!r} at {url} did not answer: {error}. What was judged is kept; call again to go on."
+            f"The judge {model!r} at {url} did not answer: {error!r}. What was judged is kept; call again to go on."
         ) from error
 
 

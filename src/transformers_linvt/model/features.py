@@ -1,5 +1,6 @@
 """One video after SVR: everything about it that no question changes, in memory or in a safetensors file."""
 
+import json
 import math
 import os
 import re
@@ -69,6 +70,11 @@ class VideoFeatures:
     is_new: torch.Tensor | None = None
 
     __repr__ = short_repr  # numbers by the thousand say nothing
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the whole video where that is known, as of what a pipeline encoded."""
+        return json.loads(self.about["video"])["duration"] if "video" in self.about else None
 
     def _repr_png_(self) -> bytes:
         """For notebooks: the significance of every place of the first video, a map per frame."""

@@ -474,7 +474,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
 
         Raises:
             LinVTInputError: no processor, that of another model, features that another model made, or a streamer for
-                several questions.
+                several questions; or times are to be written, and the video was encoded without any.
         """
         return self._answer(self._encoded(features, processor), question, processor, generate_kwargs)[0]
 
@@ -561,7 +561,12 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"A streamer takes the words of one answer, and {len(questions)} questions were asked at once. Ask "
                 "them one after the other."
             )
-        inputs = processor.question_inputs(questions, features.timestamps).to(self.working_device)
+        if processor.add_timestamps and features.timestamps is None:
+            raise LinVTInputError(
+                f"The processor writes times (add_timestamps={processor.add_timestamps!r}), and the video was encoded "
+                "without any. Encode it with its timestamps, or take a processor with add_timestamps=False."
+            )
+        inputs = processor.question_inputs(questions, features.timestamps, features.duration).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         assert condensed is not None  # there are features
         generated = self.generate_prepared(prepared, **generate_kwargs)

@@ -35,7 +35,9 @@ from .prompt import (
     VIDEO_TOKEN,
     RenderedPrompt,
     WritesPrompts,
+    line_of_times,
     made_of_silent_turns,
+    rewritten,
     warn_of_lost_tool_calls,
     with_questions,
 )
@@ -172,13 +174,18 @@ class LinVTProcessor(
 
     # -- chat --
 
-    def question_inputs(self, questions: Sequence[str], timestamps: Any = None) -> BatchFeature:
+    def question_inputs(
+        self, questions: Sequence[str], timestamps: Any = None, duration: float | None = None
+    ) -> BatchFeature:
         """
         Prompts that ask each question about one video whose frames are given elsewhere (encoded before).
 
         Args:
             questions: as many as one likes.
-            timestamps (*optional*): seconds of the frames, for a processor with `add_timestamps="tokens"`.
+            timestamps (*optional*): seconds of the frames, for a processor with `add_timestamps`; without them no
+                times are written.
+            duration (*optional*): seconds of the whole video, for `add_timestamps=True`; by default as many steps as
+                there are frames.
 
         Returns:
             `BatchFeature` with `input_ids`, `attention_mask`, `video_mask`, `question_mask`, all of shape
@@ -190,13 +197,14 @@ class LinVTProcessor(
         """
         if isinstance(questions, str) or not questions or not all(isinstance(one, str) for one in questions):
             raise LinVTInputError(f"question_inputs takes a list of one or more questions, not {shown(questions)}.")
+        kind = self.add_timestamps if timestamps is not None else False
+        line = [line_of_times(timestamps, duration)] if kind is True else None
         prompts = []
         for question in questions:
             content = [{"type": "video"}, {"type": "text", "text": question}]
             messages = parse_messages([{"role": "user", "content": content}])
             self._check_texts([messages], has_video=True)
-            prompts.append(self._render(self._rewrite(messages), None, {"add_generation_prompt": True}))
-        kind = self.add_timestamps if timestamps is not None else False
+            prompts.append(self._render(rewritten(messages, line), None, {"add_generation_prompt": True}))
         data = self._tokenize(prompts, [], {"padding_side": "left"}, "pt", self.num_places(kind))
         times = {TIME_IDS: self.time_ids([timestamps] * len(questions))} if kind == "tokens" else {}
         return BatchFeature({**data, **times})
@@ -304,11 +312,15 @@ class LinVTProcessor(
                 self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
                 for row, parts in zip(sources, video_parts, strict=True)
             ]
-        rewritten = [
-            self._rewrite(messages, frames if kind is True else None)
+        prompts = [
+            self._render(
+                self._rewrite(messages, frames if kind is True else None),
+                template,
+                flags,
+                return_assistant_tokens_mask,
+            )
             for messages, frames in zip(conversations, videos, strict=True)
         ]
-        prompts = [self._render(one, template, flags, return_assistant_tokens_mask) for one in rewritten]
         if not tokenize:
             return prompts if is_batched else prompts[0]
         if add_generation_prompt:

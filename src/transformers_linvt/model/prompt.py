@@ -151,7 +151,9 @@ class WritesPrompts(HasBaseProcessor):
         self, messages: Sequence[Mapping[str, Any]], videos: Sequence[VideoFrames] | None = None
     ) -> Conversation:
         """Videos become pictures for the base's template; with `videos`, their times are written behind them."""
-        return rewritten(messages, None if videos is None else [self.steps_of(video) for video in videos])
+        if videos is None:
+            return rewritten(messages, None)
+        return rewritten(messages, [line_of_times(self.steps_of(one).timestamps, one.duration) for one in videos])
 
     def _render(
         self,
@@ -265,9 +267,9 @@ class WritesPrompts(HasBaseProcessor):
         return [tuple(span) for span in spans[0]]
 
 
-def rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames] | None) -> Conversation:
-    """Messages with a picture for every video; its subtitles stand behind it, and with `steps` its times."""
-    result, frames = Conversation(), iter(steps or ())
+def rewritten(messages: Sequence[Mapping[str, Any]], times_of_videos: Sequence[str] | None) -> Conversation:
+    """Messages with a picture for every video; its subtitles stand behind it, and before them its times, in words."""
+    result, told = Conversation(), iter(times_of_videos or ())
     asked = _question_turn(messages)
     for number, message in enumerate(messages):
         mark = _marked if number == asked else str
@@ -289,8 +291,8 @@ def rewritten(messages: Sequence[Mapping[str, Any]], steps: Sequence[VideoFrames
                     target += [{"type": "text", "text": times}] if times else []
                     target.append({"type": "image"})
                 result.visuals.append("video" if part["type"] == "video" else "picture")
-                is_timed = part["type"] == "video" and steps is not None
-                times = (_times_in_words(next(frames)) if is_timed else "") + words_beside(part)
+                is_timed = part["type"] == "video" and times_of_videos is not None
+                times = (next(told) if is_timed else "") + words_beside(part)
             for target in (plain, marked):
                 target += [{"type": "text", "text": times}] if times else []
         has_content = "content" in message
@@ -361,9 +363,17 @@ def _take_marks_out(text: str) -> tuple[str, list[Span]]:
     return clean, spans
 
 
-def _times_in_words(video: VideoFrames) -> str:
-    times = ", ".join(f"{seconds:.1f}" for seconds in video.timestamps)
-    return f"Video of {video.duration:.1f} seconds, frames at {times} seconds.\n"
+def line_of_times(timestamps: Any, duration: float | None = None) -> str:
+    """
+    What `add_timestamps=True` writes behind a video: the seconds of its frames, and how long it is.
+
+    Without `duration` it is as many mean steps long as there are frames: exact where frames are spread evenly.
+    """
+    seconds = [float(one) for one in timestamps]
+    if duration is None:
+        duration = (seconds[-1] - seconds[0]) * len(seconds) / max(1, len(seconds) - 1)
+    times = ", ".join(f"{one:.1f}" for one in seconds)
+    return f"Video of {duration:.1f} seconds, frames at {times} seconds.\n"
 
 
 def with_questions(texts: Sequence[str], question: str | Sequence[str] | None) -> list[RenderedPrompt]:

@@ -1,5 +1,6 @@
 """What a server allows its clients."""
 
+import os
 from dataclasses import dataclass, field, replace
 
 from ..errors import LinVTInputError
@@ -31,7 +32,8 @@ class ServerSettings:
         api_key (`str`, *optional*): what clients have to send as `Authorization: Bearer ...`.
 
     Raises:
-        LinVTInputError: a setting that is not the number it has to be.
+        LinVTInputError: a setting that is not the number it has to be, or a `media_root` that is no folder or the root
+            of the file system.
     """
 
     name: str
@@ -53,9 +55,22 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "max_pictures" else 1):
                 raise LinVTInputError(f"{name}={value!r}: give a whole number, 1 or more.")
+        if self.media_root is not None:
+            _check_media_root(self.media_root)
         if self.default_new_tokens > self.max_new_tokens:
             object.__setattr__(self, "default_new_tokens", self.max_new_tokens)
         object.__setattr__(self, "limits", replace(self.limits, allowed_hosts=tuple(self.allowed_domains)))
+
+
+def _check_media_root(root: str) -> None:
+    if not os.path.isdir(root):
+        raise LinVTInputError(f"media_root={root!r} is no folder. Name the folder that clients may name files of.")
+    folder = os.path.realpath(root)
+    if folder == os.path.dirname(folder):
+        raise LinVTInputError(
+            f"media_root={root!r} is the root of the file system: clients could name every file that the server may "
+            "read. Name the folder that has the videos."
+        )
 
 
 __all__ = ["ServerSettings"]
