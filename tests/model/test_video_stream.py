@@ -215,6 +215,23 @@ def test_a_stream_that_ended_is_asked_and_takes_no_more(family: Wrapped):
     check_refused(lambda: stream.push(video.frames[0], 9.0), LinVTInputError, "was closed")
 
 
+def test_a_stream_that_stalls_is_asked_about_what_came_before_and_goes_on(family: Wrapped):
+    video = family.clip(7)
+    stalled, smooth = (VideoStream(family.model, family.processor, memory_frames=4) for _ in range(2))
+    push_all(stalled, video.frames[:3])
+    short = family.model.encode_video(list(video.frames[:3]), family.processor, timestamps=[0.0, 1.0, 2.0])
+    answers = {stalled.ask(QUESTION, max_new_tokens=4) for _ in range(3)}
+    assert answers == {family.model.answer(short, QUESTION, family.processor, max_new_tokens=4)}
+    assert stalled.num_frames == 3 and stalled.features().num_frames == 3
+    push_all(stalled, video.frames[3:], first=60.0)  # it goes on after a minute of nothing
+    push_all(smooth, video.frames[:3])
+    push_all(smooth, video.frames[3:], first=60.0)
+    went_on, was_not_asked = stalled.features(), smooth.features()
+    for name, value in was_not_asked.refined.to_tensors().items():
+        assert_close(went_on.refined.to_tensors()[name], value, atol=1e-4, rtol=1e-3, msg=name)
+    assert_close(went_on.timestamps, was_not_asked.timestamps)
+
+
 def test_what_makes_no_stream_is_refused(family: Wrapped):
     model, processor = family.model, family.processor
     refused = {
