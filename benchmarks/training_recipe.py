@@ -52,6 +52,7 @@ from transformers_linvt.evaluation.arms import PLAIN_ARMS, plain_weights
 
 
 FRAMES_PER_SECOND = 8.0
+FRAME_TOKENS = 16  # of a frame, or picture
 # Shares of the questions about clips: kind of clip, kind of question (None: any), share. As in
 # examples/shapes_clips.py, and so are the shares of the questions about pictures.
 MIX = (
@@ -102,6 +103,7 @@ class Recipe:
     kept_at_start: int = 0  # k shrinks from here in the first half; not with key frames, where it is no rank
     easy_first: bool = False  # needles and static in the first third, then all
     uses_all_queries: bool = False  # also where less is new than there are video tokens
+    spaces_tokens: bool = False  # video tokens in use are spread over the positions that all would take
     condenser: str = "linvt"  # or one of PLAIN_ARMS, with an adapter as large as LinVT
     mix: tuple = MIX
 
@@ -203,6 +205,8 @@ class Prompts:
             False at padding.
         question_ids (`torch.Tensor` of shape `(rows, words)`), question_mask (`torch.Tensor`, the same shape):
             The question alone, for LinVT.
+        positions (`torch.Tensor` of shape `(rows, length)`):
+            For the rotary embedding: one after the other, but for gaps between the tokens of a video.
     """
 
     input_ids: torch.Tensor
@@ -210,6 +214,7 @@ class Prompts:
     mask: torch.Tensor
     question_ids: torch.Tensor
     question_mask: torch.Tensor
+    positions: torch.Tensor
 
     def to(self, device: torch.device) -> "Prompts":
         """The same on another device."""
@@ -250,17 +255,22 @@ class PackedLlama:
         self.model, config = language_model, language_model.config
         self.num_heads, self.eps = config.num_attention_heads, config.rms_norm_eps
 
-    def __call__(self, embeds: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, embeds: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """
         Args:
             embeds (`torch.Tensor` of shape `(rows, length, dim)`): padded on the right.
             mask (`torch.Tensor` of shape `(rows, length)`): False at padding.
             wanted (`torch.Tensor` of shape `(rows, length)`): True where the last hidden state is asked for.
+            positions (`torch.Tensor` of shape `(rows, length)`, *optional*): for the rotary embedding; 0, 1, 2, ...
 
         Returns:
             `torch.Tensor` of shape `(number wanted, dim)`.
         """
-        rotation = self.model.rotary_emb(embeds, torch.arange(embeds.shape[1], device=embeds.device)[None])
+        if positions is None:
+            positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
+        rotation = [one.unsqueeze(1) for one in self.model.rotary_emb(embeds, positions)]  # for every head
         places = mask.flatten().nonzero().squeeze(1)  # of what is no padding
         answers = wanted[mask].nonzero().squeeze(1)
         packed, last = embeds.flatten(0, 1).index_select(0, places), len(self.model.layers) - 1
@@ -384,16 +394,26 @@ class SmallModel:
     def prompts(self, pairs: Sequence[tuple[str, str]], numbers_of_tokens: Sequence[int]) -> Prompts:
         """Prompts of `(question, answer)` pairs, each with its number of tokens of a video or picture."""
         head, tail = self.ids(self.head), self.ids(self.tail)
-        rows, labels, questions = [], [], []
+        rows, labels, questions, positions = [], [], [], []
         for (question, answer), num_tokens in zip(pairs, numbers_of_tokens, strict=True):
             asked, answered = self.ids(question), self.ids(answer + self.end)
             prompt = head + [self.placeholder] * num_tokens + asked + tail
             rows.append(prompt + answered)
             labels.append([-100] * (len(prompt) - 1) + answered + [-100])
             questions.append(asked)
+            positions.append(self._positions(len(rows[-1]), num_tokens))
         mask, question_mask = (padded([[1] * len(row) for row in part], 0).bool() for part in (rows, questions))
-        prompts = Prompts(padded(rows, 0), padded(labels, -100), mask, padded(questions, 0), question_mask)
+        questions = padded(questions, 0), question_mask
+        prompts = Prompts(padded(rows, 0), padded(labels, -100), mask, *questions, padded(positions, 0))
         return prompts.to(self.device)
+
+    def _positions(self, length: int, num_tokens: int) -> list[int]:
+        """Of a prompt with so many tokens of a video or picture; as many as a picture has stand as those do."""
+        room, start = num_tokens, len(self.ids(self.head))
+        if self.recipe.spaces_tokens and num_tokens > FRAME_TOKENS:
+            room = max(num_tokens, self.recipe.num_video_tokens)
+        visual = [start + number * room // num_tokens for number in range(num_tokens)]
+        return [*range(start), *visual, *range(start + room, length + room - num_tokens)]
 
     def refine(self, frame_tokens: torch.Tensor):
         """SVR of clips `(clips, num_frames, 16, 128)`."""
@@ -424,7 +444,9 @@ class SmallModel:
         embeds = self.embed(prompts.input_ids)
         visual = torch.cat([tokens.flatten(0, -2) for tokens in visual_tokens])  # one row per placeholder
         embeds = embeds.masked_scatter((prompts.input_ids == self.placeholder).unsqueeze(-1), visual)
-        return self.base.lm_head(self.language_model(embeds, prompts.mask, prompts.labels != -100))
+        asked = embeds, prompts.mask, prompts.labels != -100
+        where = (prompts.positions,) if self.recipe.spaces_tokens else ()
+        return self.base.lm_head(self.language_model(*asked, *where))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -168,6 +168,29 @@ def test_a_still_clip_is_compared_with_its_own_picture(modules, model, clips):
     assert torch.equal(shown[:, 0], clips["static"].tokens[:, 0].float())
 
 
+def test_spaced_tokens_are_as_far_apart_as_all_would_be_and_a_picture_stays(modules, model):
+    _, training = modules
+    spaced = training.SmallModel(replace(model.recipe, spaces_tokens=True, num_video_tokens=24), 5)
+    pairs = [("What colour is it?", "red")] * 2
+    start, prompts = len(spaced.ids(spaced.head)), spaced.prompts(pairs, [18, 16])
+    video, picture = prompts.positions
+    assert video[: start + 18].tolist() == [*range(start), *(start + 4 * number // 3 for number in range(18))]
+    assert video[start + 18] == start + 24 and (video[start + 18 :].diff() == 1).all()
+    length = prompts.mask[1].sum()
+    assert picture[:length].tolist() == list(range(length))
+    for recipe in (spaced, model):
+        tokens = torch.randn(34, 128, generator=torch.Generator().manual_seed(3))
+        logits = recipe.logits(prompts, tokens)
+        own = recipe.base(
+            inputs_embeds=recipe.embed(prompts.input_ids).masked_scatter(
+                (prompts.input_ids == recipe.placeholder).unsqueeze(-1), tokens
+            ),
+            attention_mask=prompts.mask,
+            position_ids=prompts.positions if recipe is spaced else torch.arange(prompts.mask.shape[1]).expand(2, -1),
+        ).logits[prompts.labels != -100]
+        torch.testing.assert_close(logits, own, atol=1e-4, rtol=1e-3)
+
+
 def test_training_learns_from_clips_and_pictures(modules, model, clips, pictures):
     _, training = modules
     every_kind = {kind: clips.get(kind, clips["static"]) for kind in shapes.CLIP_KINDS}

@@ -254,8 +254,8 @@ class LinVTModel(CondensesVideos, PlacesVideos):
         prepared, condensed = self.prepare(input_ids, **inputs)
         outputs = self.bridge.backbone(self.base_vlm, **_embedded_once(prepared, inputs))
         if states_to_keep is not None:
-            states = outputs.last_hidden_state
-            outputs.last_hidden_state = states.take_along_dim(states_to_keep.to(states.device).unsqueeze(-1), dim=1)
+            states = outputs["last_hidden_state"]
+            outputs["last_hidden_state"] = states.take_along_dim(states_to_keep.to(states.device).unsqueeze(-1), dim=1)
         return self.remember_seen(outputs, prepared, condensed)
 
     def remember_seen(
