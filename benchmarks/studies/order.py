@@ -18,9 +18,7 @@ ARMS = {
     "LinVT": {},
     "every query used": {"uses_all_queries": True},  # also where less is new than there are video tokens
     "tokens spaced": {"spaces_tokens": True},  # those in use, over the positions that all would take
-    "every token kept": {"selection": "none"},
     "k-means": {"condenser": "k-means"},
-    "all": {"condenser": "all"},
 }
 STEPS = (200, 400)
 MIX = (

@@ -33,7 +33,7 @@ TRAINED = {
     "starts": ("--clips", "60"),
     "sizes": ("--clips", "60"),
     "order": ("--clips", "60"),
-    "pretrained": ("--clips", "50"),
+    "pretrained": ("--clips", "50", "--steps", "1200"),
 }
 EMBEDDED = "src/transformers_linvt/demo/assets/linvt_shapes"
 
