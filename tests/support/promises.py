@@ -32,6 +32,7 @@ from transformers_linvt import LinVTForVideoQA, LinVTProcessor, VideoFeatures, V
 from transformers_linvt.bases.cache import CACHE_NAME
 from transformers_linvt.bases.visuals import flat_rows
 from transformers_linvt.model.attribution import AnswerPasses, attribute_answers, attribute_to_slots, words_of_answer
+from transformers_linvt.tokenizer.keyframes import FRAMES_COMPARED_AT_ONCE
 
 
 FAMILIES = tuple(BASES)
@@ -380,6 +381,9 @@ def check_comes_back(folder: Path, inputs: Mapping[str, Any], logits: torch.Tens
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+UNIT = FRAMES_COMPARED_AT_ONCE
+
+
 def measure_flops(model: LinVTForVideoQA, inputs: Mapping[str, Any]) -> tuple[int, int]:
     """Floating-point operations of a forward pass: of the language model without its head, and of everything else."""
     language_model = model.base_vlm.get_decoder()
@@ -408,10 +412,11 @@ def measure_flops(model: LinVTForVideoQA, inputs: Mapping[str, Any]) -> tuple[in
     return inside[0], counter.get_total_flops() - inside[0]
 
 
-def check_cost(model: LinVTForVideoQA, inputs_of: Callable[[int], Mapping[str, Any]], unit: int = 4) -> None:
+def check_cost(model: LinVTForVideoQA, inputs_of: Callable[[int], Mapping[str, Any]], unit: int = UNIT) -> None:
     """
     The language model's cost is the same for `unit`, 2 and 4 times as many frames; the rest grows by the same amount
-    per frame; and the vision tower never gets more than `frames_per_chunk` frames at once.
+    per frame; and the vision tower never gets more than `frames_per_chunk` frames at once. Frames are compared so many
+    at once, each with all others, so that the cost grows by the same amount from one such group to the next.
     """
     language, rest = zip(*(measure_flops(model, inputs_of(unit * factor)) for factor in (1, 2, 4)), strict=True)
     assert language[0] > 0 and len(set(language)) == 1, f"the language model's cost depends on the frames: {language}"

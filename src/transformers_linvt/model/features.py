@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,6 +76,19 @@ class VideoFeatures:
     def duration(self) -> float | None:
         """Seconds of the whole video where that is known, as of what a pipeline encoded."""
         return json.loads(self.about["video"])["duration"] if "video" in self.about else None
+
+    def check_has_times(self, add_timestamps: Any) -> None:
+        """
+        Look that a processor with this `add_timestamps` has times to write.
+
+        Raises:
+            LinVTInputError: it writes times, and the video was encoded without any.
+        """
+        if add_timestamps and self.timestamps is None:
+            raise LinVTInputError(
+                f"The processor writes times (add_timestamps={add_timestamps!r}), and the video was encoded without "
+                "any. Encode it with its timestamps, or take a processor with add_timestamps=False."
+            )
 
     def _repr_png_(self) -> bytes:
         """For notebooks: the significance of every place of the first video, a map per frame."""

@@ -561,11 +561,7 @@ class LinVTForVideoQA(LoadsCheckpoints, SavesCheckpoints, GenerationMixin):
                 f"A streamer takes the words of one answer, and {len(questions)} questions were asked at once. Ask "
                 "them one after the other."
             )
-        if processor.add_timestamps and features.timestamps is None:
-            raise LinVTInputError(
-                f"The processor writes times (add_timestamps={processor.add_timestamps!r}), and the video was encoded "
-                "without any. Encode it with its timestamps, or take a processor with add_timestamps=False."
-            )
+        features.check_has_times(processor.add_timestamps)
         inputs = processor.question_inputs(questions, features.timestamps, features.duration).to(self.working_device)
         prepared, condensed = self.model.prepare(**inputs, video_features=[features] * len(questions))
         assert condensed is not None  # there are features
