@@ -381,9 +381,6 @@ def check_comes_back(folder: Path, inputs: Mapping[str, Any], logits: torch.Tens
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-UNIT = FRAMES_COMPARED_AT_ONCE
-
-
 def measure_flops(model: LinVTForVideoQA, inputs: Mapping[str, Any]) -> tuple[int, int]:
     """Floating-point operations of a forward pass: of the language model without its head, and of everything else."""
     language_model = model.base_vlm.get_decoder()
@@ -412,7 +409,9 @@ def measure_flops(model: LinVTForVideoQA, inputs: Mapping[str, Any]) -> tuple[in
     return inside[0], counter.get_total_flops() - inside[0]
 
 
-def check_cost(model: LinVTForVideoQA, inputs_of: Callable[[int], Mapping[str, Any]], unit: int = UNIT) -> None:
+def check_cost(
+    model: LinVTForVideoQA, inputs_of: Callable[[int], Mapping[str, Any]], unit: int = FRAMES_COMPARED_AT_ONCE
+) -> None:
     """
     The language model's cost is the same for `unit`, 2 and 4 times as many frames; the rest grows by the same amount
     per frame; and the vision tower never gets more than `frames_per_chunk` frames at once. Frames are compared so many

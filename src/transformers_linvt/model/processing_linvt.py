@@ -312,15 +312,11 @@ class LinVTProcessor(
                 self._read_together(row, [sampling_of(part, arguments.sampling) for part in parts])
                 for row, parts in zip(sources, video_parts, strict=True)
             ]
-        prompts = [
-            self._render(
-                self._rewrite(messages, frames if kind is True else None),
-                template,
-                flags,
-                return_assistant_tokens_mask,
-            )
+        for_template = [
+            self._rewrite(messages, frames if kind is True else None)
             for messages, frames in zip(conversations, videos, strict=True)
         ]
+        prompts = [self._render(one, template, flags, return_assistant_tokens_mask) for one in for_template]
         if not tokenize:
             return prompts if is_batched else prompts[0]
         if add_generation_prompt:
