@@ -195,7 +195,7 @@ def ms_of_preparation(
     return {key: least(one, repeats) / len(frames) * 1000 for key, one in work.items()}
 
 
-def compare_with_own_video_path(arguments: argparse.Namespace, image: LinVTProcessor) -> None:
+def compare_with_own_video_path(arguments: argparse.Namespace, merged: LinVTProcessor) -> None:
     """From a file to the inputs of a Qwen2-VL, with LinVT and with transformers' own video processor."""
     try:
         from transformers import Qwen2VLVideoProcessor
@@ -205,7 +205,7 @@ def compare_with_own_video_path(arguments: argparse.Namespace, image: LinVTProce
     except ImportError as error:
         print(f"\ntransformers' own path for videos is not measured: {str(error).strip().splitlines()[0]}")
         return
-    merged = LinVTProcessor(image.base_processor, image.num_video_tokens, frame_path="video")
+    image = LinVTProcessor(merged.base_processor, merged.num_video_tokens, frame_path="image")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "clip.mp4")
         write(Path(path), arguments.count, 720, 1280)
@@ -216,7 +216,7 @@ def compare_with_own_video_path(arguments: argparse.Namespace, image: LinVTProce
 
         ways = {
             "transformers' own video path": theirs,
-            "LinVT, frame_path='video'": lambda: merged.video_inputs(path, num_frames=arguments.count),
+            "LinVT, frame_path='video', the default": lambda: merged.video_inputs(path, num_frames=arguments.count),
             "LinVT, frame_path='image'": lambda: image.video_inputs(path, num_frames=arguments.count),
         }
         print(f"\n| {arguments.count} frames of 720p, from the file to inputs | patches | CPU s |\n|---|---:|---:|")

@@ -2,13 +2,15 @@
 What a training step costs without a cache of frame tokens and, from the second epoch on, with one: both in one run.
 
     python benchmarks/training_step.py --model embedded
+    python benchmarks/training_step.py --model embedded --stage 1 --num-frames 8 16 32 64
     python benchmarks/training_step.py --model scaled-qwen2-vl --batch-size 2 --num-frames 8
     python benchmarks/training_step.py --model CHECKPOINT --data clips/instruct.jsonl
 
-Stage 2 (LinVT and LoRA), the steps of the trainer itself, without data loader workers. Both sides take the same
-batches in turn. `embedded` is the model in the package; `scaled-qwen2-vl` is of the shape of a Qwen2-VL, scaled down,
-with random weights. Without `--data` the videos are H.264 files of 256 x 256 pixels that are drawn here. Medians over
-the steps, of CPU seconds, or on a GPU of seconds.
+The steps of the trainer itself, of stage 1 (LinVT alone, captions and contrast) or 2 (LinVT and LoRA), without data
+loader workers. Both sides take the same batches in turn. `embedded` is the model in the package; `scaled-qwen2-vl` is
+of the shape of a Qwen2-VL, scaled down, with random weights. Without `--data` the videos are H.264 files of
+256 x 256 pixels, of twice as many frames as are sampled, that are drawn here. Medians over the steps, of CPU seconds,
+or on a GPU of seconds.
 """
 
 import argparse
@@ -27,6 +29,8 @@ import transformers
 from scaled_models import scaled_qwen2_vl
 
 from transformers_linvt import (
+    LinVTContrastiveConfig,
+    LinVTContrastiveTrainer,
     LinVTForVideoQA,
     LinVTProcessor,
     LinVTSFTConfig,
@@ -80,17 +84,22 @@ def draw_clips(folder: Path, count: int, num_frames: int) -> Path:
     return folder / "train.jsonl"
 
 
-def make_trainer(arguments: argparse.Namespace, data: Any, folder: str, cache: str | None) -> LinVTSFTTrainer:
+def make_trainer(
+    arguments: argparse.Namespace, num_frames: int, data: Any, folder: str, cache: str | None
+) -> LinVTSFTTrainer:
     """A trainer around a fresh model."""
     model, processor = load(arguments.model)
     model.config.includes_base = True  # a base with random weights has no name
-    config = LinVTSFTConfig(
-        folder, per_device_train_batch_size=arguments.batch_size, num_frames=arguments.num_frames, report_to="none",
-        use_cpu=not torch.cuda.is_available(), cache_frame_tokens=cache,
-    )  # fmt: skip
-    trainer = LinVTSFTTrainer(
-        model, config, train_dataset=data, processing_class=processor, peft_config=lora_config(model, lora_dropout=0.0)
-    )
+    settings = {
+        "per_device_train_batch_size": arguments.batch_size, "num_frames": num_frames, "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(), "cache_frame_tokens": cache,
+    }  # fmt: skip
+    given = {"train_dataset": data, "processing_class": processor}
+    if arguments.stage == 1:
+        trainer: LinVTSFTTrainer = LinVTContrastiveTrainer(model, LinVTContrastiveConfig(folder, **settings), **given)
+    else:
+        lora = lora_config(model, lora_dropout=0.0)
+        trainer = LinVTSFTTrainer(model, LinVTSFTConfig(folder, **settings), peft_config=lora, **given)
     trainer.current_gradient_accumulation_steps = 1
     trainer.create_optimizer()
     return trainer
@@ -113,20 +122,21 @@ def measure_vision(trainer: LinVTSFTTrainer, rows: list[dict], clock: Clock) -> 
     """What of a step without a cache is the vision side."""
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     frames = {name.removeprefix("frame_"): batch[name] for name in batch if name.startswith("frame_")}
-    counts, backbone = batch["frames_per_video"].tolist(), trainer.model.get_base_model().model
+    model: Any = trainer.model
+    backbone = (model if trainer.args.stage == "align" else model.get_base_model()).model
+    counts = batch["frames_per_video"].tolist()
     with torch.no_grad(), trainer.accelerator.autocast():
         clock.measure("without: of it the vision side", lambda: backbone.encode_videos(counts, frames))
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+def measure(arguments: argparse.Namespace, num_frames: int, folder: Path) -> dict[str, float]:
     """Median seconds by name."""
     data = arguments.data
     if data is None:
-        data = draw_clips(folder, arguments.batch_size * 2, 2 * arguments.num_frames)
+        data = draw_clips(folder, arguments.batch_size * 2, 2 * num_frames)
     dataset = load_video_dataset(data).filter(lambda row: row["video"] is not None)
-    trainers = [
-        make_trainer(arguments, dataset, str(folder / "out"), cache) for cache in (None, str(folder / "cache"))
-    ]
+    folders = (None, str(folder / "cache"))
+    trainers = [make_trainer(arguments, num_frames, dataset, str(folder / "out"), cache) for cache in folders]
     clock = Clock(trainers[0].args.device)
     for step in range(arguments.steps + 1):
         start = step * arguments.batch_size
@@ -160,18 +170,20 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="embedded, scaled-qwen2-vl, or a checkpoint")
     parser.add_argument("--data", help="a jsonl; drawn clips by default")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--num-frames", type=int, default=16)
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--num-frames", type=int, nargs="+", default=[16], help="one measurement for each")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(arguments, Path(folder))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    print(f"{device}, torch {torch.__version__}, {arguments.threads} threads, stage 2")
-    print(f"{arguments.model}, {arguments.batch_size} videos of {arguments.num_frames} frames a step")
-    print("\n".join(report(seconds)))
+    print(f"{device}, torch {torch.__version__}, {arguments.threads} threads, stage {arguments.stage}")
+    for num_frames in arguments.num_frames:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = measure(arguments, num_frames, Path(folder))
+        print(f"{arguments.model}, {arguments.batch_size} videos of {num_frames} frames a step")
+        print("\n".join(report(seconds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -162,10 +162,10 @@ def test_wrap_refuses_what_a_plan_refuses_and_writes_nothing(without_weights: Pa
 
 def test_steps_of_several_frames_are_counted_as_the_base_merges_them(capsys):
     folder = str(base_folder("qwen2_vl"))
-    plan = plan_wrap(folder, 5, SIZE, **{**LINVT, "num_video_tokens": 60}, frame_path="video")
+    plan = plan_wrap(folder, 5, SIZE, **{**LINVT, "num_video_tokens": 60, "frame_path": "video"})
     assert (plan.num_steps, plan.frame_tokens) == (3, 3 * plan.tokens_per_frame) == (3, 45)
     assert "45 frame tokens are no more than 60 video tokens: ask for fewer" in plan.notes
-    words = ["--frames", "5", "--frame-size", "48x80", "--frame-path", "video", "--num-video-tokens", "60"]
+    words = ["--frames", "5", "--frame-size", "48x80", "--num-video-tokens", "60"]
     assert cli.main(["wrap", "--dry-run", folder, *words]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "15 tokens, 5 frames are 3 steps:" in printed
@@ -216,7 +216,8 @@ def test_nothing_there_and_wrong_numbers_are_refused(tmp_path: Path, without_wei
 
 def counted_with_weights(name: str, num_frames: int) -> int:
     """FLOPs of the vision tower over frames of a base that has its weights."""
-    base, processor = build_model(name), LinVTProcessor.from_base(str(base_folder(name)), num_video_tokens=6)
+    base = build_model(name)
+    processor = LinVTProcessor.from_base(str(base_folder(name)), num_video_tokens=6, frame_path="image")
     base.set_attn_implementation("eager")  # the CPU's own kernel of attention is not counted
     frames = np.random.default_rng(1).integers(0, 255, (num_frames, *SIZE, 3), dtype=np.uint8)
     inputs = processor.bridge.frame_inputs(processor.base_processor, list(frames), processor.frame_options(num_frames))
@@ -236,7 +237,8 @@ def test_a_tower_that_looks_at_sizes_is_estimated_and_its_own_path_merges_frames
     assert plan.own_step == 2 and plan.frame_tokens_before == 3 * 15 == plan.frame_tokens // 2
     assert plan.vision_flops == pytest.approx(counted_with_weights("qwen2_vl", 6), rel=0.35)
     assert plan.vision_flops_before == plan.vision_flops // 2
-    merged = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **LINVT, frame_path="video")
+    by_default = {name: value for name, value in LINVT.items() if name != "frame_path"}
+    merged = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **by_default)
     assert merged.vision_flops == merged.vision_flops_before == plan.vision_flops_before
     assert any("vision tower is estimated" in note for note in plan.notes)
 

@@ -310,7 +310,7 @@ def check_wrap(
         check_grid_positions(model)
     shared = {name: fields[name] for name in ("num_video_tokens", "frame_path") if name in fields}
     processor = LinVTProcessor.from_base(base, **shared, **hub)
-    fields = {**fields, "num_video_tokens": processor.num_video_tokens}
+    fields = {**fields, "num_video_tokens": processor.num_video_tokens, "frame_path": processor.frame_path}
     config = _linvt_config({**fields, "base_config": base_config})
     placeholder = processor.bridge.image_token_id(config.base_config)
     if processor.markers.token_id != placeholder:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from base_specs import ALL_BASES
+from base_specs import ALL_BASES, QUICK
 from promises import (
     LINVT,
     OTHER_QUESTION,
@@ -38,12 +38,15 @@ MORE = ("cohere_compass", "cosmos3_omni", "exaone4_5", "glm46v", "glm4v", "glm4v
 MORE += ("hyperclovax_vision_v2", "lfm3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker", "qwen3_5")
 MORE += ("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp")
 
+BY_DEFAULT = {name: value for name, value in LINVT.items() if name != "frame_path"}
+
 
 @pytest.fixture(params=[*MERGING, *(pytest.param(name, marks=pytest.mark.bases) for name in MORE)])
 def family(request: pytest.FixtureRequest) -> Wrapped:
+    """With the frame path that it has by default."""
     plain = wrapped(request.param)
-    model = stir(realigned(LinVTForVideoQA.from_base(plain.base_folder, **LINVT, frame_path="video")))
-    fields = {"num_video_tokens": LINVT["num_video_tokens"], "frame_path": "video"}
+    model = stir(realigned(LinVTForVideoQA.from_base(plain.base_folder, **BY_DEFAULT)))
+    fields = {"num_video_tokens": LINVT["num_video_tokens"]}
     return Wrapped(plain.name, model, LinVTProcessor.from_base(plain.base_folder, **fields), plain.base_folder)
 
 
@@ -125,6 +128,24 @@ def test_evidence_of_the_pipeline_is_of_the_steps(family: Wrapped):
     evidence = result["evidence"]
     assert result["frames_seen"] == 5 and evidence.num_frames == 3
     assert sum(share.weight for share in evidence.top_frames(3)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_by_default_it_is_the_bases_own_video_path(family: Wrapped):
+    """As much for the vision tower as that path, and for a base without one every frame as a picture."""
+    assert family.model.config.frame_path == family.processor.frame_path == "video"
+    inputs = family.processor.video_inputs(family.clip(6))
+    grid = inputs["frame_image_grid_thw"]
+    assert len(inputs["frame_pixel_values"]) == int(grid.prod(-1).sum()) == 3 * int(grid[0].prod())
+    as_pictures = LinVTProcessor.from_base(family.base_folder, num_video_tokens=6, frame_path="image")
+    assert len(as_pictures.video_inputs(family.clip(6))["frame_pixel_values"]) == 2 * len(inputs["frame_pixel_values"])
+    assert LinVTProcessor(family.processor.base_processor, 6).frame_path == "video"
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if name not in MERGING])
+def test_without_such_a_path_every_frame_is_a_picture(name: str):
+    folder = base_folder(name)
+    assert LinVTForVideoQA.from_base(folder, **BY_DEFAULT).config.frame_path == "image"
+    assert LinVTProcessor.from_base(folder, num_video_tokens=6).frame_path == "image"
 
 
 def test_one_path_for_model_and_processor_and_only_where_the_base_has_it(family: Wrapped):

@@ -18,7 +18,7 @@ from transformers_linvt.bases.frame_size import FrameBudget, size_within
 def processor_of(name: str, **settings) -> LinVTProcessor:
     base = build_processor(name)
     base.image_processor.size = {"shortest_edge": 4 * side_of(base) ** 2, "longest_edge": 2_000 * side_of(base) ** 2}
-    return LinVTProcessor(base, num_video_tokens=5, **settings)
+    return LinVTProcessor(base, num_video_tokens=5, **{"frame_path": "image", **settings})
 
 
 def side_of(base) -> int:
@@ -26,13 +26,13 @@ def side_of(base) -> int:
 
 
 def tokens_of(processor: LinVTProcessor, tokens_high: int, tokens_wide: int, num_frames: int, **options) -> int:
-    """Visual tokens that one of several frames gets, which are `tokens_high` x `tokens_wide` tokens large."""
+    """Visual tokens that one of several frames (or steps) of `tokens_high` x `tokens_wide` tokens gets."""
     side = side_of(processor.base_processor)
     frames = np.zeros((num_frames, tokens_high * side, tokens_wide * side, 3), dtype=np.uint8)
-    frames[1::2] = 255  # frames that repeat the one before are not prepared again
+    frames += np.arange(num_frames, dtype=np.uint8)[:, None, None, None]  # what repeats is not prepared again
     grids = processor.frame_inputs([processor.read_video(frames, timestamps=list(range(num_frames)))], options)
     grid = grids["frame_image_grid_thw"]
-    assert len(grid) == num_frames
+    assert len(grid) == math.ceil(num_frames / processor.frames_per_step)
     return int(grid[0, 1:].prod()) // processor.image_processor.merge_size**2
 
 
@@ -42,9 +42,10 @@ def resized(tokens_high: int, tokens_wide: int, most: int) -> int:
     return math.floor(tokens_high / factor) * math.floor(tokens_wide / factor)
 
 
+@pytest.mark.parametrize("frame_path", ["image", "video"])
 @pytest.mark.parametrize(("frames", "most"), [(1, 768), (3, 768)])
-def test_a_large_frame_has_no_more_tokens_than_in_the_bases_own_video_path(frames: int, most: int):
-    processor = processor_of("qwen2_vl")
+def test_a_large_frame_has_no_more_tokens_than_in_the_bases_own_video_path(frames: int, most: int, frame_path: str):
+    processor = processor_of("qwen2_vl", frame_path=frame_path)
     assert tokens_of(processor, 25, 45, frames) == resized(25, 45, most) <= most < 25 * 45
     assert tokens_of(processor, 13, 23, frames) == 13 * 23  # what fits stays as it is
 
@@ -113,6 +114,12 @@ def test_limits_that_are_given_hold_for_one_frame_and_for_all():
     assert tokens_of(processor_of("qwen2_vl", max_frame_tokens=1_500), 25, 45, 1) == 25 * 45
 
 
+@pytest.mark.parametrize(("frames", "of_a_step"), [(1, 30), (2, 30), (3, 15), (4, 15), (5, 10)])
+def test_what_all_frames_may_have_is_counted_in_steps_where_frames_are_merged(frames: int, of_a_step: int):
+    processor = processor_of("qwen2_vl", max_total_frame_tokens=30, frame_path="video")
+    assert tokens_of(processor, 9, 13, frames) == resized(9, 13, of_a_step)
+
+
 def test_a_frame_is_not_made_smaller_than_the_least_picture():
     processor = processor_of("qwen2_vl", max_total_frame_tokens=6)
     assert tokens_of(processor, 8, 8, 4) == 4  # 6 / 4 is one token, and the least picture has four
@@ -131,7 +138,7 @@ def test_copies_of_a_frame_in_a_patch_are_no_tokens_of_their_own():
     base.image_processor.size = {"shortest_edge": 1, "longest_edge": 10**9}
     budget = FrameBudget(per_frame=20, counts_time=True)
     assert size_within(base, budget, 3)["size"]["longest_edge"] == 20 * side_of(base) ** 2 * 2
-    processor = LinVTProcessor(base, num_video_tokens=5, max_frame_tokens=20)
+    processor = LinVTProcessor(base, num_video_tokens=5, max_frame_tokens=20, frame_path="image")
     assert 12 <= tokens_of(processor, 9, 13, 2) <= 20
 
 

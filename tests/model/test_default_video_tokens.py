@@ -32,7 +32,7 @@ from transformers_linvt.bases import video_tokens
 from transformers_linvt.demo.shapes import write_clip
 
 
-WITHOUT_M = {name: value for name, value in LINVT.items() if name != "num_video_tokens"}
+WITHOUT_M = {name: value for name, value in LINVT.items() if name not in ("num_video_tokens", "frame_path")}
 # A grid of 4 x 8 tokens from a frame of 640 x 360, of 3 x 5 from one of 80 x 48: what depends on the size shows.
 GRID, TOKENS, TOKENS_OF_SMALL = "qwen2_vl", 32, 15
 

@@ -54,7 +54,7 @@ def test_its_video_tokens_are_the_tokens_of_the_frame(family: Wrapped):
     features = family.model.encode_video(**prepared)
     output = family.model.linvt.aggregate(features.refined)
     frames = {name.removeprefix("frame_"): value for name, value in prepared.items() if name.startswith("frame_")}
-    tokens = family.model.model.encode_videos([16], frames)[0].tokens[:1]
+    tokens = family.model.model.encode_videos(prepared["frames_per_video"].tolist(), frames)[0].tokens[:1]
     assert relative_difference(output.video_tokens, tokens) < 2e-5
 
 

@@ -47,6 +47,7 @@ LINVT = {
     "num_aggregator_layers": 1,
     "temporal_window": 2,
     "frames_per_chunk": 2,
+    "frame_path": "image",  # for all families; bases/test_frame_path.py asks what they take by default
 }
 CHAT = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
 QUESTION, OTHER_QUESTION = "What is in the video?", "Hi?"
@@ -151,12 +152,16 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="linvt-bases-")
 
 
+def _processor(folder: Path, num_video_tokens: int) -> LinVTProcessor:
+    return LinVTProcessor.from_base(folder, num_video_tokens=num_video_tokens, frame_path=LINVT["frame_path"])
+
+
 @functools.cache
 def _cached_wrapped(name: str) -> Wrapped:
     folder = base_folder(name)
     torch.manual_seed(0)
     model = stir(LinVTForVideoQA.from_base(folder, **LINVT))
-    return Wrapped(name, model, LinVTProcessor.from_base(folder, num_video_tokens=NUM_VIDEO_TOKENS), folder)
+    return Wrapped(name, model, _processor(folder, NUM_VIDEO_TOKENS), folder)
 
 
 def wrapped(name: str) -> Wrapped:
@@ -165,13 +170,15 @@ def wrapped(name: str) -> Wrapped:
 
 
 def with_room_for_one_frame(name: str, more: int = 0, **fields: object) -> Wrapped:
-    """An untrained wrapper of a family with M = N, or some more."""
+    """An untrained wrapper of a family with M = N, or some more, and the frame path that it has by default."""
     family = wrapped(name)
     features = family.model.encode_video(**in_precision(family.processor.video_inputs(family.clip(1)), torch.float32))
     num_tokens, folder = features.refined.tokens_per_frame + more, base_folder(name)
-    fields = {**LINVT, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
+    own = {field: value for field, value in LINVT.items() if field != "frame_path"}
+    fields = {**own, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
     model = LinVTForVideoQA.from_base(folder, **fields)
-    return Wrapped(name, model, LinVTProcessor.from_base(folder, num_video_tokens=num_tokens), folder)
+    processor = LinVTProcessor.from_base(folder, num_video_tokens=num_tokens, frame_path=model.config.frame_path)
+    return Wrapped(name, model, processor, folder)
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:

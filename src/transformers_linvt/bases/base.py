@@ -10,7 +10,7 @@ data, in `families.py`; the kinds that are known stand in `kinds/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import PIL.Image
@@ -329,6 +329,7 @@ class BaseBridge:
         num_frames: int,
         max_frame_tokens: int | None = None,
         max_total_frame_tokens: int | None = None,
+        frames_per_step: int = 1,
     ) -> dict[str, Any]:
         """
         Options of [`frame_inputs`] that keep frames small enough.
@@ -340,6 +341,7 @@ class BaseBridge:
                 Most visual tokens of a frame; by default as the base's own video processor caps them.
             max_total_frame_tokens (*optional*):
                 Most of all frames together; by default likewise.
+            frames_per_step: frames that become one, whose tokens count once.
 
         Raises:
             LinVTInputError: a limit for a base whose frames have as many tokens whatever their size.
@@ -355,8 +357,17 @@ class BaseBridge:
         if max_frame_tokens is not None:
             own = replace(own, per_frame=max_frame_tokens)
         if max_total_frame_tokens is not None:
-            own = replace(own, total=max_total_frame_tokens)
-        return size_within(processor, own, num_frames)
+            own = replace(own, total=max_total_frame_tokens * frames_per_step)
+        return size_within(processor, own, -(-num_frames // frames_per_step) * frames_per_step)
+
+    @property
+    def frame_path(self) -> Literal["image", "video"]:
+        """
+        How frames go through the vision tower where nobody says it: as the base's own video path has them.
+
+        `"video"` where that path merges frames in their patches, which is half of the tower's work, else `"image"`.
+        """
+        return "image" if getattr(self.family.layout, "merges_frames", None) is None else "video"
 
     def frames_per_step(self, processor: ProcessorMixin) -> int:
         """
@@ -365,7 +376,7 @@ class BaseBridge:
         Raises:
             LinVTInputError: it has none, or one that is another tower or pooling.
         """
-        if getattr(self.family.layout, "merges_frames", None) is None:
+        if self.frame_path == "image":
             raise LinVTInputError(
                 f"frame_path='video' is for bases whose own video path merges frames in their patches (Qwen2-VL to "
                 f"Qwen3.5, GLM-4V and others, see docs/bases.md), not for the base of {type(processor).__name__}. Use "

@@ -13,7 +13,11 @@ import transformers_linvt
 # Written by whoever makes a checkpoint, not chosen.
 _NOT_CHOSEN = ("base_config", "base_model_name_or_path", "base_revision", "includes_base", "adapter_subfolder")
 # What `linvt wrap` does where a field is not given and the config's own default is another.
-_SAID_HERE = {"num_video_tokens": "tokens the language model gets per video; default: those of one frame of the base"}
+_SAID_HERE = {
+    "num_video_tokens": "tokens the language model gets per video; default: those of one frame of the base",
+    "frame_path": "what is condensed: frames as pictures (image), or steps of several frames as the base's own video "
+    "path merges them (video); default: video where the base has such a path",
+}
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ def wrap(arguments: argparse.Namespace) -> None:
     # what --dry-run refuses
     planning = transformers_linvt.planning
     config, _, processor = planning.check_wrap(arguments.base, **hub, **given)
-    given["num_video_tokens"] = config.num_video_tokens
+    given |= {"num_video_tokens": config.num_video_tokens, "frame_path": config.frame_path}
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     with replacing(output) as partial:
         model.save_pretrained(partial, include_base=arguments.include_base)
@@ -46,6 +46,8 @@ def wrap(arguments: argparse.Namespace) -> None:
     frame = f"; one frame of {height} x {width} pixels is {of_frame}" if of_frame is not None else ""
     print(f"{output}: LinVT with {weights:,} parameters, untrained, around {arguments.base}")
     print(f"  a video becomes {config.num_video_tokens} tokens of the language model, however long it is{frame}")
+    if processor.frames_per_step > 1:
+        print(f"  {processor.frames_per_step} frames are one step of time, as in the base's own video path")
     print(
         "  the base's weights are in the folder too" if arguments.include_base else "  the base is referred to by name"
     )

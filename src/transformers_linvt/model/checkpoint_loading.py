@@ -65,6 +65,9 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
         loaded to count them, for a loaded model by its `name_or_path`; where it cannot be had, it is 256, with a
         warning. `LinVTProcessor.from_base` of the same base has the same number.
 
+        Without `frame_path` frames go through the vision tower as in the base's own video path: a base that merges
+        them in its patches (Qwen2-VL) gets steps of two frames (`"video"`), any other a picture of each (`"image"`).
+
         Raises:
             UnsupportedBaseError: the base cannot take video tokens; the message says why and what would work.
             CheckpointError: the base was not found.
@@ -92,6 +95,7 @@ class LoadsCheckpoints(LinVTPreTrainedModel):
             loading = {"revision": revision or getattr(base.config, "_commit_hash", None)}
             known = fingerprint_weights(base) if named is not None else None
         _bridge_of_model(base).check(base)
+        fields.setdefault("frame_path", _bridge_of_model(base).frame_path)
         if "num_video_tokens" not in fields:
             fields["num_video_tokens"] = default_video_tokens_at(name, loading)
         try:

@@ -75,12 +75,14 @@ class LinVTProcessor(
             line with the times of all frames behind each video. `"tokens"` is a time in front of a video token where
             it goes on most from one to the next, in 32 tokens at most whatever the number of frames: for models that
             are trained with it, and for bases with plain positions.
-        frame_path (`str`, defaults to `"image"`): the same as the model's. `"video"` merges frames into steps of time
-            as the base's own video path does, where it has one that can.
+        frame_path (`str`, *optional*): the same as the model's. `"video"` merges frames into steps of time as the
+            base's own video path does, and is the default where it has one that can; `"image"` makes every frame a
+            picture.
         max_frame_tokens, max_total_frame_tokens (`int`, *optional*): most visual tokens of one frame, and of all
-            frames of a video together: larger frames are made smaller. By default as the base's own video processor
-            caps them (Qwen2-VL: 768 and 230,400). Only for bases whose tokens follow from the size of a frame; a size
-            given in a call (`size`, `max_pixels`) comes before both.
+            frames of a video together (where frames are merged, of all steps): larger frames are made smaller. By
+            default as the base's own video processor caps them (Qwen2-VL: 768 a frame, and 230,400 shared by all
+            frames as if none were merged). Only for bases whose tokens follow from the size of a frame; a size given
+            in a call (`size`, `max_pixels`) comes before both.
         skip_duplicate_frames (`bool` or `float`, defaults to `True`): prepare and encode a frame that is identical to
             the one before it once, which changes no answer. A number of levels of 255 skips similar frames as well, of
             which no square of 16 x 16 pixels differs by more on average; `False` encodes every frame.
@@ -105,7 +107,7 @@ class LinVTProcessor(
         base_model_type: str | None = None,
         num_frames: int = 32,
         add_timestamps: bool | str = False,
-        frame_path: str = "image",
+        frame_path: str | None = None,
         max_frame_tokens: int | None = None,
         max_total_frame_tokens: int | None = None,
         skip_duplicate_frames: bool | float = True,
@@ -120,10 +122,10 @@ class LinVTProcessor(
         self.num_frames = num_frames
         self.add_timestamps = checked_kind(add_timestamps)
         self.bridge.check_processor(base_processor)
-        if frame_path not in ("image", "video"):
+        if frame_path not in (None, "image", "video"):
             raise LinVTInputError(f"frame_path={frame_path!r}: choose 'image' or 'video'.")
-        self.frame_path = frame_path
-        self.frames_per_step = self.bridge.frames_per_step(base_processor) if frame_path == "video" else 1
+        self.frame_path = self.bridge.frame_path if frame_path is None else frame_path
+        self.frames_per_step = self.bridge.frames_per_step(base_processor) if self.frame_path == "video" else 1
         limits = {"max_frame_tokens": max_frame_tokens, "max_total_frame_tokens": max_total_frame_tokens}
         for name, value in limits.items():
             if value is not None:

@@ -213,7 +213,8 @@ class SavesProcessors(HasBaseProcessor):
             kwargs: `num_video_tokens` (the model's), `num_frames`, `add_timestamps`, `base_model_type`; other
                 arguments such as `revision`, `token` and `size` go to the base's `from_pretrained`. Without
                 `num_video_tokens` it is what one frame of the base has, 640 x 360 pixels where that depends on the
-                size, as in [`LinVTForVideoQA.from_base`].
+                size, and without `frame_path` that of the base's own video path, as in
+                [`LinVTForVideoQA.from_base`].
 
         Raises:
             CheckpointError: nothing there.

@@ -234,7 +234,7 @@ class ReadsVideos(HasBaseProcessor):
         given = dict(options or {})
         if given.keys() & _SIZES:
             return given
-        limits = (self.max_frame_tokens, self.max_total_frame_tokens)
+        limits = (self.max_frame_tokens, self.max_total_frame_tokens, self.frames_per_step)
         return {**self.bridge.frame_size(self.base_processor, num_frames, *limits), **given}
 
     def steps_of(self, video: VideoFrames) -> VideoFrames:

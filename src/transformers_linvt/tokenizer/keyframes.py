@@ -142,7 +142,7 @@ class NoveltyScan:
         self, tokens: torch.Tensor, mask: torch.Tensor | None, allowance: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`feed` for a few frames: all that one of them may be compared with is a reference or another of them."""
-        tokens = tokens.transpose(1, 2).to(accumulation_dtype(tokens.dtype)).contiguous()  # places before frames
+        tokens = tokens.to(accumulation_dtype(tokens.dtype)).transpose(1, 2).contiguous()  # places before frames
         distances, squares = self._distances(tokens)
         num_levels, found = self.levels.shape[-1], []
         reference = torch.arange(num_levels, device=tokens.device).expand_as(self.squares)  # where in `distances`
@@ -245,11 +245,10 @@ class ContrastSums:
 
     def feed(self, frame_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         """Count further frames in; shapes as of [`contrast`]."""
-        tokens = frame_tokens.to(self.dtype)
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
-        self.total = self.total + tokens.sum(dim=(1, 2))
-        self.squares = self.squares + tokens.square().sum(dim=(1, 2, 3))
+        tokens = frame_tokens if mask is None else frame_tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        self.total = self.total + tokens.sum(dim=(1, 2), dtype=self.dtype)
+        lengths = torch.linalg.vector_norm(tokens, dim=-1, dtype=self.dtype)  # without a copy of all their squares
+        self.squares = self.squares + lengths.square().sum(dim=(1, 2))
         self.count = self.count + (tokens.shape[1] * tokens.shape[2] if mask is None else mask.sum(dim=(1, 2)))
 
     def copy(self) -> "ContrastSums":
