@@ -3,7 +3,10 @@ Frames merged into steps of time as a base's own video path merges them: the ver
 through processor, model, pipeline and files.
 """
 
+from dataclasses import replace
+
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
@@ -25,6 +28,7 @@ from promises import (
     relative_difference,
     stir,
     user,
+    with_room_for_one_frame,
     wrapped,
 )
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
@@ -139,6 +143,19 @@ def test_by_default_it_is_the_bases_own_video_path(family: Wrapped):
     as_pictures = LinVTProcessor.from_base(family.base_folder, num_video_tokens=6, frame_path="image")
     assert len(as_pictures.video_inputs(family.clip(6))["frame_pixel_values"]) == 2 * len(inputs["frame_pixel_values"])
     assert LinVTProcessor(family.processor.base_processor, 6).frame_path == "video"
+
+
+@torch.no_grad()
+def test_a_still_video_of_steps_is_its_picture(family: Wrapped):
+    """Such a base makes a picture a step of two equal frames."""
+    family = with_room_for_one_frame(family.name)
+    assert family.model.config.frame_path == "video"
+    frame = family.clip(1)
+    still = replace(frame, frames=frame.frames.repeat(5, axis=0), timestamps=np.arange(5.0))
+    video, picture = (family.inputs(user(one, QUESTION)) for one in (still, PIL.Image.fromarray(frame.frames[0])))
+    assert torch.equal(video["input_ids"], picture["input_ids"])
+    logits = [family.model(**inputs).logits[:, -1] for inputs in (video, picture)]
+    assert relative_difference(*logits) < 3e-5
 
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name not in MERGING])

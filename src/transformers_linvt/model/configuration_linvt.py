@@ -138,7 +138,8 @@ class LinVTConfig(PreTrainedConfig):
     contrastive_size: int = 0  # width of the space in which stage 1 compares videos and captions; 0: no head: ours
 
     # -- the seam to the base --
-    # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them
+    # what is condensed: frames as pictures, or steps of several frames as the base's own video path merges them; that
+    # is what from_base takes where there is such a path
     frame_path: Literal["image", "video"] = "image"
     # where video tokens stand for a base that counts positions in time, row and column: "text", one after the other as
     # words do; "grid", at the time, row and column they come from; "auto", "grid" if the base counts so and LinVT
