@@ -191,7 +191,7 @@ def test_the_figures_of_the_page_are_those_that_are_computed(recipe, scripts, tm
 
 def test_memory_grows_with_what_is_held(scripts):
     costs = scripts["costs"]
-    sizes = costs.Sizes(10**9, 10**7, 10**6, 100, 8, 50, 64, 2, 512, 4, 1000, 10**12, 10**10, 10**11)
+    sizes = costs.Sizes(10**9, 10**7, 10**6, 100, 8, 16, 50, 64, 2, 512, 4, 1000, 10**12, 10**10, 10**11)
     assert costs.fixed_bytes(sizes, 1) == 2 * 10**9 + 16 * 10**7
     assert costs.fixed_bytes(sizes, 2) == costs.fixed_bytes(sizes, 1) + 16 * 10**6 + 4 * 10**7
     per_example = costs.bytes_per_example(sizes)

@@ -35,7 +35,8 @@ class Sizes:
     parameters_of_base: int
     parameters_of_linvt: int
     parameters_of_lora: int
-    tokens_per_frame: int
+    tokens_per_step: int  # a frame, or frames that the base merges
+    num_steps: int
     num_frames: int
     num_video_tokens: int
     bottleneck_size: int
@@ -66,7 +67,8 @@ def read_sizes(base: str, settings: dict[str, Any], frame_size: tuple[int, int],
         parameters_of_base=plan.parameters_of_base,
         parameters_of_linvt=plan.parameters_added,
         parameters_of_lora=sum(rank * (one.in_features + one.out_features) for one in linear),
-        tokens_per_frame=plan.tokens_per_frame,
+        tokens_per_step=plan.tokens_per_frame,
+        num_steps=plan.num_steps,
         num_frames=plan.num_frames,
         num_video_tokens=plan.num_video_tokens,
         bottleneck_size=min(config.bottleneck_size, text.hidden_size),
@@ -99,7 +101,7 @@ def fixed_bytes(sizes: Sizes, stage: int) -> int:
 
 def bytes_per_example(sizes: Sizes) -> int:
     """Activations of one example whose backward pass is to come, with activation checkpointing."""
-    frame_tokens = sizes.num_frames * sizes.tokens_per_frame
+    frame_tokens = sizes.num_steps * sizes.tokens_per_step
     of_linvt = frame_tokens * sizes.bottleneck_size * 4 * 10 * max(1, sizes.num_scorer_layers)
     of_language_model = sizes.length * sizes.width * 2 * (sizes.num_layers + 17)  # one layer is held whole
     of_head = 2 * 4 * sizes.length * sizes.vocabulary  # logits in float32, and their gradient
@@ -108,7 +110,7 @@ def bytes_per_example(sizes: Sizes) -> int:
 
 def kept_per_example(sizes: Sizes) -> int:
     """Of an example of stage 1 that waits for its turn (`contrastive_mini_batch_size`): its frame tokens."""
-    return 2 * sizes.num_frames * sizes.tokens_per_frame * sizes.width
+    return 2 * sizes.num_steps * sizes.tokens_per_step * sizes.width
 
 
 def flops_per_example(sizes: Sizes) -> float:
@@ -162,10 +164,11 @@ def main(arguments: list[str] | None = None) -> None:
     }
     base = given.base or settings[1]["model_name_or_path"]
     sizes = read_sizes(base, settings[1], tuple(given.frame_size), settings[2]["lora_r"])
+    in_steps = "" if sizes.num_steps == sizes.num_frames else f" in {sizes.num_steps} steps"
     print(
         f"{sizes.parameters_of_base / 1e6:,.0f} M parameters, LinVT {sizes.parameters_of_linvt / 1e6:.1f} M, LoRA "
-        f"{sizes.parameters_of_lora / 1e6:.1f} M; {sizes.num_frames} frames of {sizes.tokens_per_frame} tokens become "
-        f"{sizes.num_video_tokens}; {flops_per_example(sizes) / 1e12:.1f} TFLOP per example"
+        f"{sizes.parameters_of_lora / 1e6:.1f} M; {sizes.num_frames} frames{in_steps} of {sizes.tokens_per_step} tokens "
+        f"become {sizes.num_video_tokens}; {flops_per_example(sizes) / 1e12:.1f} TFLOP per example"
     )
     heading = ("card", "stage", "weights and moments, GB", "one example, GB", "the recipe, GB", "fits", "most at once")
     table = [(*heading, "hours per 100,000 examples"), ("---",) * (len(heading) + 1), *rows(sizes, settings)]

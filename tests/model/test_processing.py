@@ -71,7 +71,8 @@ GENERATION_TEMPLATE = """\
 
 @pytest.fixture(scope="module")
 def processors() -> dict[str, LinVTProcessor]:
-    return {name: LinVTProcessor.from_base(build_processor(name), num_video_tokens=M) for name in FAMILIES}
+    made = {name: build_processor(name) for name in FAMILIES}
+    return {name: LinVTProcessor.from_base(one, num_video_tokens=M, frame_path="image") for name, one in made.items()}
 
 
 @pytest.fixture(params=FAMILIES)
