@@ -167,8 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
     in_steps = "" if sizes.num_steps == sizes.num_frames else f" in {sizes.num_steps} steps"
     print(
         f"{sizes.parameters_of_base / 1e6:,.0f} M parameters, LinVT {sizes.parameters_of_linvt / 1e6:.1f} M, LoRA "
-        f"{sizes.parameters_of_lora / 1e6:.1f} M; {sizes.num_frames} frames{in_steps} of "
-        f"{sizes.tokens_per_step} tokens become {sizes.num_video_tokens}; {flops_per_example(sizes) / 1e12:.1f} TFLOP per example"
+        f"{sizes.parameters_of_lora / 1e6:.1f} M; {sizes.num_frames} frames{in_steps} of {sizes.tokens_per_step} "
+        f"tokens become {sizes.num_video_tokens}; {flops_per_example(sizes) / 1e12:.1f} TFLOP per example"
     )
     heading = ("card", "stage", "weights and moments, GB", "one example, GB", "the recipe, GB", "fits", "most at once")
     table = [(*heading, "hours per 100,000 examples"), ("---",) * (len(heading) + 1), *rows(sizes, settings)]
