@@ -106,8 +106,8 @@ def encode_alone(arguments: argparse.Namespace) -> None:
     seconds, peak = time.process_time() - began, resident("VmHWM")
     tensors = [*features.refined.to_tensors().values(), *features.deepstack]
     kept = sum(one.numel() * one.element_size() for one in tensors)
-    told = {"frames": features.num_frames, "tokens": features.refined.tokens_per_frame, "seconds": seconds}
-    print(json.dumps({**told, "peak": peak - before, "kept": kept}))
+    told = {"frames": arguments.count, "steps": features.num_frames, "tokens": features.refined.tokens_per_frame}
+    print(json.dumps({**told, "seconds": seconds, "peak": peak - before, "kept": kept}))
 
 
 def resident(name: str) -> int:
@@ -120,8 +120,8 @@ def resident(name: str) -> int:
 
 def measure_memory(arguments: argparse.Namespace, height: int, width: int) -> None:
     """A row per length."""
-    print("| frames | tokens of a frame | peak, MiB | kept, MiB | peak without what is kept, MiB | CPU s |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("| frames | steps | tokens of a step | peak, MiB | kept, MiB | peak without what is kept, MiB | CPU s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for count in arguments.frames:
@@ -135,8 +135,8 @@ def measure_memory(arguments: argparse.Namespace, height: int, width: int) -> No
             rows.append(row)
             peak, kept = row["peak"] / MIB, row["kept"] / MIB
             print(
-                f"| {row['frames']:,} | {row['tokens']} | {peak:,.0f} | {kept:,.1f} | {peak - kept:,.0f} | "
-                f"{row['seconds']:.1f} |",
+                f"| {row['frames']:,} | {row['steps']:,} | {row['tokens']} | {peak:,.0f} | {kept:,.1f} | "
+                f"{peak - kept:,.0f} | {row['seconds']:.1f} |",
                 flush=True,
             )
     if len(rows) > 2:
@@ -155,16 +155,20 @@ def measure_preparation(arguments: argparse.Namespace) -> None:
     frames = np.stack(list(draw(arguments.count, 720, 1280)))
     _, qwen = scaled_qwen2_vl()
     options = qwen.frame_options(len(frames))
+    patches = qwen.base_processor.image_processor
     kinds = {
-        "Qwen2-VL": (qwen.base_processor.image_processor, options),
-        "SigLIP 384": (SiglipImageProcessorPil(size={"height": 384, "width": 384}), {}),
-        "InternVL 448": (GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}), {"crop_to_patches": False}),
-    }
+        "Qwen2-VL, in pairs": (patches, options, True),
+        "Qwen2-VL, one by one": (patches, options, False),
+        "SigLIP 384": (SiglipImageProcessorPil(size={"height": 384, "width": 384}), {}, False),
+        "InternVL 448": (
+            GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}), {"crop_to_patches": False}, False,
+        ),
+    }  # fmt: skip
     print("| 720p, ms a frame | resize, PIL | resize, ours | base's own processor | ours | ours / resize, PIL |"
           " ours / resize, ours |")  # fmt: skip
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for name, (image_processor, settings) in kinds.items():
-        found = ms_of_preparation(frames, image_processor, settings, arguments.repeats)
+    for name, (image_processor, settings, in_steps) in kinds.items():
+        found = ms_of_preparation(frames, image_processor, settings, in_steps, arguments.repeats)
         print(
             f"| {name} | {found['pil']:.1f} | {found['resize']:.1f} | {found['own']:.1f} | {found['ours']:.1f} | "
             f"{found['ours'] / found['pil']:.2f} | {found['ours'] / found['resize']:.2f} |",
@@ -174,15 +178,16 @@ def measure_preparation(arguments: argparse.Namespace) -> None:
 
 
 def ms_of_preparation(
-    frames: np.ndarray, image_processor: Any, settings: dict[str, Any], repeats: int
+    frames: np.ndarray, image_processor: Any, settings: dict[str, Any], in_steps: bool, repeats: int
 ) -> dict[str, float]:
-    """Milliseconds of CPU time for a frame, by what is done with it."""
+    """Milliseconds of CPU time for a frame, by what is done with it; `in_steps` as the base's own video path does."""
     call = {"return_tensors": "pt", "input_data_format": "channels_last", **settings}
 
     def own(pictures: Sequence[np.ndarray]) -> dict[str, Any]:
         return dict(image_processor(list(pictures), **call))
 
     recipe = find_recipe(image_processor, settings, frames[0].shape, own)
+    prepare = recipe.prepare_steps if in_steps else recipe.prepare
     height, width = recipe.size
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     pillow = PIL.Image.Resampling.BICUBIC if recipe.mode == "bicubic" else PIL.Image.Resampling.BILINEAR
@@ -190,7 +195,7 @@ def ms_of_preparation(
         "pil": lambda: [PIL.Image.fromarray(one).resize((width, height), pillow) for one in frames],
         "resize": lambda: F.interpolate(pixels, size=(height, width), mode=recipe.mode, antialias=True),
         "own": lambda: own(frames),
-        "ours": lambda: [recipe.prepare(frames[start : start + 6]) for start in range(0, len(frames), 6)],
+        "ours": lambda: [prepare(frames[start : start + 6]) for start in range(0, len(frames), 6)],
     }
     return {key: least(one, repeats) / len(frames) * 1000 for key, one in work.items()}
 
