@@ -131,6 +131,10 @@ def test_evidence_of_the_pipeline_is_of_the_steps(family: Wrapped):
     (result,) = pipe(video=video.frames, question=QUESTION, max_new_tokens=2, return_evidence=True)
     evidence = result["evidence"]
     assert result["frames_seen"] == 5 and evidence.num_frames == 3
+    assert evidence.counted_frames == "3 steps of 2 frames" and evidence.to_dict()["frames_per_step"] == 2
+    assert "3 steps of 2 frames" in evidence._repr_html_()
+    features = pipe.encode(video.frames)
+    assert features.counted_frames == "5 frames in 3 steps" and "5 frames in 3 steps" in features._repr_html_()
     assert sum(share.weight for share in evidence.top_frames(3)) == pytest.approx(1.0, abs=1e-5)
 
 

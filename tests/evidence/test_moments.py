@@ -110,6 +110,6 @@ def test_objects_full_of_numbers_are_told_in_a_line():
     }
     for text, part in told.items():
         assert part in text and len(text) < 900 and "\n" not in text and "tensor(" not in text
-    assert "<tr><th>frames</th><td>5</td></tr>" in features._repr_html_() and "clip" in features._repr_html_()
+    assert "<tr><th>frames</th><td>5 frames</td></tr>" in features._repr_html_() and "clip" in features._repr_html_()
     assert picture_in(features._repr_html_()).size == (5 * 25, 25)
     assert features._repr_png_()[:4] == b"\x89PNG"

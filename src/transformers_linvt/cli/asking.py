@@ -99,7 +99,7 @@ def encode(arguments: argparse.Namespace) -> None:
     features.save(output)
     refined = features.refined
     total, kept = features.num_frames * refined.tokens_per_frame, int(refined.kept_mask.sum())
-    print(f"{output}: {features.num_frames} frames, {total} frame tokens in {kept}; ask with: linvt ask {output} ...")
+    print(f"{output}: {features.counted_frames}, {total} frame tokens in {kept}; ask with: linvt ask {output} ...")
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -110,7 +110,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     evidence.save(picture)
     total = evidence.num_frames * evidence.tokens_per_frame
     print(
-        f"{picture}: {evidence.num_frames} frames, {len(evidence.kept_indices)} of {total} frame tokens kept, "
+        f"{picture}: {evidence.counted_frames}, {len(evidence.kept_indices)} of {total} frame tokens kept, "
         f"{evidence.num_video_tokens} video tokens"
     )
     for share in evidence.top_frames(3):

@@ -199,7 +199,8 @@ class AnswerSheet(Sheet):
     def _draw_strip(self) -> None:
         evidence, size = self.evidence, self.thumbnail
         shown, every = len(self.strip), evidence.num_frames
-        title = "All frames" if shown == every else f"{shown} of {every} frames: spread evenly, and those above"
+        noun = "frames" if evidence.frames_per_step == 1 else "steps"
+        title = f"All {noun}" if shown == every else f"{shown} of {every} {noun}: spread evenly, and those above"
         self.text((_MARGIN, self.strip_top - 24), title, 16, INK, "lm")
         for number, frame in enumerate(self.strip):
             left, top = self.place_of_thumbnail(number)

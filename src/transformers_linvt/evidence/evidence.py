@@ -76,6 +76,9 @@ class VideoEvidence(ShownInNotebooks):
             The attribution sums to the difference, but for the error of the integral.
         no_attribution (`str`, *optional*):
             Why there is no attribution, where one was asked for.
+        frames_per_step (`int`, *optional*, defaults to 1):
+            Frames that the base merges into one (`frame_path="video"`). With more than one, "frames" are such steps of
+            time here, each shown by its first frame.
 
     Raises:
         `LinVTInputError`: if the parts do not fit together.
@@ -112,6 +115,7 @@ class VideoEvidence(ShownInNotebooks):
     attribution: np.ndarray | None = None
     log_probs: tuple[float, float] | None = None
     no_attribution: str | None = None
+    frames_per_step: int = 1
 
     __repr__ = short_repr  # numbers by the thousand say nothing
 
@@ -173,7 +177,7 @@ class VideoEvidence(ShownInNotebooks):
             attribution (`torch.Tensor` of shape `(num_kept,)`, *optional*):
                 Of the video's slots.
             about:
-                `question`, `answer`, `source`, `region`, `log_probs`, `no_attribution`.
+                `question`, `answer`, `source`, `region`, `log_probs`, `no_attribution`, `frames_per_step`.
         """
         weights = output.weights.select([index]).detach().to("cpu")
         padded, num_frames = weights.tokens_per_frame, len(timestamps)
@@ -205,8 +209,15 @@ class VideoEvidence(ShownInNotebooks):
 
     @property
     def num_frames(self) -> int:
-        """Frames sampled from the video."""
+        """Frames sampled from the video, or steps of several frames; see `frames_per_step`."""
         return self.significance.shape[0]
+
+    @property
+    def counted_frames(self) -> str:
+        """`num_frames` in words: "9 frames", or "5 steps of 2 frames"."""
+        count, size = self.num_frames, self.frames_per_step
+        several = "s" * (count > 1)
+        return f"{count} frame{several}" if size == 1 else f"{count} step{several} of {size} frames"
 
     @property
     def tokens_per_frame(self) -> int:
@@ -329,6 +340,7 @@ class VideoEvidence(ShownInNotebooks):
             "question": self.question,
             "answer": self.answer,
             "num_frames": self.num_frames,
+            "frames_per_step": self.frames_per_step,
             "tokens_per_frame": self.tokens_per_frame,
             "grid_size": list(self.grid_size),
             "num_kept_tokens": len(self.kept_indices),
@@ -434,6 +446,7 @@ def evidence_of_video(
         video ([`VideoFrames`], *optional*): its frames, or steps of time; without them nothing can be drawn.
         processor ([`LinVTProcessor`]): knows which part of a frame the model sees.
     """
+    about["frames_per_step"] = processor.frames_per_step
     frames, times = None, features.timestamps
     if video is not None:
         frames, times = np.asarray(video.frames), video.timestamps

@@ -61,6 +61,7 @@ class ShownInNotebooks:
     draw: Any
     moments: Any
     num_frames: int
+    counted_frames: str
     tokens_per_frame: int
     num_video_tokens: int
     question: str | None
@@ -75,7 +76,7 @@ class ShownInNotebooks:
         rows = [row for row in rows if row[1] is not None]
         found = [f"{one.start:.1f} to {one.end:.1f} s ({one.share:.0%})" for one in self.moments()]
         before = self.num_frames * self.tokens_per_frame
-        rows.append(("video", f"{self.num_frames} frames, {before:,} tokens, {self.num_video_tokens:,} video tokens"))
+        rows.append(("video", f"{self.counted_frames}, {before:,} tokens, {self.num_video_tokens:,} video tokens"))
         rows += [("moments", ", ".join(found))] if found else []
         if self.log_probs is not None:
             rows.append(("log-probability", f"{self.log_probs[0]:.2f}, without the video {self.log_probs[1]:.2f}"))

@@ -43,9 +43,8 @@ class Sheet:
 
     def facts(self, of_frames: str = "") -> list[str]:
         """The name of the video, and the number of its frames with what is said of them."""
-        count = self.evidence.num_frames
         names = [os.path.basename(self.evidence.source)] if self.evidence.source else []
-        return [*names, f"{count} frame{'s' * (count > 1)}{of_frames}"]
+        return [*names, f"{self.evidence.counted_frames}{of_frames}"]
 
     def over_pixels(self, grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A map of places stretched over the pixels of a frame; see [`over_pixels`]."""

@@ -136,7 +136,7 @@ class WeightsSheet(Sheet):
         evidence = self.evidence
         kept, total = len(evidence.kept_indices), evidence.significance.size
         facts = [
-            *self.facts(f" of {evidence.tokens_per_frame} tokens"),
+            *self.facts(f", {evidence.tokens_per_frame} tokens each"),
             f"{kept} of {total} frame tokens kept"
             if evidence.run_weights.astype(bool).sum() <= kept
             else f"{total} frame tokens averaged into {kept}",

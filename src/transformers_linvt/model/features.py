@@ -53,7 +53,8 @@ class VideoFeatures:
         refined ([`RefinedVideo`]): kept tokens, their places and significance; batch of one, or of several (`stack`).
         deepstack (`list` of `torch.Tensor` of shape `(batch, k, D)`): the base's deeper tokens, kept alike.
         container (`str`): how the base packs visual tokens.
-        timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames.
+        timestamps (`torch.Tensor` of shape `(num_frames,)`, *optional*): seconds of the frames. With
+            `frame_path="video"` frames are steps of time here, of two frames each.
         grid_size (`tuple[int, int]`): rows and columns of a frame's tokens.
         origin ([`FeatureOrigin`], *optional*): the model and the frames they come from; another model refuses them.
         is_new (`torch.BoolTensor` of shape `(num_frames,)`, *optional*): False at frames that repeat the one before
@@ -98,7 +99,7 @@ class VideoFeatures:
 
     def _repr_html_(self) -> str:
         total, kept = self.num_frames * self.refined.tokens_per_frame, int(self.refined.kept_mask[0].sum())
-        told = [("frames", self.num_frames), ("frame tokens", f"{total:,}, in {kept:,}")]
+        told: list[tuple[str, Any]] = [("frames", self.counted_frames), ("frame tokens", f"{total:,}, in {kept:,}")]
         if self.timestamps is not None:
             told.append(("seconds", f"{float(self.timestamps[0]):.2f} to {float(self.timestamps[-1]):.2f}"))
         return html_of([*told, *self.about.items()], self._repr_png_())
@@ -110,8 +111,15 @@ class VideoFeatures:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the video."""
+        """Frames of the video, or its steps of time with `frame_path="video"`."""
         return self.refined.num_frames
+
+    @property
+    def counted_frames(self) -> str:
+        """`num_frames` in words: "9 frames", or "9 frames in 5 steps" of what a pipeline encoded in steps of time."""
+        read = len(json.loads(self.about["video"])["timestamps"]) if "video" in self.about else self.num_frames
+        of_steps = "" if read == self.num_frames else f" in {self.num_frames} step{'s' * (self.num_frames > 1)}"
+        return f"{read} frame{'s' * (read > 1)}{of_steps}"
 
     @property
     def num_encoded_frames(self) -> int:
