@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from base_specs import ALL_BASES, QUICK
 from promises import (
@@ -31,8 +32,11 @@ from promises import (
     with_room_for_one_frame,
     wrapped,
 )
+from tiny_bases import model_type_of
 from transformers_linvt import LinVTForVideoQA, LinVTInputError, LinVTProcessor
+from transformers_linvt.bases import registry
 from transformers_linvt.bases.layouts import PatchGrid
+from transformers_linvt.bases.registry import bridge_of
 from transformers_linvt.bases.visuals import flat_rows
 
 
@@ -167,6 +171,17 @@ def test_without_such_a_path_every_frame_is_a_picture(name: str):
     folder = base_folder(name)
     assert LinVTForVideoQA.from_base(folder, **BY_DEFAULT).config.frame_path == "image"
     assert LinVTProcessor.from_base(folder, num_video_tokens=6).frame_path == "image"
+
+
+def test_a_loaded_processor_takes_the_path_that_its_model_takes():
+    """Of a processor alone its class is known, and of a model its architecture."""
+    whole = {f"{name}_thinker": name for name in ("qwen2_5_omni", "qwen3_omni_moe")}  # the class is the whole model's
+    asked = {model_type_of(name) for name in ALL_BASES} & {*PROCESSOR_MAPPING_NAMES, *whole}
+    assert len(asked) > 60
+    for model_type in asked:
+        class_name = PROCESSOR_MAPPING_NAMES[whole.get(model_type, model_type)]
+        processor = type(class_name, (), {})()
+        assert bridge_of(registry.model_type_of(processor)).frame_path == bridge_of(model_type).frame_path, model_type
 
 
 def test_one_path_for_model_and_processor_and_only_where_the_base_has_it(family: Wrapped):

@@ -53,7 +53,8 @@ def model_type_of(processor: ProcessorMixin) -> str:
     for one in type(processor).__mro__:
         types = [name for name, class_name in _PROCESSORS.items() if class_name == one.__name__]
         if types:
-            return next((name for name in types if name in FAMILIES or odd_bridge(name)), types[0])
+            with_thinkers = [*types, *(f"{name}_thinker" for name in types)]  # that of Qwen Omni serves its thinker
+            return next((name for name in with_thinkers if name in FAMILIES or odd_bridge(name)), types[0])
     return ""
 
 
