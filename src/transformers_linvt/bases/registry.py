@@ -44,8 +44,14 @@ def bridge_of(model_type: str) -> BaseBridge:
     return odd_bridge(model_type) or BaseBridge(family_of(model_type))
 
 
-# transformers knows the processor of Kosmos-2, and does not list it (5.23).
-_PROCESSORS = {"kosmos-2": "Kosmos2Processor", **PROCESSOR_MAPPING_NAMES}
+# transformers (5.23) knows the processor of Kosmos-2 and does not list it; those of Qwen Omni it lists for the whole
+# model, of which the thinker is what is wrapped.
+_PROCESSORS = {
+    "kosmos-2": "Kosmos2Processor",
+    "qwen2_5_omni_thinker": "Qwen2_5OmniProcessor",
+    "qwen3_omni_moe_thinker": "Qwen3OmniMoeProcessor",
+    **PROCESSOR_MAPPING_NAMES,
+}
 
 
 def model_type_of(processor: ProcessorMixin) -> str:
@@ -53,8 +59,7 @@ def model_type_of(processor: ProcessorMixin) -> str:
     for one in type(processor).__mro__:
         types = [name for name, class_name in _PROCESSORS.items() if class_name == one.__name__]
         if types:
-            with_thinkers = [*types, *(f"{name}_thinker" for name in types)]  # that of Qwen Omni serves its thinker
-            return next((name for name in with_thinkers if name in FAMILIES or odd_bridge(name)), types[0])
+            return next((name for name in types if name in FAMILIES or odd_bridge(name)), types[0])
     return ""
 
 
