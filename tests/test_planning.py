@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from promises import LINVT, base_folder, check_refused
+from promises import BY_DEFAULT, LINVT, base_folder, check_refused
 from refused_bases import audio, encoder_decoder, text_only
 from tiny_bases import build_model, save_base
 from transformers_linvt import (
@@ -170,6 +170,17 @@ def test_steps_of_several_frames_are_counted_as_the_base_merges_them(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "15 tokens, 5 frames are 3 steps:" in printed
     assert "visual tokens 45 60 1.3 times more" in printed
+    assert cli.main(["wrap", "--dry-run", folder, *words, "--frame-path", "image"]) == 0
+    assert "15 tokens, 5 frames: own" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("given", [(), ("--frame-path", "image")])
+def test_wrap_says_whether_frames_are_merged(given: tuple[str, ...], tmp_path: Path, capsys):
+    assert cli.main(["wrap", str(base_folder("qwen2_vl")), str(tmp_path / "out"), *given]) == 0
+    is_merged, path = not given, "image" if given else "video"
+    assert ("2 frames are one step of time, as in the base's own video path" in capsys.readouterr().out) == is_merged
+    for name in ("config.json", "processor_config.json"):
+        assert f'"frame_path": "{path}"' in (tmp_path / "out" / name).read_text()
 
 
 def test_a_quantised_base_is_noted(without_weights: Path):
@@ -237,8 +248,7 @@ def test_a_tower_that_looks_at_sizes_is_estimated_and_its_own_path_merges_frames
     assert plan.own_step == 2 and plan.frame_tokens_before == 3 * 15 == plan.frame_tokens // 2
     assert plan.vision_flops == pytest.approx(counted_with_weights("qwen2_vl", 6), rel=0.35)
     assert plan.vision_flops_before == plan.vision_flops // 2
-    by_default = {name: value for name, value in LINVT.items() if name != "frame_path"}
-    merged = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **by_default)
+    merged = plan_wrap(str(base_folder("qwen2_vl")), 6, SIZE, **BY_DEFAULT)
     assert merged.vision_flops == merged.vision_flops_before == plan.vision_flops_before
     assert any("vision tower is estimated" in note for note in plan.notes)
 

@@ -14,6 +14,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from base_specs import ALL_BASES, QUICK
 from promises import (
+    BY_DEFAULT,
     LINVT,
     OTHER_QUESTION,
     QUESTION,
@@ -45,8 +46,6 @@ MERGING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 MORE = ("cohere_compass", "cosmos3_omni", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "glmga")
 MORE += ("hyperclovax_vision_v2", "lfm3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker", "qwen3_5")
 MORE += ("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp")
-
-BY_DEFAULT = {name: value for name, value in LINVT.items() if name != "frame_path"}
 
 
 @pytest.fixture(params=[*MERGING, *(pytest.param(name, marks=pytest.mark.bases) for name in MORE)])

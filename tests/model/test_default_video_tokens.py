@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from base_specs import QUICK
-from promises import LINVT, QUESTION, Wrapped, base_folder, user, wrapped
+from promises import BY_DEFAULT, LINVT, QUESTION, Wrapped, base_folder, user, wrapped
 from tiny_bases import build_model, build_processor, save_base
 from transformers_linvt import (
     EmbeddingsBridge,
@@ -32,7 +32,7 @@ from transformers_linvt.bases import video_tokens
 from transformers_linvt.demo.shapes import write_clip
 
 
-WITHOUT_M = {name: value for name, value in LINVT.items() if name not in ("num_video_tokens", "frame_path")}
+WITHOUT_M = {name: value for name, value in BY_DEFAULT.items() if name != "num_video_tokens"}
 # A grid of 4 x 8 tokens from a frame of 640 x 360, of 3 x 5 from one of 80 x 48: what depends on the size shows.
 GRID, TOKENS, TOKENS_OF_SMALL = "qwen2_vl", 32, 15
 

@@ -38,7 +38,7 @@ from transformers_linvt.tokenizer.keyframes import FRAMES_COMPARED_AT_ONCE
 FAMILIES = tuple(BASES)
 NUM_VIDEO_TOKENS = 6  # M
 NUM_KEPT_TOKENS = 20  # k; every clip below has more frame tokens than this
-LINVT = {
+BY_DEFAULT = {
     "num_video_tokens": NUM_VIDEO_TOKENS,
     "num_kept_tokens": NUM_KEPT_TOKENS,
     "bottleneck_size": 16,
@@ -47,8 +47,8 @@ LINVT = {
     "num_aggregator_layers": 1,
     "temporal_window": 2,
     "frames_per_chunk": 2,
-    "frame_path": "image",  # for all families; bases/test_frame_path.py asks what they take by default
 }
+LINVT = {**BY_DEFAULT, "frame_path": "image"}  # for all families; bases/test_frame_path.py asks for the default
 CHAT = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
 QUESTION, OTHER_QUESTION = "What is in the video?", "Hi?"
 
@@ -174,8 +174,7 @@ def with_room_for_one_frame(name: str, more: int = 0, **fields: object) -> Wrapp
     family = wrapped(name)
     features = family.model.encode_video(**in_precision(family.processor.video_inputs(family.clip(1)), torch.float32))
     num_tokens, folder = features.refined.tokens_per_frame + more, base_folder(name)
-    own = {field: value for field, value in LINVT.items() if field != "frame_path"}
-    fields = {**own, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
+    fields = {**BY_DEFAULT, "num_video_tokens": num_tokens, "num_kept_tokens": None, **fields}
     model = LinVTForVideoQA.from_base(folder, **fields)
     processor = LinVTProcessor.from_base(folder, num_video_tokens=num_tokens, frame_path=model.config.frame_path)
     return Wrapped(name, model, processor, folder)

@@ -35,7 +35,7 @@ def wrap(arguments: argparse.Namespace) -> None:
     # what --dry-run refuses
     planning = transformers_linvt.planning
     config, _, processor = planning.check_wrap(arguments.base, **hub, **given)
-    given |= {"num_video_tokens": config.num_video_tokens, "frame_path": config.frame_path}
+    given["num_video_tokens"] = config.num_video_tokens
     model = transformers_linvt.LinVTForVideoQA.from_base(arguments.base, dtype=arguments.dtype, **given, **hub)
     with replacing(output) as partial:
         model.save_pretrained(partial, include_base=arguments.include_base)

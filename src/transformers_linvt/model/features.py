@@ -99,7 +99,7 @@ class VideoFeatures:
 
     def _repr_html_(self) -> str:
         total, kept = self.num_frames * self.refined.tokens_per_frame, int(self.refined.kept_mask[0].sum())
-        told: list[tuple[str, Any]] = [("frames", self.counted_frames), ("frame tokens", f"{total:,}, in {kept:,}")]
+        told = [("frames", self.counted_frames), ("frame tokens", f"{total:,}, in {kept:,}")]
         if self.timestamps is not None:
             told.append(("seconds", f"{float(self.timestamps[0]):.2f} to {float(self.timestamps[-1]):.2f}"))
         return html_of([*told, *self.about.items()], self._repr_png_())
