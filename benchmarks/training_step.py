@@ -40,6 +40,7 @@ from transformers_linvt import (
     lora_config,
 )
 from transformers_linvt.demo.shapes import make_clip, write_clip
+from transformers_linvt.training.lora import unwrap
 
 
 SIDES = ("without", "with cache")
@@ -122,9 +123,7 @@ def measure_vision(trainer: LinVTSFTTrainer, rows: list[dict], clock: Clock) -> 
     """What of a step without a cache is the vision side."""
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     frames = {name.removeprefix("frame_"): batch[name] for name in batch if name.startswith("frame_")}
-    model: Any = trainer.model
-    backbone = (model if trainer.args.stage == "align" else model.get_base_model()).model
-    counts = batch["frames_per_video"].tolist()
+    counts, backbone = batch["frames_per_video"].tolist(), unwrap(trainer.model).model
     with torch.no_grad(), trainer.accelerator.autocast():
         clock.measure("without: of it the vision side", lambda: backbone.encode_videos(counts, frames))
 
